@@ -1,0 +1,132 @@
+//! Hardware-reduced ACPI: how kernels without an MP-table parser or a device command line find CPUs and devices.
+//!
+//! RSDP → XSDT → FADT (→ DSDT) and MADT, one behind the other from [`ACPI_TABLES`] (ACPI 6.5, chapters 4.1 and 5).
+
+use super::Error;
+use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC};
+use crate::device::{acpi_pm, pvpanic, serial};
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    self, Arg, Device, EISAName, Equal, IO, If, Interrupt, Method, Name, Notify, Package, ResourceTemplate,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+const OEM_ID: [u8; 6] = *b"KICKVM";
+const OEM_TABLE_ID: [u8; 8] = *b"KICKVM  ";
+const OEM_REVISION: u32 = 1;
+const ALIGNMENT: u64 = 16;
+const HEADER_LEN: u32 = 36;
+const DSDT_REVISION: u8 = 2; // integers of 64 bits
+
+// FADT IA-PC boot architecture flags (ACPI 6.5, table 5.11). Bit 1 is left clear: no 8042 keyboard controller.
+const VGA_NOT_PRESENT: u16 = 1 << 2;
+const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
+
+/// The interrupt by which the generic event device says that the power button was pressed.
+pub const POWER_BUTTON_GSI: u32 = 9;
+/// Notification "the button was pressed" (ACPI 6.5, table 4.17).
+const BUTTON_PRESSED: u8 = 0x80;
+
+/// Writes all tables for a machine of `cpus` vCPUs.
+pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), Error> {
+    let mut next = ACPI_TABLES + Rsdp::len() as u64;
+    let mut put = |table: &dyn Aml| -> Result<u64, Error> {
+        let mut bytes = Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        let at = next.next_multiple_of(ALIGNMENT);
+        memory.write_slice(&bytes, GuestAddress(at))?;
+        next = at + bytes.len() as u64;
+        Ok(at)
+    };
+    let dsdt = put(&dsdt())?;
+    let fadt = put(&fadt(dsdt))?;
+    let madt = put(&madt(cpus))?;
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = put(&xsdt)?;
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    Ok(memory.write_slice(&rsdp, GuestAddress(ACPI_TABLES))?)
+}
+
+fn fadt(dsdt: u64) -> impl Aml {
+    let port = |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless)
+        .flag(Flags::PwrButton) // a device of the DSDT, not the fixed one
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = (VGA_NOT_PRESENT | CMOS_RTC_NOT_PRESENT).into();
+    fadt.reset_reg = port(acpi_pm::RESET_PORT);
+    fadt.reset_value = acpi_pm::RESET_VALUE;
+    fadt.sleep_control_reg = port(acpi_pm::SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = port(acpi_pm::SLEEP_STATUS_PORT);
+    fadt.finalize()
+}
+
+fn madt(cpus: u8) -> impl Aml {
+    let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC));
+    for id in 0..cpus {
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, IO_APIC, 0));
+    madt
+}
+
+fn dsdt() -> impl Aml {
+    let mut table = Sdt::new(*b"DSDT", HEADER_LEN, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut body = Vec::new();
+
+    // The off state: its sleep type goes to the sleep control register.
+    let off = Package::new(vec![&acpi_pm::S5_SLEEP_TYPE, &0u8, &0u8, &0u8]);
+    Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
+
+    let com1_ports = IO::new(serial::COM1_PORT, serial::COM1_PORT, 1, serial::COM1_PORTS as u8);
+    let com1_irq = interrupt(serial::COM1_IRQ);
+    let com1 = ResourceTemplate::new(vec![&com1_ports, &com1_irq]);
+    body.extend(device("_SB_.COM1", &EISAName::new("PNP0501"), &[&crs(&com1)]));
+
+    let panic_port = IO::new(pvpanic::PVPANIC_PORT, pvpanic::PVPANIC_PORT, 1, 1);
+    body.extend(device("_SB_.PEVT", &"QEMU0001", &[&crs(&ResourceTemplate::new(vec![&panic_port]))]));
+
+    // The power button has no register here: the generic event device speaks for it.
+    body.extend(device("_SB_.PWRB", &EISAName::new("PNP0C0C"), &[]));
+    let button_irq = interrupt(POWER_BUTTON_GSI);
+    let events = ResourceTemplate::new(vec![&button_irq]);
+    let button = aml::Path::new("_SB_.PWRB");
+    let notify = Notify::new(&button, &BUTTON_PRESSED);
+    let gsi = POWER_BUTTON_GSI as u8;
+    let is_button = Equal::new(&Arg(0), &gsi);
+    let if_button = If::new(&is_button, vec![&notify]);
+    let on_event = Method::new("_EVT".into(), 1, true, vec![&if_button]);
+    body.extend(device("_SB_.GED_", &"ACPI0013", &[&crs(&events), &on_event]));
+
+    table.append_slice(&body);
+    table
+}
+
+fn device(path: &str, hid: &dyn Aml, children: &[&dyn Aml]) -> Vec<u8> {
+    let hid = Name::new("_HID".into(), hid);
+    let mut bytes = Vec::new();
+    Device::new(path.into(), [&[&hid as &dyn Aml], children].concat()).to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// The resources a device uses now.
+fn crs(resources: &dyn Aml) -> Name {
+    Name::new("_CRS".into(), resources)
+}
+
+/// An edge-triggered, active-high interrupt of one device.
+fn interrupt(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
+}

@@ -1,0 +1,92 @@
+//! What can be wrong with the files a guest is made of.
+
+use crate::cause::cause;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a guest could not be loaded. Each message names the file and says what would mend it where something would.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be opened or read.
+    #[error("cannot {action} {role} '{path}': {}", cause(.source))]
+    File {
+        /// "open" or "read".
+        action: &'static str,
+        /// What the file is for.
+        role: Role,
+        /// As the user wrote it.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A file cannot be what it is given as.
+    #[error("cannot use {role} '{path}': {why}")]
+    Content {
+        /// What the file is for.
+        role: Role,
+        /// As the user wrote it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The guest's RAM is too small for what has to be in it.
+    #[error(
+        "guest memory of {ram} is too small: kernel '{kernel}' needs {needed}, the initramfs {initramfs}; try --memory {suggestion}"
+    )]
+    NoRoom {
+        /// RAM below 4 GiB, where both must be.
+        ram: Size,
+        /// The kernel's file.
+        kernel: PathBuf,
+        /// RAM up to the end of the kernel.
+        needed: Size,
+        /// Bytes of initramfs.
+        initramfs: Size,
+        /// RAM that would do.
+        suggestion: Size,
+    },
+    /// The command line is longer than the kernel can take.
+    #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
+    CommandLine {
+        /// Bytes given.
+        len: usize,
+        /// Bytes the kernel takes.
+        max: usize,
+    },
+    /// A table does not fit where it belongs.
+    #[error("cannot write boot data to guest memory: {0}")]
+    Memory(#[from] vm_memory::GuestMemoryError),
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `--kernel`
+    Kernel,
+    /// `--initramfs`
+    Initramfs,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Initramfs => "initramfs",
+        })
+    }
+}
+
+/// A number of bytes, shown rounded up in a unit that `--memory` takes too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes >= 1 << 30 && bytes % (1 << 30) == 0 => write!(f, "{}G", bytes >> 30),
+            bytes if bytes >= 1 << 20 => write!(f, "{}M", bytes.div_ceil(1 << 20)),
+            bytes => write!(f, "{}K", bytes.div_ceil(1 << 10)),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Every guest-physical address, named, in one place.
+//!
+//! ```text
+//!          0 ┌──────────────────────────────┐
+//!      0x500 │ GDT                          │
+//!     0x1000 │ boot stack, up to 0x6000      │
+//!     0x6000 │ PVH start info, memory map   │
+//!     0x7000 │ zero page (boot_params)      │
+//!     0x8000 │ page tables, 6 pages         │
+//!    0x20000 │ kernel command line          │
+//!    0xa0000 ├──────────────────────────────┤ not RAM to the guest
+//!    0xe0000 │ ACPI tables                  │
+//!   0x100000 ├──────────────────────────────┤
+//!            │ kernel … initramfs           │
+//!      3 GiB ├──────────────────────────────┤
+//!            │ MMIO gap                     │ virtio, IOAPIC, LAPIC, KVM's own pages
+//!      4 GiB ├──────────────────────────────┤
+//!            │ the rest of RAM              │
+//!            └──────────────────────────────┘
+//! ```
+
+/// The guest's page size in bytes.
+pub const PAGE_SIZE: u64 = 4 << 10;
+
+/// Global descriptor table for the first instructions.
+pub const GDT: u64 = 0x500;
+/// Top of a small stack for guests that bring none of their own; Linux does.
+pub const BOOT_STACK: u64 = 0x6000;
+/// PVH `hvm_start_info`.
+pub const PVH_START_INFO: u64 = 0x6000;
+/// PVH module list: at most one module, the initramfs.
+pub const PVH_MODULES: u64 = 0x6040;
+/// PVH memory map.
+pub const PVH_MEMORY_MAP: u64 = 0x6080;
+/// Linux's zero page, `boot_params`.
+pub const ZERO_PAGE: u64 = 0x7000;
+/// Page-map level 4. The page-directory pointer table and four page directories follow.
+pub const PAGE_TABLES: u64 = 0x8000;
+/// Kernel command line.
+pub const COMMAND_LINE: u64 = 0x20000;
+/// Room for the command line, its final NUL included.
+pub const COMMAND_LINE_ROOM: u64 = 0x10000;
+
+/// Where RAM below the ISA hole ends (the old video memory).
+pub const LOW_RAM_END: u64 = 0xa_0000;
+/// ACPI tables, in the range that PCs search for the RSDP (ACPI 6.5, 5.2.5.1).
+pub const ACPI_TABLES: u64 = 0xe_0000;
+/// Where the ACPI tables' range ends.
+pub const ACPI_TABLES_END: u64 = 0x10_0000;
+/// Start of RAM behind the ISA hole. Kernels are loaded here or higher.
+pub const HIGH_RAM: u64 = 0x10_0000;
+
+/// Start of the MMIO gap: RAM below 4 GiB ends here at the latest.
+pub const MMIO_GAP: u64 = 3 << 30;
+/// End of the MMIO gap: RAM goes on here.
+pub const MMIO_GAP_END: u64 = 4 << 30;
+
+/// I/O APIC (Intel 82093AA data sheet).
+pub const IO_APIC: u32 = 0xfec0_0000;
+/// Local APIC (Intel SDM volume 3, 11.4.1).
+pub const LOCAL_APIC: u32 = 0xfee0_0000;
+/// A page KVM needs on Intel hosts to run guests without paging; outside RAM, below 4 GiB.
+pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
+/// Three pages KVM needs on Intel hosts for real mode; outside RAM, below 4 GiB.
+pub const KVM_TSS: u64 = 0xfffb_d000;
+
+/// RAM ranges (start, length) of a guest with `size` bytes of RAM, split around the MMIO gap.
+pub fn ram_ranges(size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let low = size.min(MMIO_GAP);
+    [(0, low), (MMIO_GAP_END, size - low)].into_iter().filter(|(_, length)| *length > 0)
+}
+
+/// Kinds of memory, numbered as in e820 and in PVH's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MemoryKind {
+    /// Free to use.
+    Ram = 1,
+    /// Not to be touched.
+    Reserved = 2,
+}
+
+/// What the guest is told of its memory: (start, length, kind), in order.
+pub fn memory_map(size: u64) -> impl Iterator<Item = (u64, u64, MemoryKind)> {
+    use MemoryKind::{Ram, Reserved};
+    ram_ranges(size).flat_map(|(start, length)| {
+        let end = start + length;
+        let mut ranges = vec![(start, end, Ram)];
+        if start == 0 {
+            ranges = vec![(0, LOW_RAM_END, Ram), (ACPI_TABLES, ACPI_TABLES_END, Reserved), (HIGH_RAM, end, Ram)];
+        }
+        ranges.into_iter().map(|(start, end, kind)| (start, end - start, kind))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_is_split_around_the_gap_to_the_byte() {
+        let ranges = |size| ram_ranges(size).collect::<Vec<_>>();
+        assert_eq!(ranges(128 << 20), [(0, 128 << 20)]);
+        assert_eq!(ranges(3 << 30), [(0, 3 << 30)]);
+        assert_eq!(ranges((3 << 30) + 4096), [(0, 3 << 30), (4 << 30, 4096)]);
+        assert_eq!(ranges(5 << 30), [(0, 3 << 30), (4 << 30, 2 << 30)]);
+    }
+
+    #[test]
+    fn the_memory_map_is_right_to_the_page() {
+        use MemoryKind::{Ram, Reserved};
+        let expected = [
+            (0, 0xa0000, Ram),
+            (0xe0000, 0x20000, Reserved),
+            (0x10_0000, (3 << 30) - (1 << 20), Ram),
+            (4 << 30, 4096, Ram),
+        ];
+        assert_eq!(memory_map((3 << 30) + 4096).collect::<Vec<_>>(), expected);
+    }
+}

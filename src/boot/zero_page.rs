@@ -1,0 +1,46 @@
+//! The zero page, `boot_params`: how the Linux boot protocol tells a kernel where everything is
+//! (Documentation/arch/x86/zero-page.rst).
+
+use super::layout::{ACPI_TABLES, COMMAND_LINE, ZERO_PAGE, memory_map};
+use super::{Error, Placed, ram_size};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+/// A boot loader without a number of its own.
+const LOADER_UNDEFINED: u8 = 0xff;
+const BOOT_FLAG: u16 = 0xaa55;
+const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
+/// Where an ELF kernel's header would say its image may be moved.
+const KERNEL_ALIGNMENT: u32 = 1 << 24;
+
+/// Writes the zero page. `setup` is the bzImage's own header; an ELF image has none and gets the necessary fields.
+pub(super) fn write(
+    memory: &GuestMemoryMmap,
+    cmdline: &str,
+    setup: Option<setup_header>,
+    initramfs: Option<Placed>,
+) -> Result<(), Error> {
+    let mut params = boot_params {
+        acpi_rsdp_addr: ACPI_TABLES,
+        hdr: setup.unwrap_or(setup_header {
+            boot_flag: BOOT_FLAG,
+            header: HEADER_MAGIC,
+            kernel_alignment: KERNEL_ALIGNMENT,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    params.hdr.type_of_loader = LOADER_UNDEFINED;
+    params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
+    params.hdr.cmdline_size = cmdline.len() as u32;
+    if let Some(Placed { start, len }) = initramfs {
+        // Both are below 4 GiB, where `place` looked for room.
+        params.hdr.ramdisk_image = start as u32;
+        params.hdr.ramdisk_size = len as u32;
+    }
+    for (entry, (addr, size, kind)) in params.e820_table.iter_mut().zip(memory_map(ram_size(memory))) {
+        *entry = boot_e820_entry { addr, size, r#type: kind as u32 };
+        params.e820_entries += 1;
+    }
+    Ok(memory.write_obj(params, GuestAddress(ZERO_PAGE))?)
+}

@@ -1,0 +1,70 @@
+//! The three registers of hardware-reduced ACPI: sleep control, sleep status, reset (ACPI 6.5, 4.8.3.6-7).
+
+use super::{Device, GuestRequest, Response};
+use std::ops::ControlFlow;
+
+/// First port of the block.
+pub const BASE_PORT: u16 = 0x600;
+/// Ports in the block.
+pub const PORTS: u16 = 3;
+/// Port of the sleep control register (FADT `SLEEP_CONTROL_REG`).
+pub const SLEEP_CONTROL_PORT: u16 = BASE_PORT;
+/// Port of the sleep status register (FADT `SLEEP_STATUS_REG`).
+pub const SLEEP_STATUS_PORT: u16 = BASE_PORT + 1;
+/// Port of the reset register (FADT `RESET_REG`).
+pub const RESET_PORT: u16 = BASE_PORT + 2;
+/// What resets when written to the reset register (FADT `RESET_VALUE`).
+pub const RESET_VALUE: u8 = 1;
+/// The sleep type of the off state, as the DSDT's `\_S5` says.
+pub const S5_SLEEP_TYPE: u8 = 5;
+
+const SLP_EN: u8 = 1 << 5;
+const SLP_TYP_SHIFT: u8 = 2;
+const SLP_TYP_MASK: u8 = 0b111;
+
+/// The power-management block. It has no state: the machine is on until it is not.
+#[derive(Debug)]
+pub struct AcpiPm;
+
+impl Device for AcpiPm {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0); // no wake-up event ever happened
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Response {
+        for (&value, port) in data.iter().zip(u64::from(BASE_PORT) + offset..) {
+            if port == u64::from(SLEEP_CONTROL_PORT)
+                && value & SLP_EN != 0
+                && value >> SLP_TYP_SHIFT & SLP_TYP_MASK == S5_SLEEP_TYPE
+            {
+                return ControlFlow::Break(GuestRequest::PowerOff);
+            }
+            if port == u64::from(RESET_PORT) && value == RESET_VALUE {
+                return ControlFlow::Break(GuestRequest::Reset);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_s5_with_sleep_enable_powers_off() {
+        let off: Vec<u8> = (0..=255).filter(|&value| AcpiPm.write(0, &[value]).is_break()).collect();
+        assert_eq!(
+            off,
+            [0x34, 0x35, 0x36, 0x37, 0x74, 0x75, 0x76, 0x77, 0xb4, 0xb5, 0xb6, 0xb7, 0xf4, 0xf5, 0xf6, 0xf7]
+        );
+    }
+
+    #[test]
+    fn only_the_reset_value_resets() {
+        let reset: Vec<u8> = (0..=255).filter(|&value| AcpiPm.write(2, &[value]).is_break()).collect();
+        assert_eq!(reset, [RESET_VALUE]);
+        assert!(AcpiPm.write(1, &[0xff]).is_continue());
+        assert_eq!(AcpiPm.write(1, &[0, RESET_VALUE]), ControlFlow::Break(GuestRequest::Reset));
+    }
+}

@@ -1,0 +1,145 @@
+//! Address ranges and the devices behind them. Built once, then only read: looking a device up takes no lock.
+
+use super::{Device, Response};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A range that cannot be put on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// The range is empty or runs past the end of the address space.
+    #[error("Bus range {base:#x}+{len:#x} is empty or too long")]
+    BadRange {
+        /// First address.
+        base: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// The range shares addresses with one that is there already.
+    #[error("Bus range {base:#x}+{len:#x} overlaps another device")]
+    Overlap {
+        /// First address.
+        base: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+}
+
+struct Slot {
+    base: u64,
+    last: u64,
+    device: Arc<dyn Device>,
+}
+
+/// Maps an address (a port, or a guest-physical address) to the device that claims it.
+#[derive(Default)]
+pub struct Bus {
+    slots: Vec<Slot>, // sorted by base, disjoint
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.slots.iter().map(|s| s.base..=s.last)).finish()
+    }
+}
+
+impl Bus {
+    /// An empty bus: every read is all ones, every write is ignored.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives `len` addresses from `base` to `device`.
+    pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn Device>) -> Result<(), BusError> {
+        let last = len.checked_sub(1).and_then(|n| base.checked_add(n)).ok_or(BusError::BadRange { base, len })?;
+        let at = self.slots.partition_point(|slot| slot.last < base);
+        if self.slots.get(at).is_some_and(|slot| slot.base <= last) {
+            return Err(BusError::Overlap { base, len });
+        }
+        self.slots.insert(at, Slot { base, last, device });
+        Ok(())
+    }
+
+    /// The claimant of `addr`, the offset into its range, and how many of `len` bytes lie inside it.
+    fn find(&self, addr: u64, len: usize) -> Option<(&dyn Device, u64, usize)> {
+        let slot = self.slots.iter().find(|slot| slot.last >= addr).filter(|slot| slot.base <= addr)?;
+        let room = usize::try_from(slot.last - addr).unwrap_or(usize::MAX).saturating_add(1);
+        Some((&*slot.device, addr - slot.base, len.min(room)))
+    }
+
+    /// Reads `data.len()` bytes at `addr`. Bytes that nobody claims are 0xff.
+    pub fn read(&self, addr: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((device, offset, len)) = self.find(addr, data.len()) {
+            device.read(offset, &mut data[..len]);
+        }
+    }
+
+    /// Writes `data` at `addr`. Bytes that nobody claims are dropped.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Response {
+        match self.find(addr, data.len()) {
+            Some((device, offset, len)) => device.write(offset, &data[..len]),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::GuestRequest;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<(u64, Vec<u8>)>>);
+
+    impl Device for Log {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data[0] = offset as u8;
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> Response {
+            self.0.lock().unwrap().push((offset, data.to_vec()));
+            ControlFlow::Break(GuestRequest::Reset)
+        }
+    }
+
+    #[test]
+    fn unclaimed_addresses_read_as_all_ones_and_swallow_writes() {
+        let mut bus = Bus::new();
+        bus.insert(0x10, 2, Arc::new(Log::default())).unwrap();
+        for addr in [0, 0xf, 0x12, u64::MAX] {
+            let mut data = [0; 4];
+            bus.read(addr, &mut data);
+            assert_eq!(data, [0xff; 4]);
+            assert_eq!(bus.write(addr, &data), ControlFlow::Continue(()));
+        }
+    }
+
+    #[test]
+    fn an_access_is_cut_at_the_end_of_its_range() {
+        let log = Arc::new(Log::default());
+        let mut bus = Bus::new();
+        bus.insert(0x10, 2, log.clone()).unwrap();
+        bus.insert(u64::MAX, 1, log.clone()).unwrap();
+        let mut data = [0; 4];
+        bus.read(0x11, &mut data);
+        assert_eq!(data, [1, 0xff, 0xff, 0xff]);
+        assert_eq!(bus.write(0x11, &[7; 4]), ControlFlow::Break(GuestRequest::Reset));
+        assert!(bus.write(u64::MAX, &[8; 8]).is_break());
+        assert_eq!(*log.0.lock().unwrap(), [(1, vec![7]), (0, vec![8])]);
+    }
+
+    #[test]
+    fn overlapping_empty_and_endless_ranges_are_refused() {
+        let mut bus = Bus::new();
+        let mut add = |base, len| bus.insert(base, len, Arc::new(Log::default()));
+        add(0x10, 4).unwrap();
+        add(0x14, 1).unwrap();
+        add(0xf, 1).unwrap();
+        assert_eq!(add(0x13, 1), Err(BusError::Overlap { base: 0x13, len: 1 }));
+        assert_eq!(add(0, 0x100), Err(BusError::Overlap { base: 0, len: 0x100 }));
+        assert_eq!(add(0x20, 0), Err(BusError::BadRange { base: 0x20, len: 0 }));
+        assert_eq!(add(u64::MAX, 2), Err(BusError::BadRange { base: u64::MAX, len: 2 }));
+    }
+}

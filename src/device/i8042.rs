@@ -1,0 +1,44 @@
+//! The keyboard controller's command port, which on a PC is also wired to the reset line. There is no keyboard.
+
+use super::{Device, GuestRequest, Response};
+use std::ops::ControlFlow;
+
+/// The command (write) and status (read) port.
+pub const COMMAND_PORT: u16 = 0x64;
+
+/// The i8042 at [`COMMAND_PORT`]: a status that is never busy, and the reset pulse.
+#[derive(Debug)]
+pub struct I8042;
+
+impl Device for I8042 {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        // Both buffers empty. All ones would mean "busy", and Linux would wait for that to pass.
+        data[0] = 0;
+    }
+
+    fn write(&self, _offset: u64, data: &[u8]) -> Response {
+        // Commands 0xf0-0xff pulse the output lines whose bit is clear; bit 0 is the processor's reset.
+        if data[0] & 0xf1 == 0xf0 {
+            return ControlFlow::Break(GuestRequest::Reset);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pulsing_line_0_resets_and_nothing_else_does() {
+        let resets: Vec<u8> = (0..=255).filter(|&command| I8042.write(0, &[command]).is_break()).collect();
+        assert_eq!(resets, [0xf0, 0xf2, 0xf4, 0xf6, 0xf8, 0xfa, 0xfc, 0xfe]);
+    }
+
+    #[test]
+    fn the_status_is_never_busy() {
+        let mut status = [0xff];
+        I8042.read(0, &mut status);
+        assert_eq!(status, [0]);
+    }
+}

@@ -1,0 +1,43 @@
+//! What the guest can touch: one device a file, each behind a [`Bus`].
+//!
+//! A device locks itself; the bus does not. A write that ends the machine (power-off, reset, exit status, panic) says
+//! so in its return value, so the vCPU that made it stops right there instead of running on into guest code.
+
+pub mod acpi_pm;
+mod bus;
+pub mod cmos;
+pub mod exit_port;
+pub mod i8042;
+mod panic_watch;
+pub mod pvpanic;
+pub mod serial;
+
+pub use bus::{Bus, BusError};
+
+use std::ops::ControlFlow;
+
+/// What a guest can ask of its machine by touching a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRequest {
+    /// Turn the machine off (ACPI S5).
+    PowerOff,
+    /// Restart the machine (i8042 or the ACPI reset register).
+    Reset,
+    /// End with this status, 0–119 (the exit port).
+    Exit(u8),
+    /// The guest kernel says that it panicked.
+    Panic,
+}
+
+/// `Continue`, or `Break` with what the guest asked for.
+pub type Response = ControlFlow<GuestRequest>;
+
+/// A device on a [`Bus`]. Accesses come from any vCPU thread, so a device guards its own state.
+pub trait Device: Send + Sync {
+    /// Fills `data` from `offset` bytes behind the start of the device's range. `data` arrives as all ones; what the
+    /// device leaves alone reads as an open bus does.
+    fn read(&self, offset: u64, data: &mut [u8]);
+
+    /// Takes `data` at `offset` bytes behind the start of the device's range.
+    fn write(&self, offset: u64, data: &[u8]) -> Response;
+}

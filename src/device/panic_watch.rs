@@ -1,0 +1,93 @@
+//! Reads along with the console for the two lines that a panicking Linux prints.
+//!
+//! Stock kernels have no panic device built in, and with `panic=-1` their panic looks like any reset. The console
+//! tells them apart: a panic begins with [`BEGIN`], and when it does not reboot it closes with [`END`].
+
+const BEGIN: &[u8] = b"Kernel panic - not syncing";
+const END: &[u8] = b"---[ end Kernel panic";
+
+/// How far a panic has come, as far as the console shows.
+#[derive(Debug)]
+pub struct PanicWatch {
+    line: [u8; 64],
+    len: usize,
+    began: bool,
+    ended: bool,
+}
+
+impl Default for PanicWatch {
+    fn default() -> Self {
+        Self { line: [0; 64], len: 0, began: false, ended: false }
+    }
+}
+
+impl PanicWatch {
+    /// Takes the next byte of the console.
+    pub fn push(&mut self, byte: u8) {
+        match byte {
+            b'\r' | b'\n' => self.len = 0,
+            _ if self.len < self.line.len() => {
+                self.line[self.len] = byte;
+                self.len += 1;
+                // A match is complete only with its last byte, and both have one that the other has not.
+                if matches!(byte, b'g' | b'c') {
+                    self.inspect();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn inspect(&mut self) {
+        let text = without_timestamp(&self.line[..self.len]);
+        self.began |= text == BEGIN;
+        self.ended |= text == END;
+    }
+
+    /// The kernel said that it panics.
+    pub fn began(&self) -> bool {
+        self.began
+    }
+
+    /// The kernel said its last line and waits for ever.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+}
+
+/// The line behind printk's `[    1.234567] `, if it has one.
+fn without_timestamp(line: &[u8]) -> &[u8] {
+    let Some(rest) = line.strip_prefix(b"[") else { return line };
+    let Some(end) = rest.iter().position(|&byte| byte == b']') else { return line };
+    let (stamp, rest) = rest.split_at(end);
+    match rest.strip_prefix(b"] ") {
+        Some(text) if stamp.iter().all(|byte| matches!(byte, b' ' | b'.' | b'0'..=b'9')) => text,
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(text: &str) -> (bool, bool) {
+        let mut watch = PanicWatch::default();
+        text.bytes().for_each(|byte| watch.push(byte));
+        (watch.began(), watch.ended())
+    }
+
+    #[test]
+    fn both_lines_are_seen_with_and_without_a_timestamp() {
+        assert_eq!(watch("ok\r\nKernel panic - not syncing: VFS"), (true, false));
+        assert_eq!(watch("[    1.5] Kernel panic - not syncing: VFS\r\n"), (true, false));
+        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, true));
+    }
+
+    #[test]
+    fn a_mention_in_the_middle_of_a_line_is_no_panic() {
+        assert_eq!(watch("grep Kernel panic - not syncing\n"), (false, false));
+        assert_eq!(watch("[oops] Kernel panic - not syncing\n"), (false, false));
+        assert_eq!(watch("Kernel panic\n - not syncing\n"), (false, false));
+        assert_eq!(watch(&"x".repeat(10_000)), (false, false));
+    }
+}

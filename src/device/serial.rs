@@ -1,0 +1,340 @@
+//! The serial console: a 16550 UART (`vm-superio`) between the guest and two buffers that the event loop empties and fills.
+//!
+//! ```text
+//!  guest ── THR ──► UART ──► output ──► event loop ──► stdout
+//!  guest ◄─ RBR ─── FIFO ◄── staging ◄── event loop ◄── stdin
+//! ```
+//!
+//! vCPU threads never touch a host file: they fill `output` and ring `wake`. A full buffer holds back only the vCPU that
+//! writes, and a full staging area makes the loop stop reading its source, so neither direction loses a byte.
+//!
+//! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. Once the guest is seen polling,
+//! the port's writes are handed to KVM's coalescing ring, where they wait without an exit until the next LSR read. While
+//! that is on, the loop calls [`Serial::tick`] every 5 ms, so a byte that no read follows is not late either; when the
+//! guest falls silent it goes off again, and an idle machine costs nothing.
+
+use super::panic_watch::PanicWatch;
+use super::{Device, GuestRequest, Response};
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use vm_superio::Trigger;
+use vm_superio::serial::{NoEvents, Serial as Uart};
+use vmm_sys_util::eventfd::EventFd;
+
+/// First port of COM1.
+pub const COM1_PORT: u16 = 0x3f8;
+/// Ports of a UART.
+pub const COM1_PORTS: u16 = 8;
+/// Interrupt line of COM1.
+pub const COM1_IRQ: u32 = 4;
+
+/// How late a byte may reach the host, and the period of [`Serial::tick`].
+pub const FLUSH_DELAY: Duration = Duration::from_millis(5);
+
+const OUTPUT_LIMIT: usize = 64 << 10;
+const STAGING_LIMIT: usize = 4 << 10;
+/// Bytes the guest must have polled out in a row before coalescing goes on.
+const POLLED_BYTES: u32 = 24;
+/// Ticks without a byte after which it goes off.
+const SILENT_TICKS: u32 = 20;
+
+// Register offsets and bits of the 16550 (PC16550D data sheet, table II).
+const THR: u64 = 0;
+const LCR: u64 = 3;
+const LSR: u64 = 5;
+const LCR_DLAB: u8 = 1 << 7;
+
+/// Guest writes to COM1's data port that the hypervisor held back.
+pub trait Coalescer: Send {
+    /// Holds writes back from now on, or no longer.
+    fn set(&mut self, on: bool) -> io::Result<()>;
+    /// The oldest byte held back.
+    fn pop(&mut self) -> Option<u8>;
+}
+
+/// What the event loop has to do for the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Whether [`Serial::tick`] must be called every [`FLUSH_DELAY`].
+    pub ticking: bool,
+    /// Whether [`Serial::feed`] would take input.
+    pub hungry: bool,
+    /// Whether the output holds a whole line, or much, and should not wait.
+    pub urgent: bool,
+    /// Whether there is output at all.
+    pub any: bool,
+}
+
+/// COM1. Shared between the vCPU threads (as a [`Device`]) and the event loop (all other methods).
+#[derive(Debug)]
+pub struct Serial {
+    state: Mutex<State>,
+    room: Condvar,
+    wake: EventFd,
+}
+
+struct State {
+    uart: Uart<Irq, NoEvents, Output>,
+    fifo_size: usize,
+    staging: VecDeque<u8>,
+    starved: bool, // the loop was told that the staging area is full
+    ring: Option<Box<dyn Coalescer>>,
+    coalescing: bool,
+    divisor_latch: bool,
+    lsr_read: bool,
+    polled: u32,
+    silent: u32,
+    told: Told,
+}
+
+/// What the loop has been woken for and has not looked at yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    Some,
+    Urgent,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("coalescing", &self.coalescing).field("told", &self.told).finish_non_exhaustive()
+    }
+}
+
+struct Irq(EventFd);
+
+impl Trigger for Irq {
+    type E = io::Error;
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// The UART's line: a buffer that somebody else empties.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    watch: PanicWatch,
+    newline: bool,
+    closed: bool,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for &byte in bytes {
+            self.watch.push(byte);
+            self.newline |= byte == b'\n';
+        }
+        if !self.closed {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Serial {
+    /// A UART that raises `irq` and rings `wake` when the event loop has something to do.
+    pub fn new(irq: EventFd, wake: EventFd) -> Self {
+        let uart = Uart::new(Irq(irq), Output::default());
+        let state = State {
+            fifo_size: uart.fifo_capacity(),
+            uart,
+            staging: VecDeque::with_capacity(STAGING_LIMIT),
+            starved: false,
+            ring: None,
+            coalescing: false,
+            divisor_latch: false,
+            lsr_read: false,
+            polled: 0,
+            silent: 0,
+            told: Told::Nothing,
+        };
+        Self { state: Mutex::new(state), room: Condvar::new(), wake }
+    }
+
+    /// Lets bytes of a polling guest wait in `ring`.
+    pub fn set_coalescer(&self, ring: Box<dyn Coalescer>) {
+        self.lock().ring = Some(ring);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what the guest wrote to the end of `into`.
+    pub fn pull(&self, into: &mut Vec<u8>) {
+        let mut state = self.lock();
+        state.told = Told::Nothing;
+        let output = state.uart.writer_mut();
+        output.newline = false;
+        if into.is_empty() {
+            std::mem::swap(into, &mut output.bytes);
+        } else {
+            into.append(&mut output.bytes);
+        }
+        self.room.notify_all();
+    }
+
+    /// What the loop has to do now.
+    pub fn look(&self) -> Work {
+        let state = self.lock();
+        let output = state.uart.writer();
+        Work {
+            ticking: state.coalescing,
+            hungry: state.staging.len() < STAGING_LIMIT,
+            urgent: output.urgent(),
+            any: !output.bytes.is_empty(),
+        }
+    }
+
+    /// Gives input to the guest. Returns how much was taken; `wake` rings when the rest can come.
+    pub fn feed(&self, bytes: &[u8]) -> usize {
+        let mut state = self.lock();
+        let taken = bytes.len().min(STAGING_LIMIT - state.staging.len());
+        state.staging.extend(&bytes[..taken]);
+        state.starved = state.staging.len() == STAGING_LIMIT;
+        state.refill();
+        taken
+    }
+
+    /// Takes what waits in the coalescing ring, and ends coalescing when the guest has fallen silent.
+    pub fn tick(&self) -> Response {
+        let mut state = self.lock();
+        if !state.coalescing {
+            return ControlFlow::Continue(());
+        }
+        state.silent += 1;
+        state.drain_ring();
+        if state.silent > SILENT_TICKS {
+            state.coalesce(false);
+            state.drain_ring(); // what came in before the call took effect
+        }
+        state.verdict()
+    }
+
+    /// From now on output is dropped and nobody waits for room. Returns after the ring has been drained.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.drain_ring();
+        state.uart.writer_mut().closed = true;
+        self.room.notify_all();
+    }
+
+    /// Whether the console said that the guest kernel panicked.
+    pub fn panicked(&self) -> bool {
+        self.lock().uart.writer().watch.began()
+    }
+}
+
+impl Output {
+    fn urgent(&self) -> bool {
+        self.newline || self.bytes.len() >= OUTPUT_LIMIT / 8
+    }
+}
+
+impl State {
+    /// Fills the FIFO from the staging area once the guest has emptied it.
+    fn refill(&mut self) {
+        let (front, _) = self.staging.as_slices();
+        if front.is_empty() || self.uart.fifo_capacity() < self.fifo_size {
+            return; // one interrupt a FIFO, not one a byte
+        }
+        // An error means that the interrupt could not be raised (the eventfd's counter is full, so it is raised already).
+        let taken = self.uart.enqueue_raw_bytes(front).unwrap_or(front.len().min(self.fifo_size));
+        self.staging.drain(..taken);
+    }
+
+    fn transmit(&mut self, byte: u8) {
+        self.silent = 0;
+        let _ = self.uart.write(THR as u8, byte); // the buffer takes every byte; for the interrupt see `refill`
+    }
+
+    fn drain_ring(&mut self) {
+        while let Some(byte) = self.ring.as_mut().and_then(|ring| ring.pop()) {
+            self.transmit(byte);
+        }
+    }
+
+    fn coalesce(&mut self, on: bool) {
+        if let Some(ring) = &mut self.ring {
+            self.coalescing = ring.set(on).is_ok() == on && on;
+            self.polled = 0;
+            self.silent = 0;
+        }
+    }
+
+    fn verdict(&self) -> Response {
+        match self.uart.writer().watch.ended() {
+            true => ControlFlow::Break(GuestRequest::Panic),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Serial {
+    /// Rings `wake` if the loop does not know yet what it should know.
+    fn tell(&self, state: &mut State, coalescing_began: bool) {
+        let output = state.uart.writer();
+        let now = match (output.bytes.is_empty(), output.urgent()) {
+            (_, true) => Told::Urgent,
+            (false, _) => Told::Some,
+            _ => Told::Nothing,
+        };
+        let hungry_again = state.starved && state.staging.len() <= STAGING_LIMIT / 2;
+        if now > state.told || coalescing_began || hungry_again {
+            state.starved &= !hungry_again;
+            state.told = state.told.max(now);
+            let _ = self.wake.write(1); // an overflowing counter has rung already
+        }
+    }
+}
+
+impl Device for Serial {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut state = self.lock();
+        state.drain_ring();
+        data[0] = state.uart.read(offset as u8);
+        if offset == LSR {
+            state.lsr_read = true;
+        }
+        state.refill();
+        self.tell(&mut state, false);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Response {
+        let mut state = self.lock();
+        state.drain_ring();
+        let mut coalescing_began = false;
+        if offset == THR && !state.divisor_latch {
+            // `rep outs` arrives as one write of many bytes, all for the same register.
+            for &byte in data {
+                while state.uart.writer().bytes.len() >= OUTPUT_LIMIT && !state.uart.writer().closed {
+                    state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                state.transmit(byte);
+            }
+            state.polled = if std::mem::take(&mut state.lsr_read) { state.polled + 1 } else { 0 };
+            if state.polled >= POLLED_BYTES && state.ring.is_some() && !state.coalescing {
+                state.coalesce(true);
+                coalescing_began = state.coalescing;
+            }
+        } else {
+            if offset == LCR {
+                state.divisor_latch = data[0] & LCR_DLAB != 0;
+            }
+            let _ = state.uart.write(offset as u8, data[0]); // see `transmit`
+            state.refill(); // the guest may have left loopback mode, in which nothing comes in
+        }
+        self.tell(&mut state, coalescing_began);
+        state.verdict()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+use super::*;
+use std::sync::Arc;
+
+const IER: u64 = 1;
+const IIR: u64 = 2;
+const MCR: u64 = 4;
+
+struct Machine {
+    serial: Arc<Serial>,
+    irq: EventFd,
+    wake: EventFd,
+}
+
+fn machine() -> Machine {
+    let eventfd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let (irq, wake) = (eventfd(), eventfd());
+    let serial = Serial::new(irq.try_clone().unwrap(), wake.try_clone().unwrap());
+    Machine { serial: Arc::new(serial), irq, wake }
+}
+
+impl Machine {
+    fn inb(&self, offset: u64) -> u8 {
+        let mut data = [0xff];
+        self.serial.read(offset, &mut data);
+        data[0]
+    }
+    fn outb(&self, offset: u64, value: u8) -> Response {
+        self.serial.write(offset, &[value])
+    }
+    fn output(&self) -> String {
+        let mut bytes = Vec::new();
+        self.serial.pull(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+    fn rang(event: &EventFd) -> bool {
+        event.read().is_ok()
+    }
+}
+
+#[test]
+fn output_arrives_in_order_and_a_line_wakes_the_loop() {
+    let m = machine();
+    for byte in b"ok" {
+        assert!(m.outb(THR, *byte).is_continue());
+    }
+    assert!(Machine::rang(&m.wake));
+    assert!(!m.serial.look().urgent);
+    assert!(m.outb(THR, b'\n').is_continue());
+    assert!(Machine::rang(&m.wake));
+    assert!(m.serial.look().urgent);
+    assert_eq!(m.output(), "ok\n");
+    assert!(!Machine::rang(&m.wake));
+}
+
+#[test]
+fn a_pasted_page_arrives_whole_even_if_the_guest_masks_its_interrupts_meanwhile() {
+    let m = machine();
+    let paste: Vec<u8> = (0..10_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+    let mut sent = m.serial.feed(&paste);
+    assert!(sent >= 4096);
+    let mut got = Vec::new();
+    let mut masked = true;
+    while got.len() < paste.len() {
+        masked = !masked;
+        let _ = m.outb(IER, if masked { 0 } else { 1 });
+        if !masked {
+            assert!(Machine::rang(&m.irq), "unmasking with data pending must interrupt, after {} bytes", got.len());
+            assert_eq!(m.inb(IIR) & 0xf, 0x4);
+        }
+        for _ in 0..100 {
+            if m.inb(LSR) & 1 != 0 {
+                got.push(m.inb(THR));
+            }
+        }
+        if Machine::rang(&m.wake) {
+            sent += m.serial.feed(&paste[sent..]);
+        }
+    }
+    assert_eq!(got, paste);
+}
+
+#[test]
+fn input_that_comes_in_loopback_mode_waits_for_its_end() {
+    let m = machine();
+    let _ = m.outb(MCR, 1 << 4);
+    assert_eq!(m.serial.feed(b"x"), 1);
+    assert_eq!(m.inb(LSR) & 1, 0);
+    let _ = m.outb(MCR, 0);
+    assert_eq!((m.inb(LSR) & 1, m.inb(THR)), (1, b'x'));
+}
+
+#[test]
+fn an_empty_transmitter_interrupts_once_enabled() {
+    let m = machine();
+    let _ = m.outb(IER, 2);
+    assert!(Machine::rang(&m.irq));
+    assert_eq!(m.inb(IIR) & 0xf, 0x2);
+    assert!(m.outb(THR, b'x').is_continue());
+    assert!(Machine::rang(&m.irq));
+}
+
+#[test]
+fn the_divisor_is_not_output() {
+    let m = machine();
+    let _ = m.outb(LCR, 0x80);
+    let _ = m.outb(THR, 1);
+    let _ = m.outb(LCR, 0x03);
+    let _ = m.outb(THR, b'x');
+    assert_eq!(m.output(), "x");
+}
+
+#[test]
+fn a_writer_waits_for_room_and_loses_nothing() {
+    let m = machine();
+    let serial = m.serial.clone();
+    let total = 3 * OUTPUT_LIMIT;
+    let writer = std::thread::spawn(move || (0..total).for_each(|n| drop(serial.write(THR, &[n as u8]))));
+    let mut got = Vec::new();
+    while got.len() < total {
+        let mut part = Vec::new();
+        m.serial.pull(&mut part);
+        assert!(part.len() <= OUTPUT_LIMIT);
+        got.extend(part);
+    }
+    writer.join().unwrap();
+    assert!(got.iter().enumerate().all(|(n, byte)| *byte == n as u8));
+}
+
+#[test]
+fn closing_releases_a_writer_that_waits() {
+    let m = machine();
+    let serial = m.serial.clone();
+    let writer = std::thread::spawn(move || serial.write(THR, &[b'x'; 2 * OUTPUT_LIMIT]).is_continue());
+    while m.output().len() < OUTPUT_LIMIT / 2 {}
+    m.serial.close();
+    assert!(writer.join().unwrap());
+}
+
+#[test]
+fn the_end_of_a_kernel_panic_ends_the_machine() {
+    let m = machine();
+    let mut last = ControlFlow::Continue(());
+    for byte in b"Kernel panic - not syncing: x\r\n---[ end Kernel panic" {
+        assert_eq!(last, ControlFlow::Continue(()));
+        last = m.outb(THR, *byte);
+    }
+    assert_eq!(last, ControlFlow::Break(GuestRequest::Panic));
+    assert!(m.serial.panicked());
+}
+
+/// A ring as KVM's: while it is on, the guest's bytes go here without the device seeing them.
+#[derive(Clone, Default)]
+struct FakeRing(Arc<Mutex<(bool, VecDeque<u8>)>>);
+
+impl Coalescer for FakeRing {
+    fn set(&mut self, on: bool) -> io::Result<()> {
+        self.0.lock().unwrap().0 = on;
+        Ok(())
+    }
+    fn pop(&mut self) -> Option<u8> {
+        self.0.lock().unwrap().1.pop_front()
+    }
+}
+
+#[test]
+fn a_polling_guest_is_coalesced_in_order_until_it_falls_silent() {
+    let m = machine();
+    let ring = FakeRing::default();
+    m.serial.set_coalescer(Box::new(ring.clone()));
+    let text = "x".repeat(2 * POLLED_BYTES as usize) + "the end";
+    let mut exits = 0;
+    for byte in text.bytes() {
+        assert_eq!(m.inb(LSR) & 0x20, 0x20);
+        let mut held = ring.0.lock().unwrap();
+        if held.0 {
+            held.1.push_back(byte);
+        } else {
+            drop(held);
+            let _ = m.outb(THR, byte);
+            exits += 1;
+        }
+    }
+    assert_eq!(exits, POLLED_BYTES);
+    assert!(Machine::rang(&m.wake) && m.serial.look().ticking);
+    assert!(m.serial.tick().is_continue());
+    assert_eq!(m.output(), text);
+    for _ in 0..=SILENT_TICKS {
+        assert!(m.serial.look().ticking);
+        assert!(m.serial.tick().is_continue());
+    }
+    assert!(!m.serial.look().ticking && !ring.0.lock().unwrap().0);
+}
+
+#[test]
+fn a_guest_that_does_not_poll_is_not_coalesced() {
+    let m = machine();
+    m.serial.set_coalescer(Box::new(FakeRing::default()));
+    for _ in 0..10 * POLLED_BYTES {
+        let _ = m.inb(LSR);
+        for _ in 0..16 {
+            let _ = m.outb(THR, b'x');
+        }
+    }
+    assert!(!m.serial.look().ticking);
+}

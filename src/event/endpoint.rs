@@ -1,0 +1,215 @@
+//! The [`RemoteEndpoint`]: other threads ask the loop to do something with its subscribers.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::result;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::interests::{Interests, MANAGER};
+use super::mailbox::{Doorbell, Mailbox, SendError, answer};
+use super::{Error, EventManager, EventSet, Events, MutEventSubscriber, Result, SubscriberOps, sys};
+
+/// A request: a closure the loop runs on its thread.
+type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>;
+
+/// A handle to an [`EventManager`] that runs on another thread; made by
+/// [`remote_endpoint`](EventManager::remote_endpoint).
+///
+/// A request is a closure. The loop runs it on its own thread, with the manager's [`SubscriberOps`], after the
+/// events of the turn: subscribers can so be added, changed and removed without a lock, and need not be [`Send`]
+/// unless a request carries them.
+///
+/// A request that panics lets the panic pass through the loop's `run`; its caller gets an error, and the requests
+/// behind it stay for the next `run`. When the manager is dropped, all who wait get an error.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use kickvm::event::{Error, EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+/// use std::os::unix::net::UnixDatagram;
+/// use std::thread;
+///
+/// struct Printer(UnixDatagram);
+///
+/// impl MutEventSubscriber for Printer {
+///     fn init(&mut self, ops: &mut EventOps) {
+///         ops.add(Events::new(&self.0, EventSet::IN)).expect("a new descriptor can be registered");
+///     }
+///
+///     fn process(&mut self, _: Events, _: &mut EventOps) {
+///         let mut buffer = [0; 64];
+///         println!("{:?}", self.0.recv(&mut buffer));
+///     }
+/// }
+///
+/// let mut manager = EventManager::<Printer>::new()?;
+/// let endpoint = manager.remote_endpoint();
+/// let looping = thread::spawn(move || while manager.run() == Ok(0) {});
+///
+/// let (near, far) = UnixDatagram::pair()?;
+/// let id = endpoint.call_blocking(move |ops| Ok::<_, Error>(ops.add_subscriber(Printer(far))))?;
+/// near.send(b"hello")?;
+/// # looping.join().unwrap();
+/// # Ok(())
+/// # }
+/// ```
+pub struct RemoteEndpoint<S> {
+    shared: Arc<Shared<S>>,
+}
+
+impl<S: MutEventSubscriber> EventManager<S> {
+    /// Makes a handle for other threads to reach the subscribers with.
+    pub fn remote_endpoint(&self) -> RemoteEndpoint<S> {
+        RemoteEndpoint { shared: Arc::clone(&self.inbox.shared) }
+    }
+}
+
+impl<S: MutEventSubscriber> RemoteEndpoint<S> {
+    /// Has `f` run by the loop, and waits for its result, for as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`; and [`WouldDeadlock`](Error::WouldDeadlock) on the loop's own thread while it runs,
+    /// [`ChannelSend`](Error::ChannelSend) if the manager is gone, [`ChannelRecv`](Error::ChannelRecv) if it was
+    /// dropped before it ran `f`, or if `f` panicked.
+    pub fn call_blocking<F, O, E>(&self, f: F) -> result::Result<O, E>
+    where
+        F: FnOnce(&mut dyn SubscriberOps<Subscriber = S>) -> result::Result<O, E> + Send + 'static,
+        O: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        if self.shared.looping_thread.load(Ordering::Relaxed) == this_thread() {
+            return Err(Error::WouldDeadlock.into());
+        }
+        let (answer, answerer) = answer();
+        self.send(Box::new(move |ops| answerer.give(f(ops))))?;
+        answer.wait().unwrap_or(Err(Error::ChannelRecv.into()))
+    }
+
+    /// Has `f` run by the loop some time, and does not wait. May be called on the loop's thread too; a request that
+    /// fires another, or itself again, has that run by the next turn.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelSend`](Error::ChannelSend) if the manager is gone.
+    pub fn fire<F>(&self, f: F) -> Result<()>
+    where
+        F: FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send + 'static,
+    {
+        self.send(Box::new(f))
+    }
+
+    /// Makes the loop's `run` return, now or the next time it would wait. Several kicks may count as one.
+    ///
+    /// # Errors
+    ///
+    /// [`EventFd`](Error::EventFd) with the kernel's reason; none is known.
+    pub fn kick(&self) -> Result<()> {
+        self.shared.mailbox.doorbell.ring().map_err(|error| Error::EventFd(error.into()))
+    }
+
+    fn send(&self, request: Request<S>) -> Result<()> {
+        self.shared.mailbox.send(request).map_err(|error| match error {
+            SendError::Closed => Error::ChannelSend,
+            SendError::Doorbell(error) => Error::EventFd(error.into()),
+        })
+    }
+}
+
+impl<S> Clone for RemoteEndpoint<S> {
+    fn clone(&self) -> Self {
+        RemoteEndpoint { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S> fmt::Debug for RemoteEndpoint<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteEndpoint").finish_non_exhaustive()
+    }
+}
+
+/// What the manager and its endpoints have in common.
+struct Shared<S> {
+    mailbox: Mailbox<Request<S>, EventFd>,
+    /// The thread that is inside the manager now, as [`this_thread`] has it, or 0.
+    looping_thread: AtomicUsize,
+}
+
+/// The manager's end. Dropping it answers all who wait.
+pub(super) struct Inbox<S> {
+    shared: Arc<Shared<S>>,
+    /// The doorbell has rung, and nobody has collected yet.
+    rung: bool,
+    /// Requests on their way to the subscribers.
+    batch: VecDeque<Request<S>>,
+}
+
+impl<S> Inbox<S> {
+    /// Makes a mailbox, and registers its doorbell.
+    pub fn new(interests: &mut Interests) -> Result<Self> {
+        let doorbell = sys::eventfd().map_err(|error| Error::EventFd(error.into()))?;
+        interests.add(MANAGER, Events::new(&doorbell, EventSet::IN | EventSet::EDGE_TRIGGERED))?;
+        let shared = Shared { mailbox: Mailbox::new(EventFd(doorbell)), looping_thread: AtomicUsize::new(0) };
+        Ok(Inbox { shared: Arc::new(shared), rung: false, batch: VecDeque::new() })
+    }
+
+    /// Notes that the doorbell has rung.
+    pub fn rang(&mut self) {
+        self.rung = true;
+    }
+
+    /// The next request of this turn. What comes in meanwhile has to wait for the next one.
+    pub fn next(&mut self) -> Option<Request<S>> {
+        if std::mem::take(&mut self.rung) {
+            self.shared.mailbox.collect(&mut self.batch);
+        }
+        self.batch.pop_front()
+    }
+
+    /// Whether a panic kept the last turn from running all its requests.
+    pub fn is_pending(&self) -> bool {
+        self.rung || !self.batch.is_empty()
+    }
+
+    /// Notes that this thread is inside the manager, and returns what to [`leave`](Inbox::leave) with.
+    pub fn enter(&self) -> usize {
+        let before = self.shared.looping_thread.load(Ordering::Relaxed);
+        // No other thread stores here meanwhile: entering takes the manager, which only one can have.
+        self.shared.looping_thread.store(this_thread(), Ordering::Relaxed);
+        before
+    }
+
+    /// Notes who was inside before.
+    pub fn leave(&self, before: usize) {
+        self.shared.looping_thread.store(before, Ordering::Relaxed);
+    }
+}
+
+impl<S> Drop for Inbox<S> {
+    fn drop(&mut self) {
+        drop(self.shared.mailbox.close());
+    }
+}
+
+/// The doorbell. It is watched edge-triggered, so that each write wakes the loop and nobody has to read.
+#[derive(Debug)]
+struct EventFd(File);
+
+impl Doorbell for EventFd {
+    fn ring(&self) -> io::Result<()> {
+        match (&self.0).write(&1u64.to_ne_bytes()) {
+            // The counter is full: it has rung, 2⁶⁴ times.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => result.map(drop),
+        }
+    }
+}
+
+/// A number no other living thread has, and never 0: the address of something only this thread has.
+fn this_thread() -> usize {
+    thread_local!(static MARK: Cell<u8> = const { Cell::new(0) });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
+}

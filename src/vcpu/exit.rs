@@ -1,0 +1,207 @@
+//! Exits as values: why `KVM_RUN` came back, and what that means. No KVM in here, so that the rarest exit can be tested
+//! like the commonest.
+
+use crate::device::{Bus, GuestRequest};
+use std::fmt;
+use std::ops::ControlFlow;
+
+/// The machine's two address spaces.
+#[derive(Debug, Default)]
+pub struct Buses {
+    /// Port I/O, 0 to 0xffff.
+    pub ports: Bus,
+    /// Guest-physical addresses outside RAM.
+    pub mmio: Bus,
+}
+
+/// Why a vCPU left the guest.
+#[derive(Debug, PartialEq, Eq)]
+pub enum VmExit<'a> {
+    /// `in`: `data` holds one or more items of `size` bytes, all from `port`.
+    PortRead {
+        /// The port.
+        port: u16,
+        /// Bytes an item: 1, 2 or 4.
+        size: usize,
+        /// To be filled.
+        data: &'a mut [u8],
+    },
+    /// `out`: `data` holds one or more items of `size` bytes, all for `port`.
+    PortWrite {
+        /// The port.
+        port: u16,
+        /// Bytes an item: 1, 2 or 4.
+        size: usize,
+        /// What was written.
+        data: &'a [u8],
+    },
+    /// A read of memory that is not there.
+    MmioRead {
+        /// Guest-physical address.
+        address: u64,
+        /// To be filled, 1 to 8 bytes.
+        data: &'a mut [u8],
+    },
+    /// A write to memory that is not there.
+    MmioWrite {
+        /// Guest-physical address.
+        address: u64,
+        /// What was written, 1 to 8 bytes.
+        data: &'a [u8],
+    },
+    /// `KVM_EXIT_SHUTDOWN`: a fault while a double fault was being delivered.
+    TripleFault,
+    /// `KVM_EXIT_FAIL_ENTRY`: the processor refused the guest's state.
+    FailedEntry {
+        /// The processor's code for why.
+        hardware_reason: u64,
+    },
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM itself could not go on.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM cannot emulate.
+        suberror: u32,
+        /// The instruction, where KVM tells it.
+        code: [u8; 15],
+        /// Bytes of `code` that count.
+        len: usize,
+    },
+    /// An exit this VMM has not asked for.
+    Other {
+        /// `KVM_EXIT_*` (linux/kvm.h).
+        reason: u32,
+    },
+}
+
+/// What an exit that the vCPU cannot run on from leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest asked for the end.
+    Guest(GuestRequest),
+    /// The guest crashed.
+    TripleFault,
+    /// The guest cannot be run on.
+    Fault(Fault),
+}
+
+/// An exit that nobody can handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The exit, in words.
+    pub exit: String,
+    /// The guilty instruction's bytes, as far as they are known.
+    pub code: Vec<u8>,
+    /// KVM could not emulate an instruction: on hardware that is rare, on a software KVM the rule.
+    pub emulation: bool,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.exit)?;
+        if !self.code.is_empty() {
+            f.write_str(", code")?;
+            self.code.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Does what `exit` asks for, on `buses`. Breaks when the guest cannot or must not run on.
+#[inline]
+pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<End> {
+    let response = match exit {
+        VmExit::PortRead { port, size, data } => {
+            data.chunks_exact_mut(size).for_each(|item| buses.ports.read(port.into(), item));
+            ControlFlow::Continue(())
+        }
+        VmExit::PortWrite { port, size, data } => {
+            data.chunks_exact(size).try_for_each(|item| buses.ports.write(port.into(), item))
+        }
+        VmExit::MmioRead { address, data } => {
+            buses.mmio.read(address, data);
+            ControlFlow::Continue(())
+        }
+        VmExit::MmioWrite { address, data } => buses.mmio.write(address, data),
+        VmExit::TripleFault => return ControlFlow::Break(End::TripleFault),
+        fault => return ControlFlow::Break(End::Fault(describe(&fault))),
+    };
+    response.map_break(End::Guest)
+}
+
+/// `KVM_INTERNAL_ERROR_EMULATION` (linux/kvm.h).
+const EMULATION: u32 = 1;
+
+#[cold]
+fn describe(exit: &VmExit<'_>) -> Fault {
+    let plain = |exit| Fault { exit, code: Vec::new(), emulation: false };
+    match *exit {
+        VmExit::FailedEntry { hardware_reason } => {
+            plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {hardware_reason:#x}"))
+        }
+        VmExit::InternalError { suberror, code, len } => {
+            let emulation = suberror == EMULATION;
+            let what = if emulation { ", emulation failure" } else { "" };
+            let exit = format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{what}");
+            Fault { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
+        }
+        VmExit::Other { reason } => plain(format!("KVM exit {reason}, which nobody handles")),
+        _ => plain(format!("{exit:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::exit_port::{EXIT_PORT, ExitPort};
+    use std::sync::Arc;
+
+    fn buses() -> Buses {
+        let mut buses = Buses::default();
+        buses.ports.insert(EXIT_PORT.into(), 1, Arc::new(ExitPort)).unwrap();
+        buses
+    }
+
+    #[test]
+    fn reads_of_nothing_are_all_ones_on_both_buses() {
+        let mut data = [0; 8];
+        assert_eq!(
+            handle(VmExit::PortRead { port: 0x1234, size: 4, data: &mut data }, &buses()),
+            ControlFlow::Continue(())
+        );
+        assert_eq!(data, [0xff; 8]);
+        let mut data = [0; 8];
+        assert_eq!(handle(VmExit::MmioRead { address: 3 << 30, data: &mut data }, &buses()), ControlFlow::Continue(()));
+        assert_eq!(data, [0xff; 8]);
+    }
+
+    #[test]
+    fn a_string_write_stops_at_the_item_that_ends_the_machine() {
+        let exit = VmExit::PortWrite { port: EXIT_PORT, size: 1, data: &[7, 8] };
+        assert_eq!(handle(exit, &buses()), ControlFlow::Break(End::Guest(GuestRequest::Exit(7))));
+    }
+
+    #[test]
+    fn an_emulation_failure_names_the_instruction() {
+        let mut code = [0; 15];
+        code[..3].copy_from_slice(&[0x0f, 0xc7, 0x0f]);
+        let ControlFlow::Break(End::Fault(fault)) =
+            handle(VmExit::InternalError { suberror: 1, code, len: 3 }, &buses())
+        else {
+            panic!("not a fault");
+        };
+        assert_eq!(fault.to_string(), "KVM_EXIT_INTERNAL_ERROR, suberror 1, emulation failure, code 0f c7 0f");
+    }
+
+    #[test]
+    fn every_other_exit_ends_the_machine_and_is_named() {
+        for (exit, text) in [
+            (VmExit::FailedEntry { hardware_reason: 0x80000021 }, "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
+            (VmExit::InternalError { suberror: 3, code: [0; 15], len: 0 }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
+            (VmExit::Other { reason: 99 }, "KVM exit 99, which nobody handles"),
+        ] {
+            assert!(
+                matches!(handle(exit, &buses()), ControlFlow::Break(End::Fault(fault)) if fault.to_string() == text)
+            );
+        }
+        assert_eq!(handle(VmExit::TripleFault, &buses()), ControlFlow::Break(End::TripleFault));
+    }
+}

@@ -1,0 +1,292 @@
+//! Everything about KVM that the compiler cannot check: the rim of unsafe code around the rest of the VMM.
+//!
+//! Four things reach past Rust's rules here: guest RAM (mapped memory that a guest writes too), the `kvm_run` page that
+//! the kernel shares with a vCPU, the coalescing ring that it shares with a VM, and the signal that gets a vCPU thread
+//! out of `KVM_RUN`.
+
+use super::exit::VmExit;
+use crate::device::serial::Coalescer;
+use kvm_bindings::{
+    KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION, kvm_coalesced_mmio, kvm_coalesced_mmio_ring,
+    kvm_run, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+// ---- Mapped memory -------------------------------------------------------------------------------------------------
+
+/// Host and guest addresses that agree in their low 21 bits can share 2 MiB pages: a tenth of the page faults.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// An anonymous or file mapping that is unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; what is done through the pointer is up to the owners of a `Mapping`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `Mapping` has no method that writes through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(len: usize, flags: i32, fd: i32, offset: i64) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: without MAP_FIXED the kernel picks free addresses, so no memory of ours changes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, offset) };
+        match NonNull::new(start) {
+            Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start: start.cast(), len }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `start` and `len` are a whole mapping made by `new`, and its owner is going away.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The guest's RAM: pages that cost nothing until they are touched.
+#[derive(Debug)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    _mappings: Vec<Mapping>, // what `memory` points into; dropped after it
+}
+
+impl GuestRam {
+    /// Maps RAM for each of `ranges` (guest-physical start, length in bytes).
+    pub fn new(ranges: impl Iterator<Item = (u64, u64)>) -> io::Result<Self> {
+        let mut regions = Vec::new();
+        let mut mappings = Vec::new();
+        for (start, len) in ranges {
+            let too_large = || io::Error::from_raw_os_error(libc::ENOMEM);
+            let len = usize::try_from(len).map_err(|_| too_large())?;
+            let room = len.checked_add(HUGE_PAGE).ok_or_else(too_large)?;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            let mapping = Mapping::new(room, flags, -1, 0)?;
+            let skip = mapping.start.as_ptr().align_offset(HUGE_PAGE);
+            // SAFETY: `skip` is less than HUGE_PAGE, so `len` bytes from there lie inside the mapping. The hint to use
+            // large pages changes no content; that a kernel may not know it does no harm.
+            let region = unsafe {
+                let aligned = mapping.start.as_ptr().add(skip);
+                libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE);
+                MmapRegion::build_raw(aligned, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+            };
+            let region = region.map_err(io::Error::other)?;
+            regions.push(GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(too_large)?);
+            mappings.push(mapping);
+        }
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
+        Ok(Self { memory, _mappings: mappings })
+    }
+
+    /// The RAM, for reading and writing from the host's side. Do not keep a clone of it past this value's life.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Gives the RAM to `vm`, one memory slot a region. `vm` must not outlive this value.
+    pub(crate) fn register(&self, vm: &VmFd) -> io::Result<()> {
+        for (slot, region) in (0..).zip(self.memory.iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: the slot covers exactly one region of our own mapping, which the caller keeps until `vm` is gone,
+            // and only guest RAM lies there.
+            unsafe { vm.set_user_memory_region(slot) }.map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+// ---- The kvm_run page ----------------------------------------------------------------------------------------------
+
+/// Reads the exit that the last `KVM_RUN` of `vcpu` left in its `kvm_run` page.
+pub(super) fn last_exit(vcpu: &mut VcpuFd) -> VmExit<'_> {
+    let run = vcpu.get_kvm_run();
+    let page: *mut u8 = ptr::from_mut::<kvm_run>(run).cast();
+    match run.exit_reason {
+        KVM_EXIT_IO => {
+            // SAFETY: the exit reason says that this member of the union is the one in use.
+            let io = unsafe { run.__bindgen_anon_1.io };
+            let len = usize::from(io.size) * io.count as usize;
+            // SAFETY: the kernel puts `count` items of `size` bytes at `data_offset` inside the vCPU's mapping, and
+            // `vcpu` is borrowed for as long as the slice lives, so neither KVM_RUN nor anybody else touches it.
+            let data = unsafe { std::slice::from_raw_parts_mut(page.add(io.data_offset as usize), len) };
+            let size = usize::from(io.size).max(1);
+            match u32::from(io.direction) {
+                KVM_EXIT_IO_IN => VmExit::PortRead { port: io.port, size, data },
+                _ => VmExit::PortWrite { port: io.port, size, data },
+            }
+        }
+        KVM_EXIT_MMIO => {
+            // SAFETY: the exit reason says that this member of the union is the one in use.
+            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+            let len = (mmio.len as usize).min(mmio.data.len());
+            let data = &mut mmio.data[..len];
+            match mmio.is_write {
+                0 => VmExit::MmioRead { address: mmio.phys_addr, data },
+                _ => VmExit::MmioWrite { address: mmio.phys_addr, data },
+            }
+        }
+        KVM_EXIT_SHUTDOWN => VmExit::TripleFault,
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: the exit reason says that this member of the union is the one in use.
+            let entry = unsafe { run.__bindgen_anon_1.fail_entry };
+            VmExit::FailedEntry { hardware_reason: entry.hardware_entry_failure_reason }
+        }
+        KVM_EXIT_INTERNAL_ERROR => {
+            // SAFETY: the exit reason says that `internal` is in use, whose fields `emulation_failure` repeats.
+            let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+            let mut code = [0; 15];
+            let mut len = 0;
+            // The kernel tells the instruction only with this suberror, enough data words, and this flag
+            // (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
+            if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
+                // SAFETY: the union has one variant, in use when the flag is set.
+                let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+                code = instruction.insn_bytes;
+                len = usize::from(instruction.insn_size).min(code.len());
+            }
+            VmExit::InternalError { suberror: failure.suberror, code, len }
+        }
+        reason => VmExit::Other { reason },
+    }
+}
+
+// ---- The kick out of KVM_RUN ---------------------------------------------------------------------------------------
+
+// What a thread's word says: nothing to kick, a kick that came before there was anything, or where to put it.
+const NOTHING: usize = 0;
+const KICKED: usize = 1;
+
+thread_local! {
+    // Constant and without a destructor, so reading it from a signal handler is a plain memory access.
+    static WORD: AtomicUsize = const { AtomicUsize::new(NOTHING) };
+}
+
+/// The signal that kicks a vCPU thread.
+pub(super) fn kick_signal() -> i32 {
+    SIGRTMIN()
+}
+
+extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    WORD.with(|word| match word.load(Ordering::Relaxed) {
+        NOTHING | KICKED => word.store(KICKED, Ordering::Relaxed),
+        // SAFETY: any other value is the address of this thread's `immediate_exit`, put there by `Kickable`, which
+        // takes it away again, on this same thread, before the page is unmapped.
+        address => unsafe { AtomicU8::from_ptr(address as *mut u8) }.store(1, Ordering::Relaxed),
+    });
+}
+
+/// Installs the handler of [`kick_signal`]. To be called before the first vCPU thread starts.
+pub(super) fn install_kick_handler() -> io::Result<()> {
+    register_signal_handler(kick_signal(), on_kick).map_err(io::Error::from)
+}
+
+/// While this lives, a kick of this thread ends the current or the next `KVM_RUN` of one vCPU.
+#[derive(Debug)]
+pub(super) struct Kickable<'a> {
+    vcpu: &'a mut VcpuFd,
+}
+
+impl<'a> Kickable<'a> {
+    /// Lets kicks of the calling thread reach `vcpu`, one that came before included.
+    pub fn new(vcpu: &'a mut VcpuFd) -> Self {
+        let address = ptr::from_mut(&mut vcpu.get_kvm_run().immediate_exit) as usize;
+        if WORD.with(|word| word.swap(address, Ordering::Relaxed)) == KICKED {
+            vcpu.set_kvm_immediate_exit(1);
+        }
+        compiler_fence(Ordering::SeqCst);
+        Self { vcpu }
+    }
+
+    /// The vCPU, to run it.
+    pub fn vcpu(&mut self) -> &mut VcpuFd {
+        self.vcpu
+    }
+
+    /// Takes note of a kick. What the kicker wrote before it is visible from here on.
+    pub fn acknowledge(&mut self) {
+        self.vcpu.set_kvm_immediate_exit(0);
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+impl Drop for Kickable<'_> {
+    fn drop(&mut self) {
+        WORD.with(|word| word.store(NOTHING, Ordering::Relaxed));
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+// ---- The coalescing ring -------------------------------------------------------------------------------------------
+
+const PAGE: usize = 4096;
+const RING_ENTRIES: u32 = ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
+
+/// Writes to one port that KVM keeps in a ring instead of exiting (Documentation/virt/kvm/api.rst, 4.116).
+#[derive(Debug)]
+pub struct CoalescedPort {
+    vm: Arc<VmFd>,
+    port: u16,
+    ring: Mapping,
+}
+
+impl CoalescedPort {
+    /// Maps the VM's ring through `vcpu`, any of its vCPUs. One value a VM: two would both move the ring's head.
+    pub fn new(vm: Arc<VmFd>, vcpu: &VcpuFd, port: u16) -> io::Result<Self> {
+        let offset = i64::from(KVM_COALESCED_MMIO_PAGE_OFFSET) * PAGE as i64;
+        let ring = Mapping::new(PAGE, libc::MAP_SHARED, vcpu.as_raw_fd(), offset)?;
+        Ok(Self { vm, port, ring })
+    }
+
+    fn header(&self) -> *mut kvm_coalesced_mmio_ring {
+        self.ring.start.as_ptr().cast()
+    }
+}
+
+impl Coalescer for CoalescedPort {
+    fn set(&mut self, on: bool) -> io::Result<()> {
+        let address = IoEventAddress::Pio(self.port.into());
+        let done = match on {
+            true => self.vm.register_coalesced_mmio(address, 1),
+            false => self.vm.unregister_coalesced_mmio(address, 1),
+        };
+        done.map_err(io::Error::from)
+    }
+
+    fn pop(&mut self) -> Option<u8> {
+        let header = self.header();
+        // SAFETY: the page begins with the header, both fields are aligned words of it, and `&mut self` makes this the
+        // only one to move `first`. `last` is the kernel's.
+        let (first, last) =
+            unsafe { (AtomicU32::from_ptr(&raw mut (*header).first), AtomicU32::from_ptr(&raw mut (*header).last)) };
+        let at = first.load(Ordering::Relaxed);
+        if at == last.load(Ordering::Acquire) || at >= RING_ENTRIES {
+            return None;
+        }
+        // SAFETY: `at` is inside the ring, whose entries follow the header to the end of the page; the kernel does not
+        // write an entry between publishing it through `last` and our moving `first` past it.
+        let entry = unsafe {
+            let entries: *const kvm_coalesced_mmio = header.add(1).cast();
+            entries.add(at as usize).read_volatile()
+        };
+        first.store((at + 1) % RING_ENTRIES, Ordering::Release);
+        Some(entry.data[0])
+    }
+}
