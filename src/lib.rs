@@ -10,3 +10,5 @@ pub mod device;
 pub mod event;
 #[cfg(feature = "vmm")]
 pub mod vcpu;
+#[cfg(feature = "vmm")]
+pub mod vmm;

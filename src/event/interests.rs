@@ -128,7 +128,9 @@ impl Interests {
     pub fn resolve(&self, event: &EpollEvent) -> Option<(Owner, Events)> {
         let slot = self.table.get(event.data() as u32 as usize)?;
         if slot.generation.get() != (event.data() >> 32) as u32 {
-            self.haunted.set(!self.changed.get());
+            if !self.changed.get() {
+                self.haunted.set(true);
+            }
             return None;
         }
         if slot.event_set.get().contains(EventSet::ONE_SHOT) {

@@ -54,6 +54,12 @@ impl CpuidTemplate {
         Self(leaves)
     }
 
+    /// How wide a guest-physical address can be, in bits.
+    pub fn physical_address_bits(&self) -> u32 {
+        // EAX, bits 7-0; 36 where the leaf is missing.
+        self.0.iter().find(|leaf| leaf.function == 0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff)
+    }
+
     /// The leaves of vCPU `id` of `cpus`.
     pub fn for_vcpu(&self, id: u8, cpus: u8) -> Vec<kvm_cpuid_entry2> {
         let id_bits = u32::from(cpus).next_power_of_two().trailing_zeros();

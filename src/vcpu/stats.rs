@@ -59,7 +59,8 @@ impl ExitStats {
     /// The `n` ports with the most exits, most first, with their counts.
     pub fn busiest_ports(&self, n: usize) -> Vec<(u16, u32)> {
         let ports = self.ports.as_deref().unwrap_or_default();
-        let mut used: Vec<(u16, u32)> = (0..).zip(ports.iter().copied()).filter(|(_, count)| *count > 0).collect();
+        let mut used: Vec<(u16, u32)> =
+            (0..=u16::MAX).zip(ports.iter().copied()).filter(|(_, count)| *count > 0).collect();
         used.sort_by_key(|(port, count)| (std::cmp::Reverse(*count), *port));
         used.truncate(n);
         used

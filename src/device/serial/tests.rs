@@ -114,7 +114,8 @@ fn a_writer_waits_for_room_and_loses_nothing() {
     let m = machine();
     let serial = m.serial.clone();
     let total = 3 * OUTPUT_LIMIT;
-    let writer = std::thread::spawn(move || (0..total).for_each(|n| drop(serial.write(THR, &[n as u8]))));
+    let writer =
+        std::thread::spawn(move || (0..total).for_each(|n| assert!(serial.write(THR, &[n as u8]).is_continue())));
     let mut got = Vec::new();
     while got.len() < total {
         let mut part = Vec::new();

@@ -1,0 +1,218 @@
+//! The console's end on the host: moves bytes between the serial port and standard input and output.
+//!
+//! Output leaves at once when a line is complete or when nothing left for 5 ms; the rest of a burst waits until one of
+//! the two is true. So a prompt and an echo are prompt, and a burst is few writes.
+
+use super::exit_handler::ExitHandler;
+use super::outcome::ExitReason;
+use super::stdin::{KEY_HELP, Key, Stdin};
+use super::stdout::Stdout;
+use super::watchers::kick;
+use crate::cause::cause;
+use crate::device::serial::{FLUSH_DELAY, Serial};
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+use vmm_sys_util::eventfd::EventFd;
+
+// The user data of each descriptor's events.
+const WAKE: u32 = 0;
+const TIMER: u32 = 1;
+const STDIN: u32 = 2;
+const STDOUT: u32 = 3;
+
+/// The subscriber that serves the console.
+#[derive(Debug)]
+pub struct ConsoleIo<EH> {
+    serial: Arc<Serial>,
+    wake: EventFd,
+    timer: Timer,
+    timing: Timing,
+    last_flush: Instant,
+    output: Option<Stdout>,
+    output_blocked: bool,
+    input: Option<Stdin>,
+    power_button: EventFd,
+    exit_handler: EH,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timing {
+    Off,
+    Once,
+    Ticking,
+}
+
+/// The descriptors that the console shares with the machine.
+#[derive(Debug)]
+pub struct ConsoleEvents {
+    /// Rung by the serial port.
+    pub wake: EventFd,
+    /// Raises the power button's interrupt.
+    pub power_button: EventFd,
+}
+
+impl<EH: ExitHandler> ConsoleIo<EH> {
+    /// Connects `serial` to `output` and `input`.
+    pub fn new(
+        serial: Arc<Serial>,
+        events: ConsoleEvents,
+        output: Option<Stdout>,
+        input: Option<Stdin>,
+        exit_handler: EH,
+    ) -> io::Result<Self> {
+        if output.is_none() {
+            serial.close();
+        }
+        Ok(Self {
+            serial,
+            wake: events.wake,
+            timer: Timer::new()?,
+            timing: Timing::Off,
+            last_flush: Instant::now() - FLUSH_DELAY,
+            output,
+            output_blocked: false,
+            input,
+            power_button: events.power_button,
+            exit_handler,
+        })
+    }
+
+    fn fail(&self, what: &str, error: &dyn std::fmt::Display) {
+        kick(&self.exit_handler, ExitReason::Failed(format!("{what}: {error}")));
+    }
+
+    /// Looks at the serial port and does what it needs.
+    fn serve(&mut self, ops: &mut EventOps) {
+        let work = self.serial.look();
+        if work.any && !self.output_blocked {
+            let waited = self.last_flush.elapsed();
+            if work.urgent || waited >= FLUSH_DELAY {
+                self.flush(ops);
+            } else if self.timing == Timing::Off {
+                self.set_timer(Timing::Once, FLUSH_DELAY - waited);
+            }
+        }
+        if work.ticking && self.timing != Timing::Ticking {
+            self.set_timer(Timing::Ticking, FLUSH_DELAY);
+        }
+        if work.hungry {
+            self.pump(ops, false);
+        }
+    }
+
+    fn set_timer(&mut self, timing: Timing, after: std::time::Duration) {
+        let done = match timing {
+            Timing::Off => self.timer.disarm(),
+            Timing::Once => self.timer.arm(after),
+            Timing::Ticking => self.timer.arm_periodic(after),
+        };
+        self.timing = timing;
+        if let Err(error) = done {
+            self.fail("cannot set the console's timer", &error);
+        }
+    }
+
+    fn on_timer(&mut self, ops: &mut EventOps) {
+        let _ = self.timer.read(); // only says how often
+        if self.timing == Timing::Ticking {
+            if let ControlFlow::Break(request) = self.serial.tick() {
+                kick(&self.exit_handler, ExitReason::Guest(request));
+            }
+            if !self.serial.look().ticking {
+                self.set_timer(Timing::Off, FLUSH_DELAY);
+            }
+        } else {
+            self.timing = Timing::Off;
+        }
+        if !self.output_blocked {
+            self.flush(ops);
+        }
+    }
+
+    /// Writes all output there is, or waits for room.
+    fn flush(&mut self, ops: &mut EventOps) {
+        let Some(output) = &mut self.output else { return };
+        let result = loop {
+            if output.pending.is_empty() {
+                self.serial.pull(&mut output.pending);
+                if output.pending.is_empty() {
+                    break Ok(true);
+                }
+            }
+            match output.write_some() {
+                Ok(true) => {}
+                unfinished => break unfinished,
+            }
+        };
+        self.last_flush = Instant::now();
+        match result {
+            Ok(done) if done != self.output_blocked => {}
+            Ok(true) => {
+                self.output_blocked = false;
+                let _ = ops.remove(Events::with_data(output, STDOUT, EventSet::OUT)); // it was added below
+            }
+            Ok(false) => {
+                self.output_blocked = true;
+                if let Err(error) = ops.add(Events::with_data(output, STDOUT, EventSet::OUT)) {
+                    self.fail("cannot wait for the console's reader", &error);
+                }
+            }
+            Err(error) => {
+                self.output = None;
+                self.serial.close();
+                self.fail("cannot write the guest's output", &cause(&error));
+            }
+        }
+    }
+
+    /// Feeds the guest. `ready` says that standard input is readable.
+    fn pump(&mut self, ops: &mut EventOps, ready: bool) {
+        let Some(stdin) = &mut self.input else { return };
+        let on_key = |key| match key {
+            Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
+            Key::Help => eprint!("{KEY_HELP}"),
+            Key::PowerButton => drop(self.power_button.write(1)), // a full counter has been pressed already
+        };
+        if !stdin.pump(&self.serial, ops, STDIN, ready, on_key) {
+            self.input = None;
+        }
+    }
+
+    /// Writes what the guest said last. `stop` is readable when a signal asks to stop; then, or if `hurry`, a reader who
+    /// takes nothing is waited for no longer than a second.
+    pub fn finish(&mut self, stop: BorrowedFd<'_>, hurry: bool) -> io::Result<()> {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        loop {
+            output.write_all(stop, hurry)?;
+            self.serial.pull(&mut output.pending);
+            if output.pending.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<EH: ExitHandler> MutEventSubscriber for ConsoleIo<EH> {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            TIMER => self.on_timer(ops),
+            STDIN => self.pump(ops, true),
+            STDOUT => self.flush(ops),
+            _ => {}
+        }
+        self.serve(ops);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let wake = Events::with_data(&self.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let timer = Events::with_data(&self.timer, TIMER, EventSet::IN);
+        if let Err(error) = ops.add(wake).and_then(|()| ops.add(timer)) {
+            self.fail("cannot wait for the console", &error);
+        }
+        self.serve(ops);
+    }
+}

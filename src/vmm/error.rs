@@ -1,0 +1,93 @@
+//! Why kickvm could not do what it was asked for.
+
+use crate::boot;
+use crate::cause::cause;
+use crate::event;
+use std::io;
+use std::path::PathBuf;
+
+/// Everything that can go wrong with kickvm itself; how a guest ends is not an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/kvm` cannot be opened.
+    #[error("cannot open /dev/kvm: {}{}", cause(.0), hint(.0))]
+    OpenKvm(io::Error),
+    /// `/dev/kvm` is not KVM, or not one that this program knows.
+    #[error("/dev/kvm has API version {0}, but 12 is needed: it is not the KVM device, or not of a Linux since 2.6.22")]
+    ApiVersion(i32),
+    /// KVM lacks something.
+    #[error("this host's KVM cannot {0}: a newer Linux is needed")]
+    Capability(&'static str),
+    /// KVM refused something.
+    #[error("cannot {action}: {}", cause(.source))]
+    Kvm {
+        /// What it refused.
+        action: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// More vCPUs than there can be.
+    #[error("cannot have {asked} vCPUs: this host's KVM allows {limit} at most; try --cpus {limit}")]
+    TooManyCpus {
+        /// Number asked for.
+        asked: u8,
+        /// Number allowed.
+        limit: usize,
+    },
+    /// Guest memory cannot be had.
+    #[error("cannot have {size} of guest memory: {why}")]
+    Memory {
+        /// Size asked for.
+        size: boot::Size,
+        /// Why not.
+        why: String,
+    },
+    /// A kernel or initramfs cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The console's file cannot be opened.
+    #[error("cannot open console file '{path}': {}", cause(.source))]
+    ConsoleFile {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The event loop cannot be set up.
+    #[error("cannot set up the event loop: {0}")]
+    Event(#[from] event::Error),
+    /// The host is out of something.
+    #[error("cannot {action}: {}", cause(.source))]
+    Host {
+        /// What could not be done.
+        action: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// Threads that do not end.
+    #[error("vCPU {0} did not stop within a second")]
+    Stuck(String),
+}
+
+impl Error {
+    /// For `map_err`: KVM refused `action`.
+    pub(super) fn kvm<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Kvm { action, source: source.into() }
+    }
+
+    /// For `map_err`: the host refused `action`.
+    pub(super) fn host<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Host { action, source: source.into() }
+    }
+}
+
+/// What mends a /dev/kvm that cannot be opened.
+pub(super) fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "; load KVM with 'sudo modprobe -a kvm_intel kvm_amd', and switch virtualization on in the firmware"
+        }
+        io::ErrorKind::PermissionDenied => "; join its group with 'sudo usermod -aG kvm $USER' and log in again",
+        _ => "",
+    }
+}

@@ -1,0 +1,117 @@
+//! Guests that need no file: machine code in the program itself, run from 1 MiB in 64-bit mode with 4 GiB identity-mapped.
+//!
+//! Each is a kibibyte, code first. They end through the devices of this machine: the ACPI sleep control register at
+//! 0x600 (0x34 is "sleep, type 5"), or the exit port at 0xf4.
+
+use std::arch::global_asm;
+
+/// Bytes of each guest.
+const SIZE: usize = 1024;
+
+// A guest named `kickvm_guest_NAME`, padded to SIZE.
+macro_rules! guest {
+    ($name:literal, $($code:literal,)*) => {
+        global_asm!(
+            ".pushsection .rodata",
+            ".balign 64",
+            concat!(".globl kickvm_guest_", $name),
+            concat!("kickvm_guest_", $name, ":"),
+            $($code,)*
+            concat!(".org kickvm_guest_", $name, " + 1024, 0"),
+            ".popsection",
+        );
+    };
+}
+
+guest!(
+    "demo",
+    "lea rsi, [rip + 5f]",
+    "2: mov dx, 0x3f8", // print a byte to COM1
+    "3: lodsb",
+    "test al, al",
+    "jz 4f",
+    "out dx, al",
+    "jmp 3b",
+    "4: mov dx, 0x600", // power off
+    "mov al, 0x34",
+    "out dx, al",
+    "ud2", // never reached: the vCPU does not run on past a power-off
+    "5: .ascii \"Hello from the guest: I run in 64-bit mode on a virtual CPU.\\r\\n\"",
+    ".ascii \"Each byte you read is an OUT to port 0x3f8, which exits to the VMM.\\r\\n\"",
+    ".asciz \"Now I power off: an OUT of 0x34 to port 0x600.\\r\\n\"",
+);
+
+// Each probe ends with status 0 if its instruction did what it should.
+guest!(
+    "cmpxchg16b",
+    "mov edi, 0x110000",
+    "xor eax, eax",
+    "xor edx, edx",
+    "mov ebx, 1",
+    "mov ecx, 2",
+    "lock cmpxchg16b [rdi]",
+    "setnz al",
+    "mov ecx, [rdi]",
+    "dec ecx",
+    "or al, cl",
+    "out 0xf4, al",
+);
+guest!(
+    "xsave",
+    "mov rax, cr4",
+    "or eax, 0x40600", // OSFXSR, OSXMMEXCPT, OSXSAVE
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "mov eax, 3", // x87 and SSE state
+    "xor edx, edx",
+    "xsetbv",
+    "mov edi, 0x110000",
+    "xsave64 [rdi]",
+    "mov eax, 3",
+    "xor edx, edx",
+    "xrstor64 [rdi]",
+    "xor eax, eax",
+    "out 0xf4, al",
+);
+guest!(
+    "int3",
+    "lea rax, [rip + 2f]",
+    "mov edi, 0x110000 + 3 * 16", // gate of vector 3
+    "mov [rdi], ax",
+    "mov word ptr [rdi + 2], 0x10",
+    "mov word ptr [rdi + 4], 0x8e00", // present interrupt gate
+    "shr rax, 16",
+    "mov [rdi + 6], ax",
+    "mov word ptr [rsp - 16], 4 * 16 - 1",
+    "mov qword ptr [rsp - 14], 0x110000",
+    "lidt [rsp - 16]",
+    "mov ebx, 1",
+    "int3",
+    "mov al, bl",
+    "out 0xf4, al",
+    "2: xor ebx, ebx",
+    "iretq",
+);
+
+unsafe extern "C" {
+    // SAFETY: the assembler has put SIZE bytes at each of these symbols, and nothing ever writes them.
+    safe static kickvm_guest_demo: [u8; SIZE];
+    safe static kickvm_guest_cmpxchg16b: [u8; SIZE];
+    safe static kickvm_guest_xsave: [u8; SIZE];
+    safe static kickvm_guest_int3: [u8; SIZE];
+}
+
+/// Prints three lines and powers off.
+pub fn demo() -> &'static [u8] {
+    &kickvm_guest_demo
+}
+
+/// Instructions that Linux cannot do without and that a KVM without hardware may fail to emulate, each with the guest
+/// that tries it and ends with status 0 if it works.
+pub fn probes() -> [(&'static str, &'static [u8]); 3] {
+    [
+        ("cmpxchg16b", &kickvm_guest_cmpxchg16b),
+        ("xsave and xrstor", &kickvm_guest_xsave),
+        ("int3 through an IDT", &kickvm_guest_int3),
+    ]
+}

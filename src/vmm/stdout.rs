@@ -1,0 +1,112 @@
+//! Where the guest's output goes: written only when that will not block, so that a reader who sleeps stalls nobody else.
+
+use super::config::Console;
+use super::error::Error;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+/// A pipe that is writable at all takes this much without blocking (`PIPE_BUF`, pipe(7)).
+const CHUNK: usize = 4096;
+/// How long the last output may wait for a reader once a signal has asked to stop.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// An open destination, and bytes that wait for it.
+#[derive(Debug)]
+pub struct Stdout {
+    file: File,
+    /// Bytes to write; the first `written` of them are done.
+    pub pending: Vec<u8>,
+    written: usize,
+}
+
+impl Stdout {
+    /// Opens what `console` names; `None` if output goes nowhere.
+    pub fn open(console: &Console) -> Result<Option<Self>, Error> {
+        let file = match console {
+            Console::None => return Ok(None),
+            Console::Stdio => standard_output().map_err(Error::host("use standard output"))?,
+            Console::File(path) => OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .custom_flags(libc::O_NONBLOCK) // a FIFO without a reader is an error, not a hang
+                .open(path)
+                .map_err(|source| Error::ConsoleFile { path: path.clone(), source })?,
+        };
+        Ok(Some(Self { file, pending: Vec::new(), written: 0 }))
+    }
+
+    /// Writes what is pending as far as that goes without blocking. Returns whether all is written.
+    pub fn write_some(&mut self) -> io::Result<bool> {
+        while self.written < self.pending.len() {
+            if !ready(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? {
+                return Ok(false);
+            }
+            let end = self.pending.len().min(self.written + CHUNK);
+            match self.file.write(&self.pending[self.written..end]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => self.written += len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.pending.clear();
+        self.written = 0;
+        Ok(true)
+    }
+
+    /// Writes all that is pending, however long the reader takes; but a second at most from when `stop` is readable, or
+    /// from now if `hurry`.
+    pub fn write_all(&mut self, stop: BorrowedFd<'_>, hurry: bool) -> io::Result<()> {
+        let mut deadline = hurry.then(|| Instant::now() + LAST_WORDS);
+        while !self.write_some()? {
+            let timeout = match deadline {
+                None => PollTimeout::NONE,
+                Some(deadline) => match Instant::now() {
+                    now if now < deadline => PollTimeout::try_from(deadline - now).unwrap_or(PollTimeout::MAX),
+                    _ => return Err(io::ErrorKind::TimedOut.into()),
+                },
+            };
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT), PollFd::new(stop, PollFlags::POLLIN)];
+            let watched = if deadline.is_none() { &mut fds[..] } else { &mut fds[..1] };
+            ready(watched, timeout)?;
+            if deadline.is_none() && fds[1].any() == Some(true) {
+                deadline = Some(Instant::now() + LAST_WORDS);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether any of `fds` is ready within `timeout`.
+fn ready(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<bool> {
+    match poll(fds, timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Standard output. A terminal is opened anew, to be non-blocking for this program alone: one that is stopped with Ctrl-S
+/// or read by nobody would block a write of any length.
+fn standard_output() -> io::Result<File> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1") {
+            return Ok(file);
+        }
+    }
+    Ok(File::from(stdout.as_fd().try_clone_to_owned()?))
+}
+
+impl AsRawFd for Stdout {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

@@ -1,0 +1,54 @@
+//! The user's terminal: raw while a guest owns it, and restored on every way out.
+//!
+//! Dropping [`RawTerminal`] restores it. A panic on any thread restores it before its message is printed. Signals come
+//! through the event loop (see `watchers`), so they end in a drop too.
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+
+/// What to go back to, while the terminal is raw.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Standard input in raw mode: each key reaches the guest as it is, Ctrl-C too.
+#[derive(Debug)]
+pub struct RawTerminal(());
+
+impl RawTerminal {
+    /// Makes standard input raw if it is a terminal.
+    pub fn enter() -> io::Result<Option<Self>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let saved = tcgetattr(io::stdin())?;
+        let mut raw = saved.clone();
+        cfmakeraw(&mut raw);
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        let terminal = Self(()); // from here on it is restored
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
+        Ok(Some(terminal))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Puts the terminal back as it was, if it is raw.
+pub fn restore() {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(saved) = saved {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved); // a terminal that is gone needs no restoring
+    }
+}
+
+/// Makes a panic restore the terminal before it prints.
+pub fn restore_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        restore();
+        print(info);
+    }));
+}

@@ -1,0 +1,80 @@
+//! Two subscribers that end the run from outside the guest: signals, and the timeout.
+
+use super::exit_handler::ExitHandler;
+use super::outcome::ExitReason;
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The signals that ask kickvm to stop.
+const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// Blocks the signals that ask to stop, from now on and for threads started later, and makes them readable.
+pub fn stop_signals() -> io::Result<Signals> {
+    Signals::new(&STOP_SIGNALS)
+}
+
+/// Kicks when a signal asks to stop.
+#[derive(Debug)]
+pub struct SignalWatch<EH> {
+    /// Where signals are read.
+    pub signals: Arc<Signals>,
+    /// What is kicked.
+    pub exit_handler: EH,
+}
+
+impl<EH: ExitHandler> MutEventSubscriber for SignalWatch<EH> {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        if let Ok(Some(number)) = self.signals.read() {
+            kick(&self.exit_handler, ExitReason::Signal(number));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        watch(&self.exit_handler, ops, &*self.signals, "signals");
+    }
+}
+
+/// Kicks when the time is up.
+#[derive(Debug)]
+pub struct TimeoutWatch<EH> {
+    timer: Timer,
+    after: Duration,
+    exit_handler: EH,
+}
+
+impl<EH> TimeoutWatch<EH> {
+    /// A timeout that begins now.
+    pub fn new(after: Duration, exit_handler: EH) -> io::Result<Self> {
+        let timer = Timer::new()?;
+        timer.arm(after)?;
+        Ok(Self { timer, after, exit_handler })
+    }
+}
+
+impl<EH: ExitHandler> MutEventSubscriber for TimeoutWatch<EH> {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        if let Ok(Some(_)) = self.timer.read() {
+            kick(&self.exit_handler, ExitReason::Timeout(self.after));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        watch(&self.exit_handler, ops, &self.timer, "the timeout");
+    }
+}
+
+/// Kicks because of `reason`, and says so on standard error if even that fails.
+pub(super) fn kick<EH: ExitHandler>(exit_handler: &EH, reason: ExitReason) {
+    if let Err(error) = exit_handler.kick_because(reason) {
+        eprintln!("kickvm: cannot kick the event loop: {error}");
+    }
+}
+
+fn watch<EH: ExitHandler, T: AsRawFd>(exit_handler: &EH, ops: &mut EventOps, source: &T, what: &str) {
+    if let Err(error) = ops.add(Events::new(source, EventSet::IN)) {
+        kick(exit_handler, ExitReason::Failed(format!("cannot wait for {what}: {error}")));
+    }
+}
