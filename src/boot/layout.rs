@@ -10,6 +10,7 @@
 //!    0x20000 │ kernel command line          │
 //!    0xa0000 ├──────────────────────────────┤ not RAM to the guest
 //!    0xe0000 │ ACPI tables                  │
+//!    0xffff0 │ reset vector                 │
 //!   0x100000 ├──────────────────────────────┤
 //!            │ kernel … initramfs           │
 //!      3 GiB ├──────────────────────────────┤
@@ -47,6 +48,8 @@ pub const LOW_RAM_END: u64 = 0xa_0000;
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// Where the ACPI tables' range ends.
 pub const ACPI_TABLES_END: u64 = 0x10_0000;
+/// Where a PC's processor starts after a reset, and where old ways to reboot jump to.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Start of RAM behind the ISA hole. Kernels are loaded here or higher.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

@@ -12,6 +12,7 @@ mod kernel;
 pub mod layout;
 pub mod long_mode;
 mod pvh;
+mod reset_vector;
 mod source;
 mod zero_page;
 
@@ -57,6 +58,7 @@ struct Placed {
 /// Loads `payload` into `memory` and returns how to start it.
 pub fn load(memory: &GuestMemoryMmap, payload: &Payload) -> Result<Entry, Error> {
     acpi::write(memory, payload.cpus)?;
+    reset_vector::write(memory)?;
     match payload.image {
         Image::File(path) => load_file(memory, payload, path),
         Image::Raw(code) => {

@@ -12,12 +12,13 @@ pub struct PanicWatch {
     line: [u8; 64],
     len: usize,
     began: bool,
+    ending: bool,
     ended: bool,
 }
 
 impl Default for PanicWatch {
     fn default() -> Self {
-        Self { line: [0; 64], len: 0, began: false, ended: false }
+        Self { line: [0; 64], len: 0, began: false, ending: false, ended: false }
     }
 }
 
@@ -25,7 +26,10 @@ impl PanicWatch {
     /// Takes the next byte of the console.
     pub fn push(&mut self, byte: u8) {
         match byte {
-            b'\r' | b'\n' => self.len = 0,
+            b'\r' | b'\n' => {
+                self.ended |= self.ending; // the line is to be seen whole
+                self.len = 0;
+            }
             _ if self.len < self.line.len() => {
                 self.line[self.len] = byte;
                 self.len += 1;
@@ -41,7 +45,7 @@ impl PanicWatch {
     fn inspect(&mut self) {
         let text = without_timestamp(&self.line[..self.len]);
         self.began |= text == BEGIN;
-        self.ended |= text == END;
+        self.ending |= text == END;
     }
 
     /// The kernel said that it panics.
@@ -80,7 +84,8 @@ mod tests {
     fn both_lines_are_seen_with_and_without_a_timestamp() {
         assert_eq!(watch("ok\r\nKernel panic - not syncing: VFS"), (true, false));
         assert_eq!(watch("[    1.5] Kernel panic - not syncing: VFS\r\n"), (true, false));
-        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, true));
+        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, false));
+        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r"), (false, true));
     }
 
     #[test]

@@ -111,16 +111,13 @@ impl Interests {
     }
 
     /// Waits for events; a signal is as good as no event.
-    #[inline]
+    #[inline(always)]
     pub fn wait(&mut self, milliseconds: i32, ready: &mut Vec<EpollEvent>) -> Result<()> {
         if self.haunted.get() {
             self.move_house().map_err(Error::epoll)?;
         }
         self.changed.set(false);
-        match self.epoll.fill(milliseconds, ready) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(Error::epoll(error)),
-            _ => Ok(()),
-        }
+        self.epoll.fill(milliseconds, ready).map(drop).or_else(not_interrupted)
     }
 
     /// Whose event it is and what to tell the owner; `None` if its registration is gone.
@@ -258,6 +255,12 @@ impl Interests {
             neighbour.previous = previous;
         }
     }
+}
+
+/// Passes on every error but the one that says that a signal handler ran.
+#[cold]
+fn not_interrupted(error: io::Error) -> Result<()> {
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(Error::epoll(error)) }
 }
 
 /// A descriptor as an index; none is negative.

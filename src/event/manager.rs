@@ -120,10 +120,18 @@ impl<S: MutEventSubscriber> EventManager<S> {
             manager.interests.wait(milliseconds, &mut manager.ready)?;
         }
         let delivered = manager.dispatch();
-        while let Some(request) = manager.inbox.next() {
-            request(manager);
+        if manager.inbox.is_pending() {
+            manager.serve();
         }
         Ok(delivered)
+    }
+
+    /// Runs the requests of other threads.
+    #[cold]
+    fn serve(&mut self) {
+        while let Some(request) = self.inbox.next() {
+            request(self);
+        }
     }
 
     /// Delivers what is ready, and returns how many events that were.

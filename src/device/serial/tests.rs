@@ -141,7 +141,7 @@ fn closing_releases_a_writer_that_waits() {
 fn the_end_of_a_kernel_panic_ends_the_machine() {
     let m = machine();
     let mut last = ControlFlow::Continue(());
-    for byte in b"Kernel panic - not syncing: x\r\n---[ end Kernel panic" {
+    for byte in b"Kernel panic - not syncing: x\r\n---[ end Kernel panic ]---\r" {
         assert_eq!(last, ControlFlow::Continue(()));
         last = m.outb(THR, *byte);
     }
