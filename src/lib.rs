@@ -1,5 +1,51 @@
-//! kickvm, a minimal VMM for Linux/KVM on x86-64.
+//! kickvm, a minimal VMM for Linux/KVM on x86-64: one event loop, vCPU threads that *kick* it when they are done, and one
+//! clean way out.
+//!
+//! # A tour, in reading order
+//!
+//! 1. [`vmm::Vmm::run`] is the whole program on a page: load, start the vCPUs, take turns of the event loop until the exit
+//!    handler says stop, shut down.
+//! 2. [`vmm::VmmExitHandler`] is the pattern the program is named after. Whoever knows that the run is over calls
+//!    [`kick_because`](vmm::ExitHandler::kick_because); the first reason counts.
+//! 3. [`vmm::KvmVm`] starts a thread a vCPU, each with a guard that kicks when it is dropped, and shuts them down within a
+//!    second.
+//! 4. [`vcpu::Vcpu::run`] enters the guest again and again; [`vcpu::handle`] decides what an exit means, without any KVM
+//!    in it.
+//! 5. [`device`] is what the guest can touch. [`device::serial::Serial`] is the one that does much.
+//! 6. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one screen.
+//! 7. [`event`] is the ground floor: epoll, and an event manager over it. It knows nothing of KVM and can be used without:
+//!    `default-features = false` gives it alone.
+//!
+//! # Floors
+//!
+//! ```text
+//!   main      parse, build, run, exit code
+//!   vmm       configuration, KvmVm, exit handler, console, outcome
+//!   vcpu      one virtual CPU: CPUID, registers, run loop, kick
+//!   boot      kernel, initramfs, command line, ACPI, page tables
+//!   device    serial port, i8042, ACPI registers, exit port, bus
+//!   event     epoll, Poll, EventManager, timers, signals
+//! ```
+//!
+//! A floor uses those below it and never one above. All `unsafe` code is in `event/epoll.rs`, `event/sys.rs`,
+//! `vcpu/rim.rs` and, for the symbols of the embedded guests, `vmm/guests.rs`.
+//!
+//! # A machine from a program
+//!
+//! ```no_run
+//! use kickvm::boot::Image;
+//! use kickvm::vmm::{VMMConfig, Vmm};
+//!
+//! # fn main() -> Result<(), kickvm::vmm::Error> {
+//! let mut config = VMMConfig::new(Image::File("vmlinuz".into()));
+//! config.cpus = 2;
+//! let outcome = Vmm::try_from(config)?.run()?;
+//! println!("{} ({})", outcome.reason, outcome.reason.code());
+//! # Ok(())
+//! # }
+//! ```
 #![deny(missing_docs)]
+#![cfg_attr(not(feature = "vmm"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "vmm")]
 pub mod boot;

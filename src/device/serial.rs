@@ -37,9 +37,9 @@ pub const FLUSH_DELAY: Duration = Duration::from_millis(5);
 const OUTPUT_LIMIT: usize = 64 << 10;
 const STAGING_LIMIT: usize = 4 << 10;
 /// Bytes the guest must have polled out in a row before coalescing goes on.
-const POLLED_BYTES: u32 = 24;
+const POLLED_BYTES: u32 = 8;
 /// Ticks without a byte after which it goes off.
-const SILENT_TICKS: u32 = 20;
+const SILENT_TICKS: u32 = 100;
 
 // Register offsets and bits of the 16550 (PC16550D data sheet, table II).
 const THR: u64 = 0;
