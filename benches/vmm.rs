@@ -68,7 +68,10 @@ fn bench(directory: &Path) -> Result<()> {
     let ours = || with(&own, "--last-instruction".as_ref());
     compare("guest's last instruction to process exit", 1.3, || after_end(ours()), || after_end(bare()))?;
 
-    compare("handling one port exit", 1.05, port_exit, bare_port_exit)?;
+    // On a thread of its own, as any vCPU: on the main thread the same loop is faster for reasons that are not its own.
+    let bare = || std::thread::spawn(|| bare_port_exit().map_err(|error| error.to_string())).join();
+    let bare = || Ok(bare().map_err(|_| "the bare loop panicked")??);
+    compare("handling one port exit", 1.05, port_exit, bare)?;
 
     std::fs::write(&elf, elf_of(PRINT_AND_WAIT))?;
     println!("{:<58} {:>10.2} MiB {:>20} 2.5", "resident memory beyond guest pages, 128 MiB guest", resident(&elf)?, "");

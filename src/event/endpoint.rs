@@ -20,39 +20,69 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 /// [`remote_endpoint`](EventManager::remote_endpoint).
 ///
 /// A request is a closure. The loop runs it on its own thread, with the manager's [`SubscriberOps`], after the
-/// events of the turn: subscribers can so be added, changed and removed without a lock, and need not be [`Send`]
-/// unless a request carries them.
+/// events of a turn: subscribers can so be added, changed and removed without a lock, and need not be [`Send`]
+/// unless a request carries them. A request made while the loop dispatches is run by its next turn.
 ///
 /// A request that panics lets the panic pass through the loop's `run`; its caller gets an error, and the requests
 /// behind it stay for the next `run`. When the manager is dropped, all who wait get an error.
 ///
 /// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use kickvm::event::{Error, EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-/// use std::os::unix::net::UnixDatagram;
+/// use kickvm::event::{
+///     EventManager, EventOps, EventSet, Events, MutEventSubscriber, Result, SubscriberId, SubscriberOps,
+/// };
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
 /// use std::thread;
+/// use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 ///
-/// struct Printer(UnixDatagram);
+/// struct Painter {
+///     strokes: usize,
+/// }
 ///
-/// impl MutEventSubscriber for Printer {
-///     fn init(&mut self, ops: &mut EventOps) {
-///         ops.add(Events::new(&self.0, EventSet::IN)).expect("a new descriptor can be registered");
-///     }
+/// impl MutEventSubscriber for Painter {
+///     fn init(&mut self, _ops: &mut EventOps) {}
 ///
-///     fn process(&mut self, _: Events, _: &mut EventOps) {
-///         let mut buffer = [0; 64];
-///         println!("{:?}", self.0.recv(&mut buffer));
+///     fn process(&mut self, events: Events, ops: &mut EventOps) {
+///         self.strokes += 1;
+///         ops.remove(events).expect("the painter was told of it, so it is registered");
 ///     }
 /// }
 ///
-/// let mut manager = EventManager::<Printer>::new()?;
-/// let endpoint = manager.remote_endpoint();
-/// let looping = thread::spawn(move || while manager.run() == Ok(0) {});
+/// # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+/// let mut event_manager = EventManager::<Painter>::new()?;
+/// let endpoint = event_manager.remote_endpoint();
 ///
-/// let (near, far) = UnixDatagram::pair()?;
-/// let id = endpoint.call_blocking(move |ops| Ok::<_, Error>(ops.add_subscriber(Printer(far))))?;
-/// near.send(b"hello")?;
-/// # looping.join().unwrap();
+/// // Move the manager to a thread of its own, and run the loop there.
+/// let keep_running = Arc::new(AtomicBool::new(true));
+/// let running = Arc::clone(&keep_running);
+/// let thread_handle = thread::spawn(move || -> Result<()> {
+///     while running.load(Ordering::Acquire) {
+///         event_manager.run()?;
+///     }
+///     Ok(())
+/// });
+///
+/// // The subscriber moves to the manager, on the other thread. We get the identifier to speak of it by.
+/// let subscriber = Painter { strokes: 0 };
+/// let id = endpoint
+///     .call_blocking(move |sub_ops| -> Result<SubscriberId> { Ok(sub_ops.add_subscriber(subscriber)) })?;
+///
+/// // Later, register a descriptor in its name, without waiting for that.
+/// let event_fd = EventFd::new(EFD_NONBLOCK)?;
+/// let events = Events::new(&event_fd, EventSet::OUT);
+/// endpoint.fire(move |sub_ops| {
+///     sub_ops.event_ops(id).and_then(|mut ops| ops.add(events)).unwrap_or_else(|error| eprintln!("{error}"));
+/// })?;
+///
+/// # while endpoint.call_blocking(move |sub_ops| sub_ops.subscriber_mut(id).map(|painter| painter.strokes))? == 0 {}
+/// // Whatever is asked for is done between turns.
+/// let painter = endpoint.call_blocking(move |sub_ops| sub_ops.remove_subscriber(id))?;
+/// assert_eq!(painter.strokes, 1);
+///
+/// // End the loop: say so, then kick.
+/// keep_running.store(false, Ordering::Release);
+/// endpoint.kick()?;
+/// thread_handle.join().expect("the loop does not panic")?;
 /// # Ok(())
 /// # }
 /// ```

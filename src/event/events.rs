@@ -10,6 +10,69 @@ use super::interests::{Interests, Owner};
 ///
 /// The same type asks ("watch this for that") and tells ("this happened there"). [`EventSet::ERROR`] and
 /// [`EventSet::HANG_UP`] are told whether they were asked for or not.
+///
+/// A subscriber with several descriptors tells them apart by its own data rather than by their numbers. With small
+/// consecutive numbers the `match` is a jump table:
+///
+/// ```
+/// use kickvm::event::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+/// use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+///
+/// const PROCESS_GREEN: u32 = 0;
+/// const PROCESS_RED: u32 = 1;
+/// const PROCESS_BLUE: u32 = 2;
+///
+/// struct Painter {
+///     pots: [EventFd; 3],
+///     strokes: Vec<&'static str>,
+/// }
+///
+/// impl Painter {
+///     fn new() -> std::io::Result<Self> {
+///         let pot = || EventFd::new(EFD_NONBLOCK);
+///         Ok(Painter { pots: [pot()?, pot()?, pot()?], strokes: vec![] })
+///     }
+///
+///     fn process_green(&mut self, _events: Events) {
+///         self.strokes.push("green");
+///     }
+///
+///     fn process_red(&mut self, _events: Events) {
+///         self.strokes.push("red");
+///     }
+///
+///     fn process_blue(&mut self, _events: Events) {
+///         self.strokes.push("blue");
+///     }
+/// }
+///
+/// impl MutEventSubscriber for Painter {
+///     fn init(&mut self, ops: &mut EventOps) {
+///         for (data, pot) in [PROCESS_GREEN, PROCESS_RED, PROCESS_BLUE].into_iter().zip(&self.pots) {
+///             ops.add(Events::with_data(pot, data, EventSet::IN)).expect("a new eventfd can be registered");
+///         }
+///     }
+///
+///     fn process(&mut self, events: Events, _ops: &mut EventOps) {
+///         match events.data() {
+///             PROCESS_GREEN => self.process_green(events),
+///             PROCESS_RED => self.process_red(events),
+///             PROCESS_BLUE => self.process_blue(events),
+///             other => eprintln!("Spurious event {other}"),
+///         }
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let painter = Painter::new()?;
+/// painter.pots[PROCESS_BLUE as usize].write(1)?;
+/// let mut manager = EventManager::new()?;
+/// let id = manager.add_subscriber(painter);
+/// manager.run()?;
+/// assert_eq!(manager.subscriber_mut(id)?.strokes, ["blue"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Events {
     fd: RawFd,
@@ -39,8 +102,6 @@ impl Events {
     }
 
     /// Asks for `events` on `source`, which shall come back with `data`.
-    ///
-    /// With small consecutive numbers as data, a `match` on [`data`](Events::data) is a jump table.
     pub fn with_data<T: AsRawFd>(source: &T, data: u32, events: EventSet) -> Self {
         Self::with_data_raw(source.as_raw_fd(), data, events)
     }

@@ -1,0 +1,122 @@
+//! From one thread to another and back, both on one CPU, where only the work counts and not the wake-up of an idle
+//! core.
+//!
+//! `call` is RemoteEndpoint::call_blocking; its baseline is a ping-pong of two eventfds, blocking. `kick` is a write
+//! to an eventfd that a loop's callback answers with another; its baseline is a loop around bare `epoll_wait`.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crate::harness::{Bare, Event, Sample, compare, pin, print, timed};
+
+fn on_this_cpu(body: impl FnOnce() + Send + 'static) {
+    thread::spawn(move || {
+        pin();
+        body();
+    });
+}
+
+fn ping_pong() -> Sample<'static> {
+    let (ping, pong) = (Arc::new(Event::new(0)), Arc::new(Event::new(0)));
+    let (there, back) = (Arc::clone(&ping), Arc::clone(&pong));
+    on_this_cpu(move || {
+        loop {
+            there.read();
+            back.write();
+        }
+    });
+    Box::new(move |turns| {
+        timed(turns, || {
+            ping.write();
+            pong.read();
+        })
+    })
+}
+
+/// A sample of kicks, each answered by the callback.
+fn kicks(kick: Arc<Event>, answer: Arc<Event>) -> Sample<'static> {
+    Box::new(move |turns| {
+        let start = Instant::now();
+        for _ in 0..turns {
+            kick.write();
+            answer.read();
+        }
+        start.elapsed()
+    })
+}
+
+fn bare() -> Sample<'static> {
+    let (kick, answer) = (Arc::new(Event::new(libc::EFD_NONBLOCK)), Arc::new(Event::new(0)));
+    let (source, back) = (Arc::clone(&kick), Arc::clone(&answer));
+    on_this_cpu(move || {
+        use std::os::fd::AsRawFd;
+        let mut epoll = Bare::new(256);
+        epoll.ctl(libc::EPOLL_CTL_ADD, source.as_raw_fd(), (libc::EPOLLIN | libc::EPOLLET) as u32, 0);
+        loop {
+            for _ in epoll.wait() {
+                back.write();
+            }
+        }
+    });
+    kicks(kick, answer)
+}
+
+macro_rules! managers {
+    ($module:ident, $($path:tt)*) => {
+        mod $module {
+            use super::*;
+            use $($path)*::{Error, EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+
+            struct Answering(Arc<Event>, Arc<Event>);
+
+            impl MutEventSubscriber for Answering {
+                fn init(&mut self, ops: &mut EventOps) {
+                    ops.add(Events::new(&*self.0, EventSet::IN | EventSet::EDGE_TRIGGERED)).unwrap();
+                }
+
+                fn process(&mut self, _: Events, _: &mut EventOps) {
+                    self.1.write();
+                }
+            }
+
+            pub fn call() -> Sample<'static> {
+                let mut manager = EventManager::<Answering>::new().unwrap();
+                let endpoint = manager.remote_endpoint();
+                on_this_cpu(move || loop { manager.run().unwrap(); });
+                Box::new(move |turns| {
+                    timed(turns, || {
+                        endpoint.call_blocking(|_| Ok::<_, Error>(1u64)).unwrap();
+                    })
+                })
+            }
+
+            pub fn kick() -> Sample<'static> {
+                let (kick, answer) = (Arc::new(Event::new(libc::EFD_NONBLOCK)), Arc::new(Event::new(0)));
+                let subscriber = Answering(Arc::clone(&kick), Arc::clone(&answer));
+                on_this_cpu(move || {
+                    let mut manager = EventManager::<Answering>::new().unwrap();
+                    manager.add_subscriber(subscriber);
+                    loop {
+                        manager.run().unwrap();
+                    }
+                });
+                kicks(kick, answer)
+            }
+        }
+    };
+}
+
+managers!(kickvm_, kickvm::event);
+managers!(upstream, event_manager);
+
+pub fn bench() {
+    pin();
+    println!("Between threads, as a multiple of bare eventfds (to reach: call 1.15, kick 1.02)");
+    let mut contenders = [("call_blocking", kickvm_::call()), ("| event-manager", upstream::call())];
+    let (time, ratios) = compare(&mut ping_pong(), &mut contenders);
+    print("call", time, &contenders, &ratios);
+    let mut contenders = [("callback", kickvm_::kick()), ("| event-manager", upstream::kick())];
+    let (time, ratios) = compare(&mut bare(), &mut contenders);
+    print("kick", time, &contenders, &ratios);
+}
