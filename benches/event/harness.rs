@@ -8,7 +8,7 @@ pub type Sample<'a> = Box<dyn FnMut(u32) -> Duration + 'a>;
 
 /// How many pairs of samples a ratio is the median of; `KICKVM_BENCH_PAIRS` changes it.
 fn pairs() -> usize {
-    std::env::var("KICKVM_BENCH_PAIRS").ok().and_then(|pairs| pairs.parse().ok()).unwrap_or(301)
+    std::env::var("KICKVM_BENCH_PAIRS").ok().and_then(|pairs| pairs.parse().ok()).unwrap_or(101)
 }
 
 /// Each contender's time as a multiple of the baseline's, and the baseline's own time a turn.

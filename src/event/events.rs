@@ -1,5 +1,6 @@
 //! What subscribers and the manager talk about: [`Events`], and [`EventOps`] to ask for them.
 
+use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::Result;
@@ -138,7 +139,6 @@ impl Events {
 
 /// A subscriber's way to say what it wants to hear of. It speaks for one subscriber, and reaches no one else's
 /// descriptors.
-#[derive(Debug)]
 pub struct EventOps<'a> {
     interests: &'a mut Interests,
     owner: Owner,
@@ -183,6 +183,13 @@ impl<'a> EventOps<'a> {
     /// with `ENOENT` if nobody did.
     pub fn remove(&mut self, events: Events) -> Result<()> {
         self.interests.remove(self.owner, events.fd())
+    }
+}
+
+/// Shows for whom, not the whole table.
+impl fmt::Debug for EventOps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventOps").field("owner", &self.owner).finish_non_exhaustive()
     }
 }
 

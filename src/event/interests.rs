@@ -47,7 +47,6 @@ const END: u32 = u32::MAX;
 const SPENT: EventSet = EventSet::ONE_SHOT;
 
 /// What the table knows about one descriptor's number. Cells, because `EventOps::modify` takes `&self`.
-#[derive(Debug)]
 struct Slot {
     generation: Cell<u32>,
     data: Cell<u32>,
@@ -86,7 +85,6 @@ impl Slot {
 }
 
 /// All registrations of one event manager.
-#[derive(Debug)]
 pub(super) struct Interests {
     epoll: Epoll,
     /// Indexed by descriptor.

@@ -116,6 +116,7 @@ impl<S: MutEventSubscriber> EventManager<S> {
         let manager = &mut *turn.manager;
         // Unless a panic has left something over.
         if manager.next == manager.ready.len() && !manager.inbox.is_pending() {
+            manager.ready.clear();
             manager.next = 0;
             manager.interests.wait(milliseconds, &mut manager.ready)?;
         }

@@ -1,9 +1,14 @@
 //! The subscribers a manager holds, each at a place of its own. Place 0 is the manager's, which is no subscriber.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::interests::Owner;
 use super::{Error, Result};
 
-/// Names one subscriber of one manager. It is never given to another, even after the subscriber is removed.
+/// The serial number of the next subscriber, of whatever manager.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Names one subscriber of one manager, and no other: not of another manager, and not after it was removed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SubscriberId {
     owner: Owner,
@@ -17,12 +22,11 @@ impl SubscriberId {
     }
 }
 
-/// Places for subscribers. A place is used again, but never a serial number.
+/// Places for subscribers. A place is used again, a serial number is not.
 #[derive(Debug)]
 pub(super) struct Subscribers<S> {
     places: Vec<Place<S>>,
     vacant: Vec<Owner>,
-    serial: u64,
 }
 
 #[derive(Debug)]
@@ -33,7 +37,7 @@ struct Place<S> {
 
 impl<S> Subscribers<S> {
     pub fn new() -> Self {
-        Subscribers { places: vec![Place { serial: 0, subscriber: None }], vacant: Vec::new(), serial: 0 }
+        Subscribers { places: vec![Place { serial: u64::MAX, subscriber: None }], vacant: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -57,13 +61,13 @@ impl<S> Subscribers<S> {
 
     /// Puts a subscriber at a place that [`vacancy`](Self::vacancy) has just named.
     pub fn insert(&mut self, owner: Owner, subscriber: S) -> SubscriberId {
-        self.serial += 1;
-        let place = Place { serial: self.serial, subscriber: Some(subscriber) };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let place = Place { serial, subscriber: Some(subscriber) };
         match self.vacant.pop() {
             Some(_) => self.places[owner as usize] = place,
             None => self.places.push(place),
         }
-        SubscriberId { owner, serial: self.serial }
+        SubscriberId { owner, serial }
     }
 
     pub fn remove(&mut self, id: SubscriberId) -> Result<S> {
