@@ -27,9 +27,8 @@ const PRINT_AND_EXIT: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, 0x0a, 0xee, 0xe6, 
 /// mov dx, 0x3f8; mov al, 10; out dx, al; sti; hlt; jmp to the hlt
 const PRINT_AND_WAIT: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, 0x0a, 0xee, 0xfb, 0xf4, 0xeb, 0xfd];
 /// out 0xe0, al; mov dx, 0x100; mov ecx, 20000; out dx, al; loop to the out; out 0xe0, al; out 0xf4, al
-const MANY_EXITS: &[u8] = &[
-    0xe6, 0xe0, 0x66, 0xba, 0x00, 0x01, 0xb9, 0x20, 0x4e, 0x00, 0x00, 0xee, 0xe2, 0xfd, 0xe6, 0xe0, 0xe6, 0xf4,
-];
+const MANY_EXITS: &[u8] =
+    &[0xe6, 0xe0, 0x66, 0xba, 0x00, 0x01, 0xb9, 0x20, 0x4e, 0x00, 0x00, 0xee, 0xe2, 0xfd, 0xe6, 0xe0, 0xe6, 0xf4];
 const EXITS: u32 = 20_000;
 const STAMP_PORT: u16 = 0xe0;
 
@@ -74,7 +73,12 @@ fn bench(directory: &Path) -> Result<()> {
     compare("handling one port exit", 1.05, port_exit, bare)?;
 
     std::fs::write(&elf, elf_of(PRINT_AND_WAIT))?;
-    println!("{:<58} {:>10.2} MiB {:>20} 2.5", "resident memory beyond guest pages, 128 MiB guest", resident(&elf)?, "");
+    println!(
+        "{:<58} {:>10.2} MiB {:>20} 2.5",
+        "resident memory beyond guest pages, 128 MiB guest",
+        resident(&elf)?,
+        ""
+    );
     let size = std::fs::metadata(KICKVM)?.len() as f64 / f64::from(1 << 20);
     println!("{:<58} {:>10.2} MiB {:>20} 2.0", "stripped release binary", size, "");
     Ok(())

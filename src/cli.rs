@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Boot a guest kernel on Linux/KVM, and end with an exit code that says how it went.
 ///
-/// Guest output goes to standard output and nothing else does. What kickvm says goes to standard error.
+/// While a guest runs, its output goes to standard output and nothing else does; what kickvm says goes to standard error.
 #[derive(Debug, Parser)]
 #[command(
     name = "kickvm",

@@ -33,16 +33,19 @@
 //! # A machine from a program
 //!
 //! ```no_run
+//! # #[cfg(feature = "vmm")]
+//! # fn main() -> Result<(), kickvm::vmm::Error> {
 //! use kickvm::boot::Image;
 //! use kickvm::vmm::{VMMConfig, Vmm};
 //!
-//! # fn main() -> Result<(), kickvm::vmm::Error> {
 //! let mut config = VMMConfig::new(Image::File("vmlinuz".into()));
 //! config.cpus = 2;
 //! let outcome = Vmm::try_from(config)?.run()?;
 //! println!("{} ({})", outcome.reason, outcome.reason.code());
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "vmm"))]
+//! # fn main() {}
 //! ```
 #![deny(missing_docs)]
 #![cfg_attr(not(feature = "vmm"), allow(rustdoc::broken_intra_doc_links))]

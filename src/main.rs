@@ -5,21 +5,25 @@ mod cli;
 use clap::Parser;
 use clap::error::ErrorKind;
 use cli::{Cli, Command};
-use kickvm::vmm::{self, VMMConfig, Vmm, code};
+use kickvm::vmm::{self, VMMConfig, Vmm, code, complain};
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     vmm::terminal::restore_on_panic();
-    let code = match Cli::try_parse() {
+    // A panic has printed its message by the time it gets here.
+    ExitCode::from(std::panic::catch_unwind(command).unwrap_or(code::FAILED))
+}
+
+fn command() -> u8 {
+    match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(run) => run_vm((*run).into()),
             Command::Demo => run_vm(vmm::demo_config()),
             Command::Doctor => doctor(),
         },
         Err(error) => usage(&error),
-    };
-    ExitCode::from(code)
+    }
 }
 
 fn run_vm(config: VMMConfig) -> u8 {
@@ -58,18 +62,14 @@ fn usage(error: &clap::Error) -> u8 {
             Err(_) => code::FAILED,
         },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            complain(&"say what to do: run, demo or doctor; 'kickvm --help' explains");
+            complain("say what to do: run, demo or doctor; 'kickvm --help' explains");
             code::FAILED
         }
         _ => {
             let sentence: Vec<_> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
             let sentence = sentence.join(" ");
-            complain(&format_args!("{}; see 'kickvm --help'", sentence.trim_start_matches("error: ")));
+            complain(format_args!("{}; see 'kickvm --help'", sentence.trim_start_matches("error: ")));
             code::FAILED
         }
     }
-}
-
-fn complain(what: &dyn std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "kickvm: {what}"); // a closed stderr cannot be complained to
 }

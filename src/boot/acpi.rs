@@ -102,7 +102,7 @@ fn dsdt() -> impl Aml {
     body.extend(device("_SB_.PWRB", &EISAName::new("PNP0C0C"), &[]));
     let button_irq = interrupt(POWER_BUTTON_GSI);
     let events = ResourceTemplate::new(vec![&button_irq]);
-    let button = aml::Path::new("_SB_.PWRB");
+    let button = aml::Path::new("\\_SB_.PWRB"); // from the root: a path of two names is not searched for
     let notify = Notify::new(&button, &BUTTON_PRESSED);
     let gsi = POWER_BUTTON_GSI as u8;
     let is_button = Equal::new(&Arg(0), &gsi);

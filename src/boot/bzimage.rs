@@ -44,6 +44,9 @@ pub(super) fn inspect(source: Source) -> Result<Kernel, Error> {
     if start < HIGH_RAM {
         return Err(source.bad(format!("It wants to be loaded at {start:#x}, below 1 MiB")));
     }
+    if source.len - setup_len <= ENTRY_64 {
+        return Err(source.bad("It is too short to have a 64-bit entry"));
+    }
     let size = u64::from(header.init_size).max(source.len - setup_len);
     let Some(end) = start.checked_add(size) else {
         return Err(source.bad(format!("Its load address {start:#x} is impossible")));

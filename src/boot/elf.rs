@@ -6,7 +6,7 @@ use super::layout::{HIGH_RAM, MMIO_GAP};
 use super::source::Source;
 use linux_loader::elf::{ELFDATA2LSB, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 use linux_loader::loader::{Elf, KernelLoader};
-use vm_memory::{ByteValued, GuestMemoryMmap};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 // ELF header fields: e_ident[4..6], and e_machine (System V ABI, gABI 4.1).
 const EI_CLASS: usize = 4;
@@ -101,7 +101,8 @@ fn read<T: ByteValued + Default>(source: &Source, offset: u64) -> Result<T, Erro
 
 /// Copies the segments to their addresses.
 pub(super) fn load(kernel: &mut Kernel, memory: &GuestMemoryMmap) -> Result<(), Error> {
-    Elf::load(memory, None, &mut kernel.source.file, None)
+    // Given an offset the loader leaves the notes alone, which `inspect` has read already, and with a limit.
+    Elf::load(memory, Some(GuestAddress(0)), &mut kernel.source.file, None)
         .map(drop)
         .map_err(|error| kernel.source.bad(error.to_string()))
 }

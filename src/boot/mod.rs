@@ -100,11 +100,9 @@ fn place(memory: &GuestMemoryMmap, kernel: &Kernel, len: u64) -> Result<Placed, 
         _ if len == 0 && kernel.end <= ram => Ok(Placed { start: 0, len }),
         _ => {
             let least = kernel.end.saturating_add(len).saturating_add(PAGE_SIZE);
-            let why = format!(
-                "It needs memory up to {}, but a guest has {} below 4 GiB at most",
-                Size(least),
-                Size(MMIO_GAP)
-            );
+            let what = if len > 0 { "It and the initramfs need" } else { "It needs" };
+            let why =
+                format!("{what} memory up to {}, but a guest has {} below 4 GiB at most", Size(least), Size(MMIO_GAP));
             if least > MMIO_GAP.min(kernel.initramfs_max.saturating_add(1).max(kernel.end)) {
                 return Err(kernel.source.bad(why));
             }

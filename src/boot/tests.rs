@@ -1,1 +1,335 @@
+//! What a guest finds in its memory, and that whatever is in a file, loading it succeeds or says why not.
 
+#[path = "../../tests/common/images.rs"]
+mod images;
+
+use super::layout::{ACPI_TABLES, ACPI_TABLES_END, PAGE_TABLES, memory_map, ram_ranges};
+use super::source::Source;
+use super::*;
+use images::{bzimage, cpio, elf, pvh};
+use linux_loader::loader::bootparam::boot_params;
+use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use proptest::prelude::*;
+use std::io::Write;
+use vm_memory::ByteValued;
+use vmm_sys_util::tempfile::TempFile;
+
+const MIB: u64 = 1 << 20;
+const CODE: &[u8] = b"\xb0\x07\xe6\xf4";
+
+fn memory(size: u64) -> GuestMemoryMmap {
+    let ranges: Vec<_> = ram_ranges(size).map(|(start, len)| (GuestAddress(start), len as usize)).collect();
+    GuestMemoryMmap::from_ranges(&ranges).unwrap()
+}
+
+fn file(content: &[u8]) -> TempFile {
+    let file = TempFile::new().unwrap();
+    file.as_file().write_all(content).unwrap();
+    file
+}
+
+/// Loads a guest made of these files into `memory`.
+fn load_into(memory: &GuestMemoryMmap, kernel: &[u8], archives: &[&[u8]], cmdline: &str) -> Result<Entry, Error> {
+    let kernel = file(kernel);
+    let archives: Vec<_> = archives.iter().map(|archive| file(archive)).collect();
+    let initramfs: Vec<_> = archives.iter().map(|archive| archive.as_path().to_owned()).collect();
+    let image = Image::File(kernel.as_path().to_owned());
+    load(memory, &Payload { image: &image, initramfs: &initramfs, cmdline, cpus: 1 })
+}
+
+fn bytes(memory: &GuestMemoryMmap, at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+    bytes
+}
+
+fn object<T: ByteValued>(memory: &GuestMemoryMmap, at: u64) -> T {
+    memory.read_obj(GuestAddress(at)).unwrap()
+}
+
+// ---- What is where -------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_elf_image_is_entered_where_it_says_with_a_zero_page() {
+    let memory = memory(64 * MIB);
+    let cmdline = "a=b,c \"d e\" -- f";
+    let entry = load_into(&memory, &elf(CODE), &[], cmdline).unwrap();
+    let expected = Entry { protocol: Protocol::Elf, address: GuestAddress(MIB), boot_data: GuestAddress(ZERO_PAGE) };
+    assert_eq!(entry, expected);
+    assert_eq!(bytes(&memory, MIB, CODE.len()), CODE);
+    assert_eq!(bytes(&memory, COMMAND_LINE, cmdline.len() + 1), format!("{cmdline}\0").as_bytes());
+
+    let params: boot_params = object(&memory, ZERO_PAGE);
+    let header = params.hdr;
+    assert_eq!(({ header.header }, { header.boot_flag }, header.type_of_loader), (0x5372_6448, 0xaa55, 0xff));
+    assert_eq!((u64::from(header.cmd_line_ptr), { params.acpi_rsdp_addr }), (COMMAND_LINE, ACPI_TABLES));
+    assert_eq!(({ header.ramdisk_image }, { header.ramdisk_size }), (0, 0));
+    let map =
+        params.e820_table[..params.e820_entries.into()].iter().map(|it| ({ it.addr }, { it.size }, { it.r#type }));
+    let expected = memory_map(64 * MIB).map(|(start, len, kind)| (start, len, kind as u32));
+    assert_eq!(map.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bzimage_is_entered_in_64_bit_mode_with_its_own_header() {
+    let memory = memory(64 * MIB);
+    let image = bzimage(CODE);
+    let entry = load_into(&memory, &image, &[], "").unwrap();
+    assert_eq!((entry.protocol, entry.address.0), (Protocol::BzImage, MIB + 0x200));
+    assert_eq!(bytes(&memory, entry.address.0, CODE.len()), CODE);
+    let params: boot_params = object(&memory, ZERO_PAGE);
+    assert_eq!(({ params.hdr.version }, { params.hdr.pref_address }, { params.hdr.xloadflags }), (0x20f, MIB, 1));
+}
+
+#[test]
+fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
+    let memory = memory(64 * MIB);
+    let archive = cpio("init", b"x");
+    let entry = load_into(&memory, &pvh(CODE, MIB as u32 + 2), &[&archive], "hello").unwrap();
+    assert_eq!((entry.protocol, entry.address.0, entry.boot_data.0), (Protocol::Pvh, MIB + 2, PVH_START_INFO));
+    let info: hvm_start_info = object(&memory, PVH_START_INFO);
+    assert_eq!((info.magic, info.cmdline_paddr, info.rsdp_paddr), (0x336e_c578, COMMAND_LINE, ACPI_TABLES));
+    assert_eq!((info.nr_modules, info.memmap_entries), (1, 3));
+    let module: hvm_modlist_entry = object(&memory, info.modlist_paddr);
+    assert_eq!(bytes(&memory, module.paddr, module.size as usize), archive);
+    let first: hvm_memmap_table_entry = object(&memory, info.memmap_paddr);
+    assert_eq!((first.addr, first.size, first.type_), (0, 0xa0000, 1));
+}
+
+#[test]
+fn archives_lie_one_behind_the_other_at_multiples_of_four() {
+    let memory = memory(64 * MIB);
+    let (first, second) = (b"\x1f\x8b\x08\0.", cpio("init", b"x")); // five bytes of gzip, as far as can be seen
+    load_into(&memory, &elf(CODE), &[first, &second], "").unwrap();
+    let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
+    let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
+    assert_eq!((start % PAGE_SIZE, len), (0, 8 + second.len()));
+    assert_eq!(bytes(&memory, start, len), [&first[..], &[0; 3], &second].concat());
+}
+
+#[test]
+fn the_first_4_gib_are_mapped_to_themselves() {
+    let memory = memory(2 * MIB);
+    load_into(&memory, &elf(CODE), &[], "").unwrap();
+    let table = |at: u64, index: u64| object::<u64>(&memory, (at & !0xfff) + index * 8);
+    for address in (0..4 << 30).step_by(2 << 20) {
+        let entry = table(table(table(PAGE_TABLES, 0), address >> 30), address >> 21 & 511);
+        assert_eq!(entry, address | 0x83, "present, writable, 2 MiB");
+    }
+}
+
+#[test]
+fn acpi_tables_add_up_for_any_number_of_vcpus() {
+    let memory = memory(2 * MIB);
+    for cpus in [1, 2, 4, 254] {
+        acpi::write(&memory, cpus).unwrap();
+        let sum = |at: u64, len: usize| bytes(&memory, at, len).iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!((sum(ACPI_TABLES, 20), sum(ACPI_TABLES, 36)), (0, 0), "RSDP");
+        let table = |at: u64, signature: &[u8; 4]| {
+            let len = object::<u32>(&memory, at + 4) as usize;
+            assert_eq!((&bytes(&memory, at, 4)[..], sum(at, len)), (&signature[..], 0));
+            assert!(at + len as u64 <= ACPI_TABLES_END);
+            bytes(&memory, at, len)
+        };
+        let xsdt: u64 = object(&memory, ACPI_TABLES + 24);
+        table(xsdt, b"XSDT");
+        let fadt = table(object(&memory, xsdt + 36), b"FACP");
+        let madt = table(object(&memory, xsdt + 44), b"APIC");
+        let dsdt = table(u64::from_le_bytes(fadt[140..148].try_into().unwrap()), b"DSDT");
+        assert!(dsdt.windows(4).any(|name| name == b"_S5_"));
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10, "hardware-reduced, with a reset register");
+        assert_eq!((fadt[116], fadt[120], fadt[128]), (1, 0x02, 1), "the reset register: port 0x602, value 1");
+        assert_eq!(fadt[109] & 0b10_0100, 0b10_0100, "no VGA, no clock");
+        let (mut lapics, mut at) = (Vec::new(), 44);
+        while at < madt.len() {
+            if madt[at] == 0 {
+                lapics.push(madt[at + 3]);
+            }
+            at += usize::from(madt[at + 1]);
+        }
+        assert_eq!(lapics, (0..cpus).collect::<Vec<_>>());
+    }
+}
+
+// ---- What does not fit ---------------------------------------------------------------------------------------------
+
+#[test]
+fn a_command_line_may_be_as_long_as_the_kernel_says_and_no_longer() {
+    let memory = memory(2 * MIB);
+    let with_max = |max: u32| {
+        let mut image = bzimage(CODE);
+        image[images::CMDLINE_SIZE..][..4].copy_from_slice(&max.to_le_bytes());
+        image
+    };
+    for (image, max) in [(elf(CODE), 2047), (with_max(255), 255), (with_max(0), 2047), (with_max(u32::MAX), 65535)] {
+        assert!(load_into(&memory, &image, &[], &"x".repeat(max)).is_ok());
+        let error = load_into(&memory, &image, &[], &"x".repeat(max + 1)).unwrap_err();
+        assert!(matches!(error, Error::CommandLine { len, max: told } if (len, told) == (max + 1, max)), "{error}");
+    }
+}
+
+#[test]
+fn too_little_memory_is_an_error_with_both_figures_and_a_way_out() {
+    let error = load_into(&memory(4 * MIB), &elf(&vec![0; 3 << 20]), &[&cpio("data", &[0; 1 << 20])], "").unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("guest memory of 4M is too small: kernel '"), "{text}");
+    assert!(text.ends_with("' needs 4M, the initramfs 2M; try --memory 64M"), "{text}");
+}
+
+#[test]
+fn a_bzimage_too_short_for_its_entry_is_refused_wherever_it_wants_to_be() {
+    for address in [MIB, u64::MAX - 20] {
+        let mut image = bzimage(CODE);
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(images::SETUP_SECTS, &[2]); // one more sector of set-up code leaves 16 bytes of kernel
+        put(images::SYSSIZE, &[1, 0]);
+        put(images::INIT_SIZE, &[0; 4]);
+        put(images::PREF_ADDRESS, &address.to_le_bytes());
+        let error = load_into(&memory(2 * MIB), &image, &[], "").unwrap_err();
+        assert!(error.to_string().ends_with("It is too short to have a 64-bit entry"), "{error}");
+    }
+}
+
+/// A kernel that ends at `end` and takes an initramfs up to `initramfs_max`.
+fn kernel(end: u64, initramfs_max: u64) -> Kernel {
+    let source = Source::open(file(b"x").as_path(), Role::Kernel).unwrap();
+    Kernel { source, entry: HIGH_RAM, protocol: Protocol::Elf, end, initramfs_max, cmdline_max: 0, setup: None }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_initramfs_is_placed_where_it_may_be_or_nowhere(
+        ram in (2 * MIB..5 << 30).prop_map(|ram| ram & !0xfff),
+        end in MIB..4 << 30,
+        max in prop_oneof![Just(0x7fff_ffffu64), Just(u32::MAX.into()), 0..1u64 << 32],
+        len in prop_oneof![Just(0), 1..64 * MIB, 1..4u64 << 30],
+    ) {
+        let kernel = kernel(end, max);
+        let low = ram.min(MMIO_GAP);
+        match place(&memory(ram), &kernel, len) {
+            Ok(placed) => {
+                prop_assert!(end <= low);
+                prop_assert_eq!(placed.len, len);
+                if len > 0 {
+                    prop_assert_eq!(placed.start % PAGE_SIZE, 0);
+                    prop_assert!(placed.start >= end && placed.start + len <= low && placed.start + len - 1 <= max);
+                }
+            }
+            Err(Error::NoRoom { suggestion, .. }) => {
+                prop_assert!(end > low || low.min(max + 1).saturating_sub(len) & !0xfff < end);
+                prop_assert!(place(&memory(suggestion.0), &kernel, len).is_ok(), "--memory {} is no help", suggestion);
+            }
+            Err(_) => {
+                let room = MMIO_GAP.min(max + 1).saturating_sub(end + PAGE_SIZE);
+                prop_assert!(len > room || end + PAGE_SIZE > MMIO_GAP.min(max + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_map_covers_all_ram_but_the_hole_in_order(pages in 512..3u64 << 20) {
+        let size = pages * PAGE_SIZE;
+        let mut last = 0;
+        let mut ram = 0;
+        for (start, len, kind) in memory_map(size) {
+            prop_assert!(start >= last && len > 0 && start % PAGE_SIZE == 0 && len % PAGE_SIZE == 0);
+            prop_assert!(start + len <= MMIO_GAP || start >= layout::MMIO_GAP_END);
+            last = start + len;
+            ram += if kind == layout::MemoryKind::Ram { len } else { 0 };
+        }
+        prop_assert_eq!(ram, size - (HIGH_RAM - layout::LOW_RAM_END));
+    }
+}
+
+// ---- Files nobody made on purpose ----------------------------------------------------------------------------------
+
+/// Changes to a file: numbers of one to eight bytes, odd ones more often than others, at these offsets or about there.
+fn changes(fields: &'static [usize], near: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(usize, usize, u64)>> {
+    let at = prop_oneof![proptest::sample::select(fields), near];
+    let number = prop_oneof![
+        proptest::sample::select(vec![0, 1, MIB - 1, MIB, 1 << 31, u32::MAX.into(), 1 << 32, 1 << 63, u64::MAX]),
+        (0..4096u64).prop_map(|less| u64::MAX - less),
+        0..64 * MIB,
+        any::<u64>(),
+    ];
+    proptest::collection::vec((at, proptest::sample::select(vec![1, 2, 4, 8]), number), 1..5)
+}
+
+/// `image` with `changes` made to it, cut off at `len` if that is shorter.
+fn changed(mut image: Vec<u8>, changes: &[(usize, usize, u64)], len: usize) -> Vec<u8> {
+    for &(at, width, number) in changes {
+        if let Some(place) = image.get_mut(at..at + width) {
+            place.copy_from_slice(&number.to_le_bytes()[..width]);
+        }
+    }
+    image.truncate(len);
+    image
+}
+
+/// Loads `image`: whatever it is, either there is an entry in RAM or a message in one line.
+fn load_any(image: &[u8]) -> Result<(), TestCaseError> {
+    let size = 8 * MIB;
+    match load_into(&memory(size), image, &[], "") {
+        Ok(entry) => prop_assert!((HIGH_RAM..size).contains(&entry.address.0), "{:?}", entry),
+        Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
+    }
+    Ok(())
+}
+
+/// Mostly the whole file.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => Just(usize::MAX), 1 => 0..3000usize]
+}
+
+const BZIMAGE_FIELDS: &[usize] = &[
+    images::SETUP_SECTS,
+    images::SYSSIZE,
+    images::VERSION,
+    images::INITRD_ADDR_MAX,
+    0x234,
+    images::XLOADFLAGS,
+    images::PREF_ADDRESS,
+    images::INIT_SIZE,
+];
+/// The ELF header's entry, offset, sizes; and of both program headers type, offset, address and sizes.
+const ELF_FIELDS: &[usize] = &[24, 32, 54, 56, 64, 72, 88, 96, 104, 112, 120, 128, 144, 152, 160, 168];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bzimage_header_loads_or_says_why_not(
+        changes in changes(BZIMAGE_FIELDS, images::SETUP_HEADER),
+        len in length(),
+    ) {
+        load_any(&changed(bzimage(CODE), &changes, len))?;
+    }
+
+    #[test]
+    fn any_elf_header_loads_or_says_why_not(changes in changes(ELF_FIELDS, 0..200), len in length()) {
+        load_any(&changed(pvh(CODE, MIB as u32), &changes, len))?;
+    }
+
+    #[test]
+    fn any_bytes_behind_a_magic_number_load_or_say_why_not(
+        magic in proptest::sample::select(vec![&b""[..], b"\x7fELF\x02\x01", b"\x1f\x8b"]),
+        noise in proptest::collection::vec(any::<u8>(), 0..2048),
+    ) {
+        load_any(&[magic, &noise].concat())?;
+    }
+
+    #[test]
+    fn any_archive_is_checked_without_a_panic(
+        changes in changes(&[0, 54, 94, 110], 0..300),
+        len in length(),
+        tail in proptest::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let archive = [changed(cpio("init", b"#!/bin/sh"), &changes, len), tail].concat();
+        if let Err(error) = load_into(&memory(8 * MIB), &elf(CODE), &[&archive], "") {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+}

@@ -25,11 +25,10 @@ impl Default for PanicWatch {
 impl PanicWatch {
     /// Takes the next byte of the console.
     pub fn push(&mut self, byte: u8) {
+        self.ended = byte == b'\n' && self.ending; // and whoever prints more has not ended
         match byte {
-            b'\r' | b'\n' => {
-                self.ended |= self.ending; // the line is to be seen whole
-                self.len = 0;
-            }
+            b'\n' => (self.len, self.ending) = (0, false),
+            b'\r' => self.len = 0,
             _ if self.len < self.line.len() => {
                 self.line[self.len] = byte;
                 self.len += 1;
@@ -53,7 +52,7 @@ impl PanicWatch {
         self.began
     }
 
-    /// The kernel said its last line and waits for ever.
+    /// The kernel said its last line, and nothing since.
     pub fn ended(&self) -> bool {
         self.ended
     }
@@ -85,7 +84,8 @@ mod tests {
         assert_eq!(watch("ok\r\nKernel panic - not syncing: VFS"), (true, false));
         assert_eq!(watch("[    1.5] Kernel panic - not syncing: VFS\r\n"), (true, false));
         assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, false));
-        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r"), (false, true));
+        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r"), (false, false));
+        assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r\n"), (false, true));
     }
 
     #[test]

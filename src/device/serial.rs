@@ -41,10 +41,17 @@ const POLLED_BYTES: u32 = 8;
 /// Ticks without a byte after which it goes off.
 const SILENT_TICKS: u32 = 100;
 
+/// Line status reads in a row by which a guest shows that it polls for input.
+const POLLS: u32 = 16;
+/// Bytes taken from the coalescing ring at once: more than it holds, fewer than other vCPUs could feed it for ever.
+const RING_BATCH: usize = 256;
+
 // Register offsets and bits of the 16550 (PC16550D data sheet, table II).
 const THR: u64 = 0;
+const IER: u64 = 1;
 const LCR: u64 = 3;
 const LSR: u64 = 5;
+const IER_RECEIVED: u8 = 1 << 0;
 const LCR_DLAB: u8 = 1 << 7;
 
 /// Guest writes to COM1's data port that the hypervisor held back.
@@ -84,6 +91,8 @@ struct State {
     ring: Option<Box<dyn Coalescer>>,
     coalescing: bool,
     divisor_latch: bool,
+    listening: bool, // the guest has its input interrupt enabled
+    polls: u32,
     lsr_read: bool,
     polled: u32,
     silent: u32,
@@ -150,6 +159,8 @@ impl Serial {
             ring: None,
             coalescing: false,
             divisor_latch: false,
+            listening: false,
+            polls: 0,
             lsr_read: false,
             polled: 0,
             silent: 0,
@@ -186,7 +197,7 @@ impl Serial {
         let state = self.lock();
         let output = state.uart.writer();
         Work {
-            ticking: state.coalescing,
+            ticking: state.coalescing || output.watch.ended(),
             hungry: state.staging.len() < STAGING_LIMIT,
             urgent: output.urgent(),
             any: !output.bytes.is_empty(),
@@ -203,19 +214,26 @@ impl Serial {
         taken
     }
 
-    /// Takes what waits in the coalescing ring, and ends coalescing when the guest has fallen silent.
+    /// Takes what waits in the coalescing ring, and ends coalescing when the guest has fallen silent. A guest that falls
+    /// silent after the last line of a kernel panic has ended.
     pub fn tick(&self) -> Response {
         let mut state = self.lock();
-        if !state.coalescing {
+        state.silent += 1;
+        let output = state.uart.writer();
+        if output.bytes.len() < OUTPUT_LIMIT || output.closed {
+            state.drain_ring();
+        }
+        if state.silent <= SILENT_TICKS {
             return ControlFlow::Continue(());
         }
-        state.silent += 1;
-        state.drain_ring();
-        if state.silent > SILENT_TICKS {
+        if state.coalescing {
             state.coalesce(false);
             state.drain_ring(); // what came in before the call took effect
         }
-        state.verdict()
+        match state.uart.writer().watch.ended() {
+            true => ControlFlow::Break(GuestRequest::Panic),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     /// From now on output is dropped and nobody waits for room. Returns after the ring has been drained.
@@ -239,10 +257,12 @@ impl Output {
 }
 
 impl State {
-    /// Fills the FIFO from the staging area once the guest has emptied it.
+    /// Fills the FIFO from the staging area once the guest has emptied it. Until it has its interrupt enabled or polls,
+    /// input stays out of its reach: drivers empty the FIFO while they set the port up.
     fn refill(&mut self) {
         let (front, _) = self.staging.as_slices();
-        if front.is_empty() || self.uart.fifo_capacity() < self.fifo_size {
+        let heard = self.listening || self.polls >= POLLS;
+        if front.is_empty() || !heard || self.uart.fifo_capacity() < self.fifo_size {
             return; // one interrupt a FIFO, not one a byte
         }
         // An error means that the interrupt could not be raised (the eventfd's counter is full, so it is raised already).
@@ -251,33 +271,39 @@ impl State {
     }
 
     fn transmit(&mut self, byte: u8) {
+        self.polls = 0;
         self.silent = 0;
         let _ = self.uart.write(THR as u8, byte); // the buffer takes every byte; for the interrupt see `refill`
     }
 
     fn drain_ring(&mut self) {
-        while let Some(byte) = self.ring.as_mut().and_then(|ring| ring.pop()) {
-            self.transmit(byte);
+        for _ in 0..RING_BATCH {
+            match self.ring.as_mut().and_then(|ring| ring.pop()) {
+                Some(byte) => self.transmit(byte),
+                None => return,
+            }
         }
     }
 
     fn coalesce(&mut self, on: bool) {
         if let Some(ring) = &mut self.ring {
-            self.coalescing = ring.set(on).is_ok() == on && on;
+            let done = ring.set(on).is_ok();
+            self.coalescing = on && done;
             self.polled = 0;
             self.silent = 0;
-        }
-    }
-
-    fn verdict(&self) -> Response {
-        match self.uart.writer().watch.ended() {
-            true => ControlFlow::Break(GuestRequest::Panic),
-            false => ControlFlow::Continue(()),
         }
     }
 }
 
 impl Serial {
+    /// Waits until the loop has emptied a full buffer. Other vCPUs can use the port meanwhile.
+    fn wait_for_room<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.uart.writer().bytes.len() >= OUTPUT_LIMIT && !state.uart.writer().closed {
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
     /// Rings `wake` if the loop does not know yet what it should know.
     fn tell(&self, state: &mut State, coalescing_began: bool) {
         let output = state.uart.writer();
@@ -299,10 +325,12 @@ impl Device for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = self.lock();
         state.drain_ring();
+        // A polling guest whose bytes all go through the ring is held back here.
+        state = self.wait_for_room(state);
+        state.lsr_read = offset == LSR;
+        state.polls = if offset == LSR { state.polls.saturating_add(1) } else { 0 };
+        state.refill();
         data[0] = state.uart.read(offset as u8);
-        if offset == LSR {
-            state.lsr_read = true;
-        }
         state.refill();
         self.tell(&mut state, false);
     }
@@ -310,29 +338,27 @@ impl Device for Serial {
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         let mut state = self.lock();
         state.drain_ring();
+        state.polls = 0;
         let mut coalescing_began = false;
         if offset == THR && !state.divisor_latch {
-            // `rep outs` arrives as one write of many bytes, all for the same register.
-            for &byte in data {
-                while state.uart.writer().bytes.len() >= OUTPUT_LIMIT && !state.uart.writer().closed {
-                    state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                state.transmit(byte);
-            }
-            state.polled = if std::mem::take(&mut state.lsr_read) { state.polled + 1 } else { 0 };
+            state = self.wait_for_room(state);
+            state.transmit(data[0]);
+            state.polled = if std::mem::take(&mut state.lsr_read) { state.polled.saturating_add(1) } else { 0 };
             if state.polled >= POLLED_BYTES && state.ring.is_some() && !state.coalescing {
                 state.coalesce(true);
                 coalescing_began = state.coalescing;
             }
         } else {
-            if offset == LCR {
-                state.divisor_latch = data[0] & LCR_DLAB != 0;
+            match offset {
+                IER if !state.divisor_latch => state.listening = data[0] & IER_RECEIVED != 0,
+                LCR => state.divisor_latch = data[0] & LCR_DLAB != 0,
+                _ => {}
             }
             let _ = state.uart.write(offset as u8, data[0]); // see `transmit`
-            state.refill(); // the guest may have left loopback mode, in which nothing comes in
+            state.refill(); // the guest listens again, or has left loopback mode, in which nothing comes in
         }
         self.tell(&mut state, coalescing_began);
-        state.verdict()
+        ControlFlow::Continue(())
     }
 }
 

@@ -1,7 +1,12 @@
-//! Exits as values: why `KVM_RUN` came back, and what that means. No KVM in here, so that the rarest exit can be tested
+//! Exits as values: why `KVM_RUN` came back, and what that means. No system call in here, so that the rarest exit can be tested
 //! like the commonest.
 
 use crate::device::{Bus, GuestRequest};
+use kvm_bindings::{
+    KVM_EXIT_DEBUG, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTR, KVM_EXIT_IOAPIC_EOI,
+    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_NOTIFY, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_BUS_LOCK,
+    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
+};
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -127,8 +132,22 @@ pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<End> {
     response.map_break(End::Guest)
 }
 
-/// `KVM_INTERNAL_ERROR_EMULATION` (linux/kvm.h).
-const EMULATION: u32 = 1;
+/// The exits that an x86 host could come back with although this VMM does not ask for them (linux/kvm.h).
+const NAMES: [(u32, &str); 13] = [
+    (KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
+    (KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
+    (KVM_EXIT_HYPERCALL, "KVM_EXIT_HYPERCALL"),
+    (KVM_EXIT_DEBUG, "KVM_EXIT_DEBUG"),
+    (KVM_EXIT_HLT, "KVM_EXIT_HLT"),
+    (KVM_EXIT_INTR, "KVM_EXIT_INTR"),
+    (KVM_EXIT_SYSTEM_EVENT, "KVM_EXIT_SYSTEM_EVENT"),
+    (KVM_EXIT_IOAPIC_EOI, "KVM_EXIT_IOAPIC_EOI"),
+    (KVM_EXIT_X86_RDMSR, "KVM_EXIT_X86_RDMSR"),
+    (KVM_EXIT_X86_WRMSR, "KVM_EXIT_X86_WRMSR"),
+    (KVM_EXIT_X86_BUS_LOCK, "KVM_EXIT_X86_BUS_LOCK"),
+    (KVM_EXIT_NOTIFY, "KVM_EXIT_NOTIFY"),
+    (KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"),
+];
 
 #[cold]
 fn describe(exit: &VmExit<'_>) -> Fault {
@@ -138,12 +157,15 @@ fn describe(exit: &VmExit<'_>) -> Fault {
             plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {hardware_reason:#x}"))
         }
         VmExit::InternalError { suberror, code, len } => {
-            let emulation = suberror == EMULATION;
+            let emulation = suberror == KVM_INTERNAL_ERROR_EMULATION;
             let what = if emulation { ", emulation failure" } else { "" };
             let exit = format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{what}");
             Fault { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
         }
-        VmExit::Other { reason } => plain(format!("KVM exit {reason}, which nobody handles")),
+        VmExit::Other { reason } => match NAMES.iter().find(|(number, _)| *number == reason) {
+            Some((_, name)) => plain(format!("{name}, which nobody handles")),
+            None => plain(format!("KVM exit {reason}, which nobody handles")),
+        },
         _ => plain(format!("{exit:?}")),
     }
 }
@@ -196,6 +218,7 @@ mod tests {
         for (exit, text) in [
             (VmExit::FailedEntry { hardware_reason: 0x80000021 }, "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
             (VmExit::InternalError { suberror: 3, code: [0; 15], len: 0 }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
+            (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which nobody handles"),
             (VmExit::Other { reason: 99 }, "KVM exit 99, which nobody handles"),
         ] {
             assert!(

@@ -11,6 +11,8 @@ pub use exit::{Buses, End, Fault, VmExit, handle};
 pub use rim::{CoalescedPort, GuestRam};
 pub use stats::ExitStats;
 
+use rim::{Kickable, RunPage};
+
 use crate::boot::Entry;
 use crate::device::GuestRequest;
 use kvm_bindings::CpuId;
@@ -83,6 +85,7 @@ pub enum VcpuStop {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    page: RunPage,
     id: u8,
     ram: Arc<GuestRam>,
 }
@@ -94,7 +97,8 @@ impl Vcpu {
         let leaves = CpuId::from_entries(&cpuid.for_vcpu(id, cpus));
         fd.set_cpuid2(&leaves.map_err(|error| io::Error::other(format!("{error:?}")))?)?;
         registers::set_msrs(&fd)?;
-        Ok(Self { fd, id, ram })
+        let page = RunPage::new(&fd, vm.run_size())?;
+        Ok(Self { fd, page, id, ram })
     }
 
     /// The vCPU's number, which is its APIC ID too.
@@ -131,11 +135,11 @@ impl Vcpu {
     }
 
     fn run_to_end(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> io::Result<Option<End>> {
-        let mut kickable = rim::Kickable::new(&mut self.fd);
+        let mut kickable = Kickable::new(&mut self.page);
         while state.get() == VmRunState::Running {
-            match kickable.vcpu().run() {
-                Ok(_) => {
-                    let exit = rim::last_exit(kickable.vcpu());
+            match self.fd.run().map(drop) {
+                Ok(()) => {
+                    let exit = kickable.page.last_exit();
                     stats.count(&exit);
                     if let ControlFlow::Break(end) = handle(exit, buses) {
                         return Ok(Some(end));
@@ -155,10 +159,12 @@ impl Vcpu {
         self.fd.get_regs().ok().map(|regs| regs.rip)
     }
 
-    /// Up to 15 bytes, the longest instruction, at the guest-virtual address `rip`.
+    /// Up to 15 bytes, the longest instruction, at `rip`.
     fn code_at(&self, rip: u64) -> Vec<u8> {
         let mut code = vec![0; 15];
-        let len = match self.fd.translate_gva(rip) {
+        // In 64-bit mode the base is 0; in real mode it is most of the address.
+        let base = self.fd.get_sregs().map_or(0, |sregs| sregs.cs.base);
+        let len = match self.fd.translate_gva(base.wrapping_add(rip)) {
             Ok(to) if to.valid != 0 => {
                 self.ram.memory().read(&mut code, GuestAddress(to.physical_address)).unwrap_or(0)
             }

@@ -38,9 +38,12 @@ pub(super) fn set(vcpu: &VcpuFd, entry: &Entry) -> io::Result<()> {
 /// What firmware sets up on every processor, the first and the others.
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> io::Result<()> {
     let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    let entries =
-        [msr(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS), msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK)];
-    let msrs = Msrs::from_entries(&entries).map_err(|error| io::Error::other(format!("{error:?}")))?;
+    let entries = [msr(IA32_MISC_ENABLE, 0), msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK)];
+    let mut msrs = Msrs::from_entries(&entries).map_err(|error| io::Error::other(format!("{error:?}")))?;
+    // KVM has bits of its own in the first: what a guest cannot have is marked unavailable there.
+    let mut old = msrs.clone();
+    vcpu.get_msrs(&mut old)?;
+    msrs.as_mut_slice()[0].data = old.as_slice()[0].data | MISC_ENABLE_FAST_STRINGS;
     match vcpu.set_msrs(&msrs)? {
         done if done < entries.len() => Err(io::Error::other(format!("KVM refuses MSR {:#x}", entries[done].index))),
         _ => Ok(()),

@@ -18,7 +18,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 // ---- Mapped memory -------------------------------------------------------------------------------------------------
 
@@ -60,7 +60,20 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub struct GuestRam {
     memory: GuestMemoryMmap,
-    _mappings: Vec<Mapping>, // what `memory` points into; dropped after it
+    regions: Vec<Arc<GuestRegionMmap>>,
+    mappings: Vec<Mapping>, // what the regions point into
+}
+
+impl Drop for GuestRam {
+    fn drop(&mut self) {
+        // `memory` can be cloned and its regions taken out of it. If somebody still has one, its pages stay mapped.
+        let alone = |region: &Arc<GuestRegionMmap>| {
+            Arc::strong_count(region) == 2 && Arc::strong_count(&region.get_mmap()) == 2 // `memory`'s and ours
+        };
+        if !self.regions.iter().all(alone) {
+            std::mem::take(&mut self.mappings).into_iter().for_each(std::mem::forget);
+        }
+    }
 }
 
 impl GuestRam {
@@ -83,19 +96,19 @@ impl GuestRam {
                 MmapRegion::build_raw(aligned, len, libc::PROT_READ | libc::PROT_WRITE, flags)
             };
             let region = region.map_err(io::Error::other)?;
-            regions.push(GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(too_large)?);
+            regions.push(Arc::new(GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(too_large)?));
             mappings.push(mapping);
         }
-        let memory = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
-        Ok(Self { memory, _mappings: mappings })
+        let memory = GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(io::Error::other)?;
+        Ok(Self { memory, regions, mappings })
     }
 
-    /// The RAM, for reading and writing from the host's side. Do not keep a clone of it past this value's life.
+    /// The RAM, for reading and writing from the host's side.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 
-    /// Gives the RAM to `vm`, one memory slot a region. `vm` must not outlive this value.
+    /// Gives the RAM to `vm`, one memory slot a region.
     pub(crate) fn register(&self, vm: &VmFd) -> io::Result<()> {
         for (slot, region) in (0..).zip(self.memory.iter()) {
             let slot = kvm_userspace_memory_region {
@@ -105,8 +118,8 @@ impl GuestRam {
                 userspace_addr: region.as_ptr() as u64,
                 flags: 0,
             };
-            // SAFETY: the slot covers exactly one region of our own mapping, which the caller keeps until `vm` is gone,
-            // and only guest RAM lies there.
+            // SAFETY: the slot covers exactly one region of our own mapping, where nothing but guest RAM lies. Only vCPUs
+            // that run reach it, and each `Vcpu` keeps an `Arc` of this value.
             unsafe { vm.set_user_memory_region(slot) }.map_err(io::Error::from)?;
         }
         Ok(())
@@ -115,56 +128,81 @@ impl GuestRam {
 
 // ---- The kvm_run page ----------------------------------------------------------------------------------------------
 
-/// Reads the exit that the last `KVM_RUN` of `vcpu` left in its `kvm_run` page.
-pub(super) fn last_exit(vcpu: &mut VcpuFd) -> VmExit<'_> {
-    let run = vcpu.get_kvm_run();
-    let page: *mut u8 = ptr::from_mut::<kvm_run>(run).cast();
-    match run.exit_reason {
-        KVM_EXIT_IO => {
-            // SAFETY: the exit reason says that this member of the union is the one in use.
-            let io = unsafe { run.__bindgen_anon_1.io };
-            let len = usize::from(io.size) * io.count as usize;
-            // SAFETY: the kernel puts `count` items of `size` bytes at `data_offset` inside the vCPU's mapping, and
-            // `vcpu` is borrowed for as long as the slice lives, so neither KVM_RUN nor anybody else touches it.
-            let data = unsafe { std::slice::from_raw_parts_mut(page.add(io.data_offset as usize), len) };
-            let size = usize::from(io.size).max(1);
-            match u32::from(io.direction) {
-                KVM_EXIT_IO_IN => VmExit::PortRead { port: io.port, size, data },
-                _ => VmExit::PortWrite { port: io.port, size, data },
+/// The page that the kernel shares with a vCPU, and the data pages behind it. This is a mapping of its own beside the one
+/// that `VcpuFd` has, so that no reference of that one's is in the way of the pointers made here.
+#[derive(Debug)]
+pub(super) struct RunPage(Mapping);
+
+impl RunPage {
+    /// Maps the `size` bytes that the kernel shares with `vcpu` (`KVM_GET_VCPU_MMAP_SIZE`).
+    pub fn new(vcpu: &VcpuFd, size: usize) -> io::Result<Self> {
+        Mapping::new(size.max(size_of::<kvm_run>()), libc::MAP_SHARED, vcpu.as_raw_fd(), 0).map(Self)
+    }
+
+    fn run(&self) -> *mut kvm_run {
+        self.0.start.as_ptr().cast()
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: the mapping is larger than a `kvm_run`, whose `immediate_exit` is one byte; on our side it is reached
+        // through this function and the kick's handler only, each time as an atomic.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
+    }
+
+    /// Reads the exit that the last `KVM_RUN` left.
+    pub fn last_exit(&mut self) -> VmExit<'_> {
+        let page = self.0.start.as_ptr();
+        // SAFETY: the mapping holds a whole `kvm_run`, which the kernel writes only during KVM_RUN; `&mut self` keeps this
+        // the only way to it while what is returned lives. The fields made references here are not `immediate_exit`,
+        // the one that a signal handler writes.
+        let (reason, exit) = unsafe { ((*self.run()).exit_reason, &mut (*self.run()).__bindgen_anon_1) };
+        match reason {
+            KVM_EXIT_IO => {
+                // SAFETY: the exit reason says that this member of the union is the one in use.
+                let io = unsafe { exit.io };
+                let len = (usize::from(io.size) * io.count as usize).min(self.0.len - size_of::<kvm_run>());
+                // SAFETY: the kernel puts `count` items of `size` bytes at `data_offset`, a page behind the `kvm_run`'s start
+                // and inside the mapping.
+                let data = unsafe { std::slice::from_raw_parts_mut(page.add(io.data_offset as usize), len) };
+                let size = usize::from(io.size).max(1);
+                match u32::from(io.direction) {
+                    KVM_EXIT_IO_IN => VmExit::PortRead { port: io.port, size, data },
+                    _ => VmExit::PortWrite { port: io.port, size, data },
+                }
             }
-        }
-        KVM_EXIT_MMIO => {
-            // SAFETY: the exit reason says that this member of the union is the one in use.
-            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
-            let len = (mmio.len as usize).min(mmio.data.len());
-            let data = &mut mmio.data[..len];
-            match mmio.is_write {
-                0 => VmExit::MmioRead { address: mmio.phys_addr, data },
-                _ => VmExit::MmioWrite { address: mmio.phys_addr, data },
+            KVM_EXIT_MMIO => {
+                // SAFETY: the exit reason says that this member of the union is the one in use.
+                let mmio = unsafe { &mut exit.mmio };
+                let len = (mmio.len as usize).min(mmio.data.len());
+                let data = &mut mmio.data[..len];
+                match mmio.is_write {
+                    0 => VmExit::MmioRead { address: mmio.phys_addr, data },
+                    _ => VmExit::MmioWrite { address: mmio.phys_addr, data },
+                }
             }
-        }
-        KVM_EXIT_SHUTDOWN => VmExit::TripleFault,
-        KVM_EXIT_FAIL_ENTRY => {
-            // SAFETY: the exit reason says that this member of the union is the one in use.
-            let entry = unsafe { run.__bindgen_anon_1.fail_entry };
-            VmExit::FailedEntry { hardware_reason: entry.hardware_entry_failure_reason }
-        }
-        KVM_EXIT_INTERNAL_ERROR => {
-            // SAFETY: the exit reason says that `internal` is in use, whose fields `emulation_failure` repeats.
-            let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
-            let mut code = [0; 15];
-            let mut len = 0;
-            // The kernel tells the instruction only with this suberror, enough data words, and this flag
-            // (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
-            if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
-                // SAFETY: the union has one variant, in use when the flag is set.
-                let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-                code = instruction.insn_bytes;
-                len = usize::from(instruction.insn_size).min(code.len());
+            KVM_EXIT_SHUTDOWN => VmExit::TripleFault,
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: the exit reason says that this member of the union is the one in use.
+                let entry = unsafe { exit.fail_entry };
+                VmExit::FailedEntry { hardware_reason: entry.hardware_entry_failure_reason }
             }
-            VmExit::InternalError { suberror: failure.suberror, code, len }
+            KVM_EXIT_INTERNAL_ERROR => {
+                // SAFETY: the exit reason says that `internal` is in use, whose fields `emulation_failure` repeats.
+                let failure = unsafe { exit.emulation_failure };
+                let mut code = [0; 15];
+                let mut len = 0;
+                // The kernel tells the instruction only with this suberror, enough data words, and this flag
+                // (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
+                if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
+                    // SAFETY: the union has one variant, in use when the flag is set.
+                    let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+                    code = instruction.insn_bytes;
+                    len = usize::from(instruction.insn_size).min(code.len());
+                }
+                VmExit::InternalError { suberror: failure.suberror, code, len }
+            }
+            reason => VmExit::Other { reason },
         }
-        reason => VmExit::Other { reason },
     }
 }
 
@@ -193,36 +231,34 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     });
 }
 
-/// Installs the handler of [`kick_signal`]. To be called before the first vCPU thread starts.
+/// Installs the handler of [`kick_signal`], and lets the signal through to this thread and those it starts, whatever mask
+/// this process was started with. To be called before the first vCPU thread starts.
 pub(super) fn install_kick_handler() -> io::Result<()> {
-    register_signal_handler(kick_signal(), on_kick).map_err(io::Error::from)
+    register_signal_handler(kick_signal(), on_kick)?;
+    unblock_signal(kick_signal()).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// While this lives, a kick of this thread ends the current or the next `KVM_RUN` of one vCPU.
 #[derive(Debug)]
 pub(super) struct Kickable<'a> {
-    vcpu: &'a mut VcpuFd,
+    /// The vCPU's shared page, to read exits from.
+    pub page: &'a mut RunPage,
 }
 
 impl<'a> Kickable<'a> {
-    /// Lets kicks of the calling thread reach `vcpu`, one that came before included.
-    pub fn new(vcpu: &'a mut VcpuFd) -> Self {
-        let address = ptr::from_mut(&mut vcpu.get_kvm_run().immediate_exit) as usize;
+    /// Lets kicks of the calling thread reach the vCPU that `page` belongs to, one that came before included.
+    pub fn new(page: &'a mut RunPage) -> Self {
+        let address = page.immediate_exit().as_ptr() as usize;
         if WORD.with(|word| word.swap(address, Ordering::Relaxed)) == KICKED {
-            vcpu.set_kvm_immediate_exit(1);
+            page.immediate_exit().store(1, Ordering::Relaxed);
         }
         compiler_fence(Ordering::SeqCst);
-        Self { vcpu }
-    }
-
-    /// The vCPU, to run it.
-    pub fn vcpu(&mut self) -> &mut VcpuFd {
-        self.vcpu
+        Self { page }
     }
 
     /// Takes note of a kick. What the kicker wrote before it is visible from here on.
     pub fn acknowledge(&mut self) {
-        self.vcpu.set_kvm_immediate_exit(0);
+        self.page.immediate_exit().store(0, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
     }
 }

@@ -51,8 +51,12 @@ impl ExitStats {
         self.port_io += other.port_io;
         self.mmio += other.mmio;
         self.other += other.other;
-        if let (Some(sum), Some(ports)) = (&mut self.ports, &other.ports) {
-            sum.iter_mut().zip(ports).for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
+        match (&mut self.ports, &other.ports) {
+            (Some(sum), Some(ports)) => {
+                sum.iter_mut().zip(ports).for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
+            }
+            (None, Some(ports)) => self.ports = Some(ports.clone()),
+            _ => {}
         }
     }
 

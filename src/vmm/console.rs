@@ -11,7 +11,7 @@ use super::watchers::kick;
 use crate::cause::cause;
 use crate::device::serial::{FLUSH_DELAY, Serial};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ pub struct ConsoleIo<EH> {
     last_flush: Instant,
     output: Option<Stdout>,
     output_blocked: bool,
+    lost: Option<io::Error>,
     input: Option<Stdin>,
     power_button: EventFd,
     exit_handler: EH,
@@ -75,6 +76,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
             last_flush: Instant::now() - FLUSH_DELAY,
             output,
             output_blocked: false,
+            lost: None,
             input,
             power_button: events.power_button,
             exit_handler,
@@ -133,21 +135,13 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         }
     }
 
-    /// Writes all output there is, or waits for room.
+    /// Writes the output there is, or waits for room.
     fn flush(&mut self, ops: &mut EventOps) {
         let Some(output) = &mut self.output else { return };
-        let result = loop {
-            if output.pending.is_empty() {
-                self.serial.pull(&mut output.pending);
-                if output.pending.is_empty() {
-                    break Ok(true);
-                }
-            }
-            match output.write_some() {
-                Ok(true) => {}
-                unfinished => break unfinished,
-            }
-        };
+        if output.pending.is_empty() {
+            self.serial.pull(&mut output.pending); // once: a guest that prints without end must not keep the loop here
+        }
+        let result = output.write_some();
         self.last_flush = Instant::now();
         match result {
             Ok(done) if done != self.output_blocked => {}
@@ -165,6 +159,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
                 self.output = None;
                 self.serial.close();
                 self.fail("cannot write the guest's output", &cause(&error));
+                self.lost = Some(error); // the guest's end may have been the first kick
             }
         }
     }
@@ -174,7 +169,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         let Some(stdin) = &mut self.input else { return };
         let on_key = |key| match key {
             Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
-            Key::Help => eprint!("{KEY_HELP}"),
+            Key::Help => drop(io::stderr().write_all(KEY_HELP.as_bytes())),
             Key::PowerButton => drop(self.power_button.write(1)), // a full counter has been pressed already
         };
         if !stdin.pump(&self.serial, ops, STDIN, ready, on_key) {
@@ -182,12 +177,15 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         }
     }
 
-    /// Writes what the guest said last. `stop` is readable when a signal asks to stop; then, or if `hurry`, a reader who
-    /// takes nothing is waited for no longer than a second.
-    pub fn finish(&mut self, stop: BorrowedFd<'_>, hurry: bool) -> io::Result<()> {
+    /// Writes what the guest said last, until `deadline` at most. `stop` is readable when a signal asks to stop; then a
+    /// reader who takes nothing is waited for no longer than a second. Fails too if output was lost before.
+    pub fn finish(&mut self, stop: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<()> {
+        if let Some(error) = self.lost.take() {
+            return Err(error);
+        }
         let Some(output) = &mut self.output else { return Ok(()) };
         loop {
-            output.write_all(stop, hurry)?;
+            output.write_all(stop, deadline)?;
             self.serial.pull(&mut output.pending);
             if output.pending.is_empty() {
                 return Ok(());

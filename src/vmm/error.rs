@@ -26,9 +26,9 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
-    /// More vCPUs than there can be.
-    #[error("cannot have {asked} vCPUs: this host's KVM allows {limit} at most; try --cpus {limit}")]
-    TooManyCpus {
+    /// More vCPUs than there can be, or none.
+    #[error("cannot have {asked} vCPUs: this host's KVM allows 1 to {limit}")]
+    Cpus {
         /// Number asked for.
         asked: u8,
         /// Number allowed.
@@ -54,7 +54,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The event loop cannot be set up.
-    #[error("cannot set up the event loop: {0}")]
+    #[error("cannot set up the event loop: {}", cause(&(*.0).into()))]
     Event(#[from] event::Error),
     /// The host is out of something.
     #[error("cannot {action}: {}", cause(.source))]

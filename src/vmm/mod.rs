@@ -35,10 +35,12 @@ use console::ConsoleIo;
 use kvm_ioctls::{Cap, Kvm};
 use machine::Devices;
 use std::fmt;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use stdin::Stdin;
-use stdout::Stdout;
+use stdout::{LAST_WORDS, Stdout};
 use terminal::RawTerminal;
 use watchers::{SignalWatch, TimeoutWatch};
 
@@ -63,7 +65,6 @@ pub struct Vmm {
     serial: Arc<Serial>,
     buses: Buses,
     console: Arc<Mutex<ConsoleIo<WrappedExitHandler>>>,
-    stop: Arc<Signals>,
 }
 
 impl fmt::Debug for Vmm {
@@ -75,7 +76,7 @@ impl fmt::Debug for Vmm {
 impl TryFrom<VMMConfig> for Vmm {
     type Error = Error;
 
-    /// Builds the whole machine, or says what is wrong. The signals that ask to stop are blocked from here on.
+    /// Builds the whole machine, or says what is wrong.
     fn try_from(config: VMMConfig) -> Result<Self, Error> {
         let kvm = open_kvm()?;
         let cpuid = CpuidTemplate::new(&kvm).map_err(Error::kvm("ask KVM for its CPUID leaves"))?;
@@ -84,19 +85,21 @@ impl TryFrom<VMMConfig> for Vmm {
         let exit_handler = WrappedExitHandler::new().map_err(Error::host("create the exit event"))?;
         let mut event_mgr = EventManager::<Subscriber>::new()?;
         event_mgr.add_subscriber(exit_handler.subscriber());
+        if let Some(reason) = exit_handler.reason() {
+            return Err(Error::host("set up the way out")(io::Error::other(reason.to_string())));
+        }
 
         let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
         let Devices { serial, events, buses } = Devices::new(vm.fd(), vm.vcpus().first())?;
 
         let output = Stdout::open(&config.console)?;
         let input = match config.console {
-            Console::Stdio => Some(Stdin::new().map_err(Error::host("use standard input"))?),
+            Console::Stdio => Stdin::new().map_err(Error::host("use standard input"))?,
             _ => None,
         };
         let console = ConsoleIo::new(serial.clone(), events, output, input, exit_handler.clone());
         let console = Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?));
-        let stop = Arc::new(watchers::stop_signals().map_err(Error::host("wait for signals"))?);
-        let vmm = Self { config, event_mgr, exit_handler, vm, ram, serial, buses, console, stop };
+        let vmm = Self { config, event_mgr, exit_handler, vm, ram, serial, buses, console };
         vmm.narrate("Vmm::try_from: the machine is built; the exit handler is the event manager's first subscriber");
         Ok(vmm)
     }
@@ -108,16 +111,18 @@ impl Vmm {
         self.buses.ports.insert(base.into(), ports.into(), device)
     }
 
-    /// Runs the guest until somebody kicks the exit handler.
+    /// Runs the guest until somebody kicks the exit handler. The signals that ask to stop are blocked from when the guest
+    /// is loaded, for the calling thread, and stay so.
     ///
     /// An error is kickvm's own. A guest that crashes is none: it is an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, Error> {
         let entry = self.load()?;
+        let stop = self.subscribe()?;
         let terminal = match self.config.console {
             Console::Stdio => RawTerminal::enter().map_err(Error::host("make the terminal raw"))?,
             _ => None,
         };
-        self.subscribe()?;
+        let deadline = self.config.timeout.and_then(|after| Instant::now().checked_add(after));
         let buses = Arc::new(std::mem::take(&mut self.buses));
         self.narrate("KvmVm::run: starting one thread a vCPU");
         self.vm.run(&entry, &buses, self.config.verbosity >= 2)?;
@@ -136,24 +141,26 @@ impl Vmm {
         self.narrate(&format!("loop: kicked because {reason}; keep_running() is false, break"));
 
         self.serial.close(); // a vCPU that waits for room in the console's buffer must not wait any longer
-        let stats = self.vm.shutdown()?;
+        let shutdown = self.vm.shutdown();
+        drop(terminal); // Ctrl-C is a signal again, should the last words find no reader
+        let reason = self.last_words(reason, &stop, deadline);
+        let stats = shutdown?;
         self.narrate("vm.shutdown(): every vCPU has left the guest, every thread is joined");
-        let reason = self.last_words(reason);
-        drop(terminal);
         self.report(&stats);
         Ok(Outcome { reason, stats })
     }
 
-    /// Adds what can end the run from outside, and the console.
-    fn subscribe(&mut self) -> Result<(), Error> {
-        let signals = SignalWatch { signals: self.stop.clone(), exit_handler: self.exit_handler.clone() };
+    /// Adds what can end the run from outside, and the console. Returns where signals can be read.
+    fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
+        let stop = Arc::new(watchers::stop_signals().map_err(Error::host("wait for signals"))?);
+        let signals = SignalWatch { signals: stop.clone(), exit_handler: self.exit_handler.clone() };
         self.event_mgr.add_subscriber(Arc::new(Mutex::new(signals)));
         if let Some(after) = self.config.timeout {
             let timeout = TimeoutWatch::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
             self.event_mgr.add_subscriber(Arc::new(Mutex::new(timeout)));
         }
         self.event_mgr.add_subscriber(self.console.clone());
-        Ok(())
+        Ok(stop)
     }
 
     fn load(&self) -> Result<Entry, Error> {
@@ -165,10 +172,12 @@ impl Vmm {
     }
 
     /// Writes the rest of the guest's output, and lets a console that announced a panic explain the end.
-    fn last_words(&self, reason: ExitReason) -> ExitReason {
-        let hurry = matches!(reason, ExitReason::Signal(_) | ExitReason::Timeout(_));
+    fn last_words(&self, reason: ExitReason, stop: &Signals, deadline: Option<Instant>) -> ExitReason {
+        let hurry = matches!(reason, ExitReason::Signal(_) | ExitReason::Timeout(_) | ExitReason::UserQuit);
+        let soon = Instant::now() + LAST_WORDS;
+        let deadline = if hurry { Some(soon) } else { deadline.map(|deadline| deadline.max(soon)) };
         let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
-        match console.finish(self.stop.as_fd(), hurry) {
+        match console.finish(stop.as_fd(), deadline) {
             Err(error) if !hurry => ExitReason::Failed(format!("cannot write the guest's output: {}", cause(&error))),
             _ if self.serial.panicked() => reason.after_panic(),
             _ => reason,
@@ -177,22 +186,29 @@ impl Vmm {
 
     fn report(&self, stats: &ExitStats) {
         self.say(1, format_args!("{stats}"));
-        for (port, count) in stats.busiest_ports(10) {
+        let busiest = if self.config.verbosity >= 2 { stats.busiest_ports(10) } else { Vec::new() };
+        for (port, count) in busiest {
             self.say(2, format_args!("port {port:#x}: {count} exits"));
         }
     }
 
     fn say(&self, verbosity: u8, what: fmt::Arguments<'_>) {
         if self.config.verbosity >= verbosity {
-            eprintln!("kickvm: {what}");
+            complain(what);
         }
     }
 
     fn narrate(&self, step: &str) {
         if self.config.narrate {
-            eprintln!("kickvm: {step}");
+            complain(step);
         }
     }
+}
+
+/// Says `what` on standard error, in one line whatever a file's name may hold. If that is closed, nobody is told.
+pub fn complain(what: impl fmt::Display) {
+    let line = format!("kickvm: {what}").replace(char::is_control, "?") + "\n";
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Opens /dev/kvm and checks that it is one this VMM can use.

@@ -1,5 +1,6 @@
 //! Standard input of any kind, and the keys that are for kickvm itself.
 
+use super::terminal::in_foreground;
 use crate::device::serial::Serial;
 use crate::event::{Error, EventOps, EventSet, Events};
 use std::fs::File;
@@ -8,10 +9,12 @@ use std::os::fd::AsFd;
 
 const CTRL_A: u8 = 0x01;
 const BLOCK: usize = 4096;
+/// How much is typed ahead for a guest that takes nothing before more is dropped, in bytes.
+const TYPED_AHEAD: usize = 1 << 20;
 
-/// What `Ctrl-A h` prints. The terminal is raw, so lines end in CR LF.
-pub const KEY_HELP: &str = "\r\nkickvm: Ctrl-A x  leave\r\nkickvm: Ctrl-A p  press the power button\r\n\
-                            kickvm: Ctrl-A h  this help\r\nkickvm: Ctrl-A Ctrl-A  send Ctrl-A\r\n";
+/// What `Ctrl-A h` prints.
+pub const KEY_HELP: &str = "\nkickvm: Ctrl-A x  leave\nkickvm: Ctrl-A p  press the power button\n\
+                            kickvm: Ctrl-A h  this help\nkickvm: Ctrl-A Ctrl-A  send Ctrl-A\n";
 
 /// What a key after Ctrl-A asks kickvm for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +45,16 @@ enum Escape {
 }
 
 impl Stdin {
-    /// Takes standard input as it is now.
-    pub fn new() -> io::Result<Self> {
+    /// Takes standard input as it is now; `None` if it is a terminal that this process may not read.
+    pub fn new() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
+        if stdin.is_terminal() && !in_foreground() {
+            return Ok(None);
+        }
         let escape = stdin.is_terminal().then_some(Escape::Idle);
         let file = File::from(stdin.as_fd().try_clone_to_owned()?);
         let buffer = Vec::with_capacity(2 * BLOCK);
-        Ok(Self { file, buffer, sent: 0, escape, watchable: true, watched: false })
+        Ok(Some(Self { file, buffer, sent: 0, escape, watchable: true, watched: false }))
     }
 
     /// Feeds `serial` until it is full or there is no input now. `ready` says that epoll has seen input; its events carry
@@ -63,8 +69,9 @@ impl Stdin {
     ) -> bool {
         loop {
             self.sent += serial.feed(&self.buffer[self.sent..]);
-            if self.sent < self.buffer.len() {
-                // Until the guest has taken some, nothing is read, and not even a hang-up may wake the loop.
+            if self.sent < self.buffer.len() && self.escape.is_none() {
+                // Until the guest has taken some, nothing is read, and not even a hang-up may wake the loop. A terminal
+                // is read on: the user of a guest that hangs must be able to leave.
                 self.unwatch(ops);
                 return true;
             }
@@ -100,7 +107,7 @@ impl Stdin {
         }
     }
 
-    /// Reads once; nothing is pending. Every error but `WouldBlock` is the end: end of file, a terminal that hung up, a
+    /// Reads once, behind what is pending. Every error but `WouldBlock` is the end: end of file, a terminal that hung up, a
     /// directory.
     fn read(&mut self, on_key: &mut impl FnMut(Key)) -> io::Result<()> {
         let mut block = [0; BLOCK];
@@ -110,7 +117,7 @@ impl Stdin {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        self.buffer.clear();
+        self.buffer.drain(..self.sent);
         self.sent = 0;
         match self.escape {
             None => self.buffer.extend_from_slice(&block[..len]),
@@ -119,6 +126,7 @@ impl Stdin {
                     escape = sort(escape, byte, &mut self.buffer, on_key);
                 }
                 self.escape = Some(escape);
+                self.buffer.truncate(TYPED_AHEAD);
             }
         }
         Ok(())

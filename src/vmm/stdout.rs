@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// A pipe that is writable at all takes this much without blocking (`PIPE_BUF`, pipe(7)).
 const CHUNK: usize = 4096;
-/// How long the last output may wait for a reader once a signal has asked to stop.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the last output may wait for a reader once somebody has asked to stop.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
@@ -60,10 +60,10 @@ impl Stdout {
         Ok(true)
     }
 
-    /// Writes all that is pending, however long the reader takes; but a second at most from when `stop` is readable, or
-    /// from now if `hurry`.
-    pub fn write_all(&mut self, stop: BorrowedFd<'_>, hurry: bool) -> io::Result<()> {
-        let mut deadline = hurry.then(|| Instant::now() + LAST_WORDS);
+    /// Writes all that is pending, until `deadline`, or however long the reader takes; but no longer than a second from
+    /// when `stop` is readable.
+    pub fn write_all(&mut self, stop: BorrowedFd<'_>, mut deadline: Option<Instant>) -> io::Result<()> {
+        let mut told = false;
         while !self.write_some()? {
             let timeout = match deadline {
                 None => PollTimeout::NONE,
@@ -73,10 +73,11 @@ impl Stdout {
                 },
             };
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT), PollFd::new(stop, PollFlags::POLLIN)];
-            let watched = if deadline.is_none() { &mut fds[..] } else { &mut fds[..1] };
-            ready(watched, timeout)?;
-            if deadline.is_none() && fds[1].any() == Some(true) {
-                deadline = Some(Instant::now() + LAST_WORDS);
+            ready(if told { &mut fds[..1] } else { &mut fds[..] }, timeout)?;
+            if !told && fds[1].any() == Some(true) {
+                told = true;
+                let soon = Instant::now() + LAST_WORDS;
+                deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
             }
         }
         Ok(())

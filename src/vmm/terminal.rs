@@ -4,6 +4,7 @@
 //! through the event loop (see `watchers`), so they end in a drop too.
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{getpgrp, tcgetpgrp};
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,17 +18,24 @@ pub struct RawTerminal(());
 impl RawTerminal {
     /// Makes standard input raw if it is a terminal.
     pub fn enter() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() {
+        if !io::stdin().is_terminal() || !in_foreground() {
             return Ok(None);
         }
         let saved = tcgetattr(io::stdin())?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
+        raw.output_flags = saved.output_flags; // what kickvm itself says in between ends in a bare line feed
         *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         let terminal = Self(()); // from here on it is restored
         tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
         Ok(Some(terminal))
     }
+}
+
+/// Whether this process may use the terminal on standard input: one in the background would be stopped for trying. A
+/// terminal that does not control this process has no such rule.
+pub fn in_foreground() -> bool {
+    tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 
 impl Drop for RawTerminal {

@@ -50,8 +50,8 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         exit_handler: EH,
     ) -> Result<Self, Error> {
         let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id()).min(MAX_CPUS.into());
-        if usize::from(cpus) > limit {
-            return Err(Error::TooManyCpus { asked: cpus, limit });
+        if !(1..=limit).contains(&usize::from(cpus)) {
+            return Err(Error::Cpus { asked: cpus, limit });
         }
         let fd = Arc::new(create_vm(kvm).map_err(Error::kvm("create a virtual machine"))?);
         fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::kvm("place KVM's identity map"))?;
@@ -134,7 +134,7 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
                 break;
             }
         }
-        let mut sum = ExitStats::new(true);
+        let mut sum = ExitStats::default();
         let mut stuck = Vec::new();
         for thread in self.threads.drain(..) {
             match thread.running {

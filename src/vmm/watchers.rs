@@ -1,5 +1,6 @@
 //! Two subscribers that end the run from outside the guest: signals, and the timeout.
 
+use super::complain;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
@@ -11,9 +12,19 @@ use std::time::Duration;
 /// The signals that ask kickvm to stop.
 const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// Blocks the signals that ask to stop, from now on and for threads started later, and makes them readable.
+/// Blocks the signals that ask to stop, from now on and for threads started later, and makes them readable. Those that
+/// whoever started this program has set to be ignored (nohup, a shell's background jobs) stay ignored.
 pub fn stop_signals() -> io::Result<Signals> {
-    Signals::new(&STOP_SIGNALS)
+    let ignored = ignored_signals();
+    let heeded: Vec<i32> = STOP_SIGNALS.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
+    Signals::new(&heeded)
+}
+
+/// The set of ignored signals, bit n-1 for signal n (proc_pid_status(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Kicks when a signal asks to stop.
@@ -69,7 +80,7 @@ impl<EH: ExitHandler> MutEventSubscriber for TimeoutWatch<EH> {
 /// Kicks because of `reason`, and says so on standard error if even that fails.
 pub(super) fn kick<EH: ExitHandler>(exit_handler: &EH, reason: ExitReason) {
     if let Err(error) = exit_handler.kick_because(reason) {
-        eprintln!("kickvm: cannot kick the event loop: {error}");
+        complain(format_args!("cannot kick the event loop: {error}"));
     }
 }
 

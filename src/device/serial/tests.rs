@@ -1,7 +1,6 @@
 use super::*;
 use std::sync::Arc;
 
-const IER: u64 = 1;
 const IIR: u64 = 2;
 const MCR: u64 = 4;
 
@@ -82,11 +81,35 @@ fn a_pasted_page_arrives_whole_even_if_the_guest_masks_its_interrupts_meanwhile(
 #[test]
 fn input_that_comes_in_loopback_mode_waits_for_its_end() {
     let m = machine();
+    let _ = m.outb(IER, 1);
     let _ = m.outb(MCR, 1 << 4);
     assert_eq!(m.serial.feed(b"x"), 1);
     assert_eq!(m.inb(LSR) & 1, 0);
     let _ = m.outb(MCR, 0);
     assert_eq!((m.inb(LSR) & 1, m.inb(THR)), (1, b'x'));
+}
+
+#[test]
+fn input_that_comes_while_linux_sets_the_port_up_is_not_cleared_away() {
+    let m = machine();
+    assert_eq!(m.serial.feed(b"early"), 5);
+    for offset in [THR, LSR, THR, IIR, LSR, THR, IIR] {
+        assert!(offset == IIR || m.inb(offset) & !0x60 == 0, "nothing to see"); // the transmitter is empty
+    }
+    let _ = m.outb(IER, 1);
+    assert!(Machine::rang(&m.irq));
+    assert_eq!([0; 5].map(|_| m.inb(THR)), *b"early");
+}
+
+#[test]
+fn a_guest_that_polls_needs_no_interrupt() {
+    let m = machine();
+    assert_eq!(m.serial.feed(b"poll"), 4);
+    let got = [0; 4].map(|_| {
+        while m.inb(LSR) & 1 == 0 {}
+        m.inb(THR)
+    });
+    assert_eq!(got, *b"poll");
 }
 
 #[test]
@@ -131,22 +154,55 @@ fn a_writer_waits_for_room_and_loses_nothing() {
 fn closing_releases_a_writer_that_waits() {
     let m = machine();
     let serial = m.serial.clone();
-    let writer = std::thread::spawn(move || serial.write(THR, &[b'x'; 2 * OUTPUT_LIMIT]).is_continue());
+    let write = move |_| assert!(serial.write(THR, b"x").is_continue());
+    let writer = std::thread::spawn(move || (0..2 * OUTPUT_LIMIT).for_each(write));
     while m.output().len() < OUTPUT_LIMIT / 2 {}
     m.serial.close();
-    assert!(writer.join().unwrap());
+    writer.join().unwrap();
 }
 
 #[test]
 fn the_end_of_a_kernel_panic_ends_the_machine() {
     let m = machine();
-    let mut last = ControlFlow::Continue(());
-    for byte in b"Kernel panic - not syncing: x\r\n---[ end Kernel panic ]---\r" {
-        assert_eq!(last, ControlFlow::Continue(()));
-        last = m.outb(THR, *byte);
-    }
-    assert_eq!(last, ControlFlow::Break(GuestRequest::Panic));
+    let print = |text: &str| text.bytes().for_each(|byte| assert!(m.outb(THR, byte).is_continue()));
+    print("Kernel panic - not syncing: x\r\n---[ end Kernel panic ]---\r\n");
+    assert!(m.serial.look().ticking);
+    let ends = |ticks: u32| (0..ticks).any(|_| m.serial.tick() == ControlFlow::Break(GuestRequest::Panic));
+    assert!(!ends(SILENT_TICKS) && ends(1));
     assert!(m.serial.panicked());
+}
+
+#[test]
+fn a_panic_that_somebody_only_talks_about_does_not() {
+    let m = machine();
+    let print = |text: &str| text.bytes().for_each(|byte| assert!(m.outb(THR, byte).is_continue()));
+    print("---[ end Kernel panic - not syncing: an old log ]---\r\n# ");
+    assert!(!m.serial.look().ticking);
+}
+
+#[test]
+fn a_guest_that_floods_the_ring_is_held_back_and_does_not_stop_the_loop() {
+    let m = machine();
+    struct Endless;
+    impl Coalescer for Endless {
+        fn set(&mut self, _on: bool) -> io::Result<()> {
+            Ok(())
+        }
+        fn pop(&mut self) -> Option<u8> {
+            Some(b'x')
+        }
+    }
+    m.serial.set_coalescer(Box::new(Endless));
+    let serial = m.serial.clone();
+    let reader = std::thread::spawn(move || (0..OUTPUT_LIMIT).for_each(|_| serial.read(LSR, &mut [0])));
+    let mut most = 0;
+    for _ in 0..200 {
+        while !m.serial.look().urgent {}
+        most = most.max(m.output().len());
+    }
+    m.serial.close();
+    reader.join().unwrap();
+    assert!((OUTPUT_LIMIT / 8..=OUTPUT_LIMIT + RING_BATCH).contains(&most), "{most}");
 }
 
 /// A ring as KVM's: while it is on, the guest's bytes go here without the device seeing them.
