@@ -43,6 +43,5 @@ impl Pty {
 /// Whether each key goes to the program as it is. (What it prints may be processed: its own lines end in a line feed.)
 pub fn is_raw(settings: &Termios) -> bool {
     let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN;
-    !settings.local_flags.intersects(cooked)
-        && !settings.input_flags.intersects(InputFlags::ICRNL | InputFlags::IXON)
+    !settings.local_flags.intersects(cooked) && !settings.input_flags.intersects(InputFlags::ICRNL | InputFlags::IXON)
 }
