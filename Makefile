@@ -1,0 +1,38 @@
+PREFIX ?= /usr/local
+target := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+kickvm := $(target)/release/kickvm
+# Where rustup puts cargo, for shells that have not heard of it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help run build test bench kernel lint install clean deps
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: build ## boot a stock Debian kernel: a shell in a terminal, else a greeting
+	@KICKVM=$(abspath $(kickvm)) scripts/run
+
+build: deps ## build the release binary
+	cargo build --release
+
+test: deps ## run every test, on this machine's KVM or in an emulated one
+	@scripts/test
+
+bench: deps ## run the benchmarks
+	cargo build --profile bench --all-features --examples
+	cargo bench --all-features --bench '*'
+
+kernel: ## build the small guest kernel of resources/kernel-config
+	@scripts/build-kernel
+
+lint: deps ## check formatting, lints, documentation and scripts
+	@scripts/lint
+
+install: build ## install the binary below PREFIX (/usr/local)
+	install -D -m 755 $(kickvm) $(DESTDIR)$(PREFIX)/bin/kickvm
+
+clean: ## remove what cargo built (downloads and kernels stay in ~/.cache/kickvm)
+	cargo clean
+
+deps:
+	@scripts/deps
