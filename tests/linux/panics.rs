@@ -3,6 +3,8 @@
 use super::guest::Guest;
 
 const NO_ROOT: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
+/// A kernel command line with which a panic is the end.
+const WAIT: &str = "console=ttyS0 quiet panic=0";
 
 #[track_caller]
 fn panics(guest: Guest, lines: &[&str]) {
@@ -15,9 +17,6 @@ fn panics(guest: Guest, lines: &[&str]) {
 fn panics_and_reboots(guest: Guest) {
     panics(guest.without_initramfs(), &[NO_ROOT]);
 }
-
-/// A kernel command line with which a panic is the end.
-const WAIT: &str = "console=ttyS0 quiet panic=0";
 
 #[track_caller]
 fn panics_when_told_to(guest: Guest) {

@@ -44,11 +44,8 @@ fn leaves(mut terminal: Terminal) {
     terminal.press(&format!("{CTRL_A}x"));
     let ended = terminal.finish();
     ended.assert_code(0);
-    assert!(
-        ended.stderr.lines().all(|line| line.is_empty() || line.starts_with("kickvm: Ctrl-A ")),
-        "{}",
-        ended.stderr
-    );
+    let said = ended.stderr.lines().find(|line| !line.is_empty() && !line.starts_with("kickvm: Ctrl-A "));
+    assert_eq!(said, None, "only the help was asked for");
 }
 
 /// The interrupt of the power button arrives: a stock kernel without modules has no driver that makes more of it.

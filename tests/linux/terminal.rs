@@ -56,10 +56,11 @@ impl Terminal {
     pub fn wait_for_line(&mut self, line: &str) {
         let read = self.read;
         let end = self.running.stdout.wait(self.running.deadline, &format!("The line '{line}'"), |text| {
-            let (mut end, line) = (read, format!("{line}\r\n"));
+            let mut end = read;
             text[read..].split_inclusive('\n').find_map(|said| {
                 end += said.len();
-                (said.trim_start_matches(QUESTION) == line).then_some(end)
+                let said = said.trim_start_matches(QUESTION).strip_suffix('\n')?;
+                (said.trim_end_matches('\r') == line).then_some(end)
             })
         });
         self.read = end;

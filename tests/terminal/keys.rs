@@ -2,6 +2,7 @@
 
 use crate::common::run::{Running, read_some, run};
 use crate::pty::Pty;
+use crate::restore::{HALT, SPAM};
 use crate::{end_of_interrupt, guest, need_kvm, power_off, say, take_interrupts};
 use std::io::{Write, pipe};
 use std::thread;
@@ -53,6 +54,28 @@ fn ctrl_a_x_leaves() {
     pty.master.write_all(b"\x01x").unwrap();
     running.end().assert(0, "", &[]);
     assert_ne!(pty.settings(), before, "it was raw and is no more");
+}
+
+#[test]
+fn ctrl_a_x_leaves_a_guest_that_takes_no_input() {
+    need_kvm!();
+    let (running, mut pty) = at_terminal(&HALT);
+    pty.master.write_all(&[b'x'; 64 << 10]).unwrap();
+    pty.master.write_all(b"\x01x").unwrap();
+    running.end().assert(0, "", &[]);
+}
+
+#[test]
+fn ctrl_a_x_leaves_though_nobody_reads_what_the_guest_prints() {
+    need_kvm!();
+    let mut pty = Pty::new();
+    let mut run = run(&SPAM, &[]);
+    run.command.stdin(pty.stdio());
+    let mut running = run.start();
+    running.wait_for("x");
+    pty.master.write_all(b"\x01x").unwrap();
+    let ended = running.end();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::termios::tcgetattr;
 use std::fs::OpenOptions;
 use std::io::stdin;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -169,4 +169,35 @@ fn a_user_who_hangs_up_ends_the_run() {
     run::read_until(&mut pty.master, "x");
     drop(pty);
     running.end().assert(125, "", &["kickvm: cannot write the guest's output: Input/output error"]);
+}
+
+#[test]
+fn a_background_job_leaves_the_terminal_alone_and_is_not_stopped() {
+    need_kvm!();
+    let pty = Pty::new();
+    let before = pty.settings();
+    let run = run(&HALT, &["--timeout", "300ms"]);
+    // A shell of its own session whose terminal this is, with job control.
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "bash", "-c", "set -m; \"$0\" \"$@\" & exec 2>/dev/null; wait $!"]);
+    shell.arg(run.command.get_program()).args(run.command.get_args());
+    shell.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = run.start_as(shell).end();
+    ended.assert(124, &ended.stdout, &["kickvm: the timeout of 300ms ran out"]);
+    assert_eq!(pty.settings(), before);
+}
+
+#[test]
+fn a_signal_that_was_ignored_before_stays_ignored() {
+    need_kvm!();
+    let run = run(&HALT, &[]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\""]).arg(run.command.get_program());
+    contained(shell.args(run.command.get_args()));
+    let mut running = run.start_as(shell);
+    running.wait_for("up");
+    running.signal(Signal::SIGHUP);
+    running.signal(Signal::SIGINT);
+    running.signal(Signal::SIGTERM);
+    running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
 }

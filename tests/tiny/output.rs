@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::{PipeReader, Read, pipe};
 use std::os::fd::AsFd;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
@@ -44,6 +45,8 @@ guest!(
     "7:",
     power_off!(),
 );
+
+guest!(SPAM, "mov dx, 0x3f8; mov al, 'x'; 2: out dx, al; jmp 2b",);
 
 fn numbers(bytes: usize) -> Vec<u8> {
     (0..bytes as u32 / 4).flat_map(u32::to_le_bytes).collect()
@@ -97,6 +100,14 @@ fn a_reader_who_sleeps_does_not_keep_a_signal_from_ending_the_run() {
     running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
     // A second each for the last words and for the vCPUs; the rest is for a busy host.
     assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+}
+
+#[test]
+fn a_guest_that_prints_without_end_does_not_keep_the_timeout_from_ending_the_run() {
+    need_kvm!();
+    let mut run = run(&SPAM, &["--timeout", "300ms"]);
+    run.command.stdout(Stdio::null());
+    run.end().assert(124, "", &["kickvm: the timeout of 300ms ran out"]);
 }
 
 #[test]
