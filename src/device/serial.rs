@@ -49,10 +49,13 @@ const RING_BATCH: usize = 256;
 // Register offsets and bits of the 16550 (PC16550D data sheet, table II).
 const THR: u64 = 0;
 const IER: u64 = 1;
+const IIR: u64 = 2;
 const LCR: u64 = 3;
 const LSR: u64 = 5;
 const IER_RECEIVED: u8 = 1 << 0;
+const IIR_RECEIVED: u8 = 1 << 2;
 const LCR_DLAB: u8 = 1 << 7;
+const LSR_DATA_READY: u8 = 1 << 0;
 
 /// Guest writes to COM1's data port that the hypervisor held back.
 pub trait Coalescer: Send {
@@ -92,6 +95,7 @@ struct State {
     coalescing: bool,
     divisor_latch: bool,
     listening: bool, // the guest has its input interrupt enabled
+    noticed: bool,   // and knows of what is in the FIFO
     polls: u32,
     lsr_read: bool,
     polled: u32,
@@ -151,15 +155,17 @@ impl Serial {
     /// A UART that raises `irq` and rings `wake` when the event loop has something to do.
     pub fn new(irq: EventFd, wake: EventFd) -> Self {
         let uart = Uart::new(Irq(irq), Output::default());
+        let fifo_size = uart.fifo_capacity(); // it is empty
         let state = State {
-            fifo_size: uart.fifo_capacity(),
+            fifo_size,
             uart,
-            staging: VecDeque::with_capacity(STAGING_LIMIT),
+            staging: VecDeque::with_capacity(STAGING_LIMIT + fifo_size),
             starved: false,
             ring: None,
             coalescing: false,
             divisor_latch: false,
             listening: false,
+            noticed: false,
             polls: 0,
             lsr_read: false,
             polled: 0,
@@ -207,9 +213,9 @@ impl Serial {
     /// Gives input to the guest. Returns how much was taken; `wake` rings when the rest can come.
     pub fn feed(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
-        let taken = bytes.len().min(STAGING_LIMIT - state.staging.len());
+        let taken = bytes.len().min(STAGING_LIMIT.saturating_sub(state.staging.len()));
         state.staging.extend(&bytes[..taken]);
-        state.starved = state.staging.len() == STAGING_LIMIT;
+        state.starved = state.staging.len() >= STAGING_LIMIT;
         state.refill();
         taken
     }
@@ -268,6 +274,18 @@ impl State {
         // An error means that the interrupt could not be raised (the eventfd's counter is full, so it is raised already).
         let taken = self.uart.enqueue_raw_bytes(front).unwrap_or(front.len().min(self.fifo_size));
         self.staging.drain(..taken);
+        self.noticed = false;
+    }
+
+    /// Takes back input that the guest has not been told of, as it listens no longer: a driver that sets the port up enables
+    /// the interrupt for a moment, to see whether it can, and then empties the FIFO.
+    fn take_back(&mut self) {
+        let unread = self.fifo_size - self.uart.fifo_capacity();
+        for _ in 0..unread {
+            let byte = self.uart.read(THR as u8);
+            self.staging.push_back(byte);
+        }
+        self.staging.rotate_right(unread);
     }
 
     fn transmit(&mut self, byte: u8) {
@@ -331,6 +349,11 @@ impl Device for Serial {
         state.polls = if offset == LSR { state.polls.saturating_add(1) } else { 0 };
         state.refill();
         data[0] = state.uart.read(offset as u8);
+        state.noticed |= match offset {
+            IIR => data[0] & IIR_RECEIVED != 0,
+            LSR => data[0] & LSR_DATA_READY != 0,
+            _ => false,
+        };
         state.refill();
         self.tell(&mut state, false);
     }
@@ -350,7 +373,12 @@ impl Device for Serial {
             }
         } else {
             match offset {
-                IER if !state.divisor_latch => state.listening = data[0] & IER_RECEIVED != 0,
+                IER if !state.divisor_latch => {
+                    state.listening = data[0] & IER_RECEIVED != 0;
+                    if !state.listening && !state.noticed {
+                        state.take_back();
+                    }
+                }
                 LCR => state.divisor_latch = data[0] & LCR_DLAB != 0,
                 _ => {}
             }

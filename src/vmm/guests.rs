@@ -59,18 +59,28 @@ guest!(
 guest!(
     "xsave",
     "mov rax, cr4",
-    "or eax, 0x40600", // OSFXSR, OSXMMEXCPT, OSXSAVE
+    "or eax, 0x600", // OSFXSR, OSXMMEXCPT
+    "mov cr4, rax",
+    "mov edi, 0x110000",
+    "mov eax, 1",
+    "cpuid",
+    "bt ecx, 26", // XSAVE; a processor without has fxsave, and Linux uses that
+    "jc 2f",
+    "fxsave64 [rdi]",
+    "fxrstor64 [rdi]",
+    "jmp 3f",
+    "2: mov rax, cr4",
+    "or eax, 0x40000", // OSXSAVE
     "mov cr4, rax",
     "xor ecx, ecx",
     "mov eax, 3", // x87 and SSE state
     "xor edx, edx",
     "xsetbv",
-    "mov edi, 0x110000",
     "xsave64 [rdi]",
     "mov eax, 3",
     "xor edx, edx",
     "xrstor64 [rdi]",
-    "xor eax, eax",
+    "3: xor eax, eax",
     "out 0xf4, al",
 );
 guest!(
@@ -111,7 +121,7 @@ pub fn demo() -> &'static [u8] {
 pub fn probes() -> [(&'static str, &'static [u8]); 3] {
     [
         ("cmpxchg16b", &kickvm_guest_cmpxchg16b),
-        ("xsave and xrstor", &kickvm_guest_xsave),
+        ("xsave and xrstor, or fxsave where there is none", &kickvm_guest_xsave),
         ("int3 through an IDT", &kickvm_guest_int3),
     ]
 }

@@ -19,7 +19,7 @@ fn session(guest: Guest) -> Terminal {
     assert_eq!(terminal.ask("echo $?"), ["130"]);
 
     terminal.press(&format!("{CTRL_A}h"));
-    terminal.wait_for_complaint("kickvm: Ctrl-A x  leave\r\n");
+    terminal.wait_for_complaint("kickvm: Ctrl-A x  leave\n");
     terminal
 }
 

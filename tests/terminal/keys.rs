@@ -25,7 +25,8 @@ guest!(
     say!("up"),
     "mov dx, 0x3f9; mov al, 1; out dx, al",
     "6: sti; hlt; jmp 6b",
-    "8: mov dx, 0x3f9; mov al, 0; out dx, al",
+    "8: mov dx, 0x3fa; in al, dx; and al, 0xf; cmp al, 4; jne 9f", // there is input
+    "mov dx, 0x3f9; mov al, 0; out dx, al",
     "mov dx, 0x3fd; in al, dx; test al, 1; jz 9f",
     "mov dx, 0x3f8; in al, dx; cmp al, 4; je 7f; out dx, al",
     "9: mov dx, 0x3f9; mov al, 1; out dx, al",
