@@ -3,6 +3,7 @@
 //! Output leaves at once when a line is complete or when nothing left for 5 ms; the rest of a burst waits until one of
 //! the two is true. So a prompt and an echo are prompt, and a burst is few writes.
 
+use super::complain;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
 use super::stdin::{KEY_HELP, Key, Stdin};
@@ -11,7 +12,7 @@ use super::watchers::kick;
 use crate::cause::cause;
 use crate::device::serial::{FLUSH_DELAY, Serial};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
-use std::io::{self, Write};
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -169,7 +170,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         let Some(stdin) = &mut self.input else { return };
         let on_key = |key| match key {
             Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
-            Key::Help => drop(io::stderr().write_all(KEY_HELP.as_bytes())),
+            Key::Help => KEY_HELP.iter().for_each(complain),
             Key::PowerButton => drop(self.power_button.write(1)), // a full counter has been pressed already
         };
         if !stdin.pump(&self.serial, ops, STDIN, ready, on_key) {

@@ -207,7 +207,7 @@ impl Vmm {
 
 /// Says `what` on standard error, in one line whatever a file's name may hold. If that is closed, nobody is told.
 pub fn complain(what: impl fmt::Display) {
-    let line = format!("kickvm: {what}").replace(char::is_control, "?") + "\n";
+    let line = format!("kickvm: {what}").replace(char::is_control, "?") + terminal::line_end();
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

@@ -12,9 +12,9 @@ const BLOCK: usize = 4096;
 /// How much is typed ahead for a guest that takes nothing before more is dropped, in bytes.
 const TYPED_AHEAD: usize = 1 << 20;
 
-/// What `Ctrl-A h` prints.
-pub const KEY_HELP: &str = "\nkickvm: Ctrl-A x  leave\nkickvm: Ctrl-A p  press the power button\n\
-                            kickvm: Ctrl-A h  this help\nkickvm: Ctrl-A Ctrl-A  send Ctrl-A\n";
+/// What `Ctrl-A h` prints, line by line.
+pub const KEY_HELP: [&str; 4] =
+    ["Ctrl-A x  leave", "Ctrl-A p  press the power button", "Ctrl-A h  this help", "Ctrl-A Ctrl-A  send Ctrl-A"];
 
 /// What a key after Ctrl-A asks kickvm for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

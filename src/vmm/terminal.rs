@@ -24,7 +24,6 @@ impl RawTerminal {
         let saved = tcgetattr(io::stdin())?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
-        raw.output_flags = saved.output_flags; // what kickvm itself says in between ends in a bare line feed
         *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         let terminal = Self(()); // from here on it is restored
         tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
@@ -50,6 +49,12 @@ pub fn restore() {
     if let Some(saved) = saved {
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved); // a terminal that is gone needs no restoring
     }
+}
+
+/// How a line on standard error ends: while the terminal is raw, a line feed alone would not go back to the margin.
+pub fn line_end() -> &'static str {
+    let raw = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if raw && io::stderr().is_terminal() { "\r\n" } else { "\n" }
 }
 
 /// Makes a panic restore the terminal before it prints.

@@ -98,7 +98,6 @@ fn ctrl_a_h_helps_and_the_guest_sees_nothing_of_it() {
         0,
         "",
         &[
-            "",
             "kickvm: Ctrl-A x  leave",
             "kickvm: Ctrl-A p  press the power button",
             "kickvm: Ctrl-A h  this help",

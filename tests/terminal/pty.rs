@@ -2,7 +2,7 @@
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::termios::{InputFlags, LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -40,8 +40,10 @@ impl Pty {
     }
 }
 
-/// Whether each key goes to the program as it is. (What it prints may be processed: its own lines end in a line feed.)
+/// Whether each key goes to the program as it is, and each byte of the program's to the screen.
 pub fn is_raw(settings: &Termios) -> bool {
     let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN;
-    !settings.local_flags.intersects(cooked) && !settings.input_flags.intersects(InputFlags::ICRNL | InputFlags::IXON)
+    !settings.local_flags.intersects(cooked)
+        && !settings.input_flags.intersects(InputFlags::ICRNL | InputFlags::IXON)
+        && !settings.output_flags.contains(OutputFlags::OPOST)
 }
