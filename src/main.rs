@@ -59,7 +59,10 @@ fn usage(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => code::OK,
-            Err(_) => code::FAILED,
+            Err(error) => {
+                complain(format_args!("cannot write to standard output: {error}"));
+                code::FAILED
+            }
         },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             complain("say what to do: run, demo or doctor; 'kickvm --help' explains");

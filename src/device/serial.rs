@@ -43,10 +43,13 @@ const SILENT_TICKS: u32 = 100;
 
 /// Line status reads in a row by which a guest shows that it polls for input.
 const POLLS: u32 = 16;
+/// How often in a row input is taken back from a guest that reads none: a handler may mask the interrupt before it looks.
+const TAKE_BACKS: u8 = 4;
 /// Bytes taken from the coalescing ring at once: more than it holds, fewer than other vCPUs could feed it for ever.
 const RING_BATCH: usize = 256;
 
 // Register offsets and bits of the 16550 (PC16550D data sheet, table II).
+const RBR: u64 = 0;
 const THR: u64 = 0;
 const IER: u64 = 1;
 const IIR: u64 = 2;
@@ -96,6 +99,7 @@ struct State {
     divisor_latch: bool,
     listening: bool, // the guest has its input interrupt enabled
     noticed: bool,   // and knows of what is in the FIFO
+    taken_back: u8,
     polls: u32,
     lsr_read: bool,
     polled: u32,
@@ -166,6 +170,7 @@ impl Serial {
             divisor_latch: false,
             listening: false,
             noticed: false,
+            taken_back: 0,
             polls: 0,
             lsr_read: false,
             polled: 0,
@@ -281,6 +286,7 @@ impl State {
     /// the interrupt for a moment, to see whether it can, and then empties the FIFO.
     fn take_back(&mut self) {
         let unread = self.fifo_size - self.uart.fifo_capacity();
+        self.taken_back += u8::from(unread > 0);
         for _ in 0..unread {
             let byte = self.uart.read(THR as u8);
             self.staging.push_back(byte);
@@ -354,6 +360,9 @@ impl Device for Serial {
             LSR => data[0] & LSR_DATA_READY != 0,
             _ => false,
         };
+        if offset == RBR && !state.divisor_latch {
+            state.taken_back = 0;
+        }
         state.refill();
         self.tell(&mut state, false);
     }
@@ -375,7 +384,7 @@ impl Device for Serial {
             match offset {
                 IER if !state.divisor_latch => {
                     state.listening = data[0] & IER_RECEIVED != 0;
-                    if !state.listening && !state.noticed {
+                    if !state.listening && !state.noticed && state.taken_back < TAKE_BACKS {
                         state.take_back();
                     }
                 }

@@ -15,6 +15,7 @@ use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use vmm_sys_util::eventfd::EventFd;
@@ -176,6 +177,11 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         if !stdin.pump(&self.serial, ops, STDIN, ready, on_key) {
             self.input = None;
         }
+    }
+
+    /// Makes the output's file ready; see [`Stdout::begin`].
+    pub fn begin<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        self.output.as_ref().map_or(Ok(()), |output| output.begin(inputs))
     }
 
     /// Writes what the guest said last, until `deadline` at most. `stop` is readable when a signal asks to stop; then a

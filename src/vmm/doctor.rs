@@ -105,6 +105,6 @@ fn probe(instruction: &str, guest: &'static [u8]) -> Finding {
         Ok(ExitReason::Guest(GuestRequest::Exit(0))) => good(format!("a guest can use {instruction}")),
         Ok(ExitReason::Fault { fault, .. }) => bad(format!("a guest cannot use {instruction}: {fault}"), REAL_HARDWARE),
         Ok(reason) => bad(format!("a guest cannot use {instruction}: {reason}"), REAL_HARDWARE),
-        Err(error) => bad(format!("a guest cannot be run: {error}"), REAL_HARDWARE),
+        Err(error) => Finding { good: false, what: format!("a guest cannot be run: {error}"), mend: None },
     }
 }

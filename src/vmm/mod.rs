@@ -25,7 +25,7 @@ pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
 pub use outcome::{ExitReason, code};
 pub use vm::KvmVm;
 
-use crate::boot::{self, Entry, Payload, Size, layout};
+use crate::boot::{self, Entry, Image, Payload, Size, layout};
 use crate::cause::cause;
 use crate::device::serial::Serial;
 use crate::device::{BusError, Device};
@@ -37,6 +37,7 @@ use machine::Devices;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use stdin::Stdin;
@@ -117,6 +118,7 @@ impl Vmm {
     /// An error is kickvm's own. A guest that crashes is none: it is an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, Error> {
         let entry = self.load()?;
+        self.begin_output()?;
         let stop = self.subscribe()?;
         let terminal = match self.config.console {
             Console::Stdio => RawTerminal::enter().map_err(Error::host("make the terminal raw"))?,
@@ -148,6 +150,18 @@ impl Vmm {
         self.narrate("vm.shutdown(): every vCPU has left the guest, every thread is joined");
         self.report(&stats);
         Ok(Outcome { reason, stats })
+    }
+
+    /// Empties the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.
+    fn begin_output(&self) -> Result<(), Error> {
+        let Console::File(path) = &self.config.console else { return Ok(()) };
+        let kernel = match &self.config.image {
+            Image::File(kernel) => Some(kernel),
+            Image::Raw(_) => None,
+        };
+        let inputs = kernel.into_iter().chain(&self.config.initramfs).map(PathBuf::as_path);
+        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.begin(inputs).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
     }
 
     /// Adds what can end the run from outside, and the console. Returns where signals can be read.

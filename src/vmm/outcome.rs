@@ -68,10 +68,12 @@ impl ExitReason {
     }
 
     /// The same reason once it is known that the console announced a kernel panic: the reset or crash that follows one
-    /// is the panic's.
+    /// is the panic's, and so is waiting until the time is up.
     pub fn after_panic(self) -> Self {
         match self {
-            Self::Guest(GuestRequest::Reset) | Self::TripleFault { .. } => Self::Guest(GuestRequest::Panic),
+            Self::Guest(GuestRequest::Reset) | Self::TripleFault { .. } | Self::Timeout(_) => {
+                Self::Guest(GuestRequest::Panic)
+            }
             reason => reason,
         }
     }

@@ -6,7 +6,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A pipe that is writable at all takes this much without blocking (`PIPE_BUF`, pipe(7)).
@@ -32,12 +33,24 @@ impl Stdout {
             Console::File(path) => OpenOptions::new()
                 .write(true)
                 .create(true)
-                .truncate(true)
+                .truncate(false) // see `begin`
                 .custom_flags(libc::O_NONBLOCK) // a FIFO without a reader is an error, not a hang
                 .open(path)
                 .map_err(|source| Error::ConsoleFile { path: path.clone(), source })?,
         };
         Ok(Some(Self { file, pending: Vec::new(), written: 0 }))
+    }
+
+    /// Empties a console file, now that the guest is loaded; unless it is one of `inputs`, the files it was loaded from.
+    pub fn begin<'a>(&self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        let same =
+            |path: &Path| path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()));
+        match own.is_file() {
+            true if inputs.any(same) => Err(io::Error::other("It is what the guest is made of")),
+            true => self.file.set_len(0),
+            false => Ok(()),
+        }
     }
 
     /// Writes what is pending as far as that goes without blocking. Returns whether all is written.

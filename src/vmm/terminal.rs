@@ -8,8 +8,8 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-/// What to go back to, while the terminal is raw.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// While the terminal is raw: what to go back to, and what it is now.
+static SAVED: Mutex<Option<(Termios, Termios)>> = Mutex::new(None);
 
 /// Standard input in raw mode: each key reaches the guest as it is, Ctrl-C too.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl RawTerminal {
         let saved = tcgetattr(io::stdin())?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some((saved, raw.clone()));
         let terminal = Self(()); // from here on it is restored
         tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
         Ok(Some(terminal))
@@ -46,8 +46,17 @@ impl Drop for RawTerminal {
 /// Puts the terminal back as it was, if it is raw.
 pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(saved) = saved {
+    if let Some((saved, _)) = saved {
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved); // a terminal that is gone needs no restoring
+    }
+}
+
+/// Makes the terminal raw again after a shell has stopped this process, used the terminal, and let it go on.
+pub fn resume() {
+    if let Some((_, raw)) = &*SAVED.lock().unwrap_or_else(PoisonError::into_inner)
+        && in_foreground()
+    {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, raw); // a terminal that is gone cannot be raw
     }
 }
 

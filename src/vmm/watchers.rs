@@ -3,20 +3,23 @@
 use super::complain;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
+use super::terminal;
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
+use vmm_sys_util::signal::block_signal;
 
-/// The signals that ask kickvm to stop.
-const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+/// The signals that ask kickvm to stop, and the one by which a shell lets it go on.
+const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
 
 /// Blocks the signals that ask to stop, from now on and for threads started later, and makes them readable. Those that
 /// whoever started this program has set to be ignored (nohup, a shell's background jobs) stay ignored.
 pub fn stop_signals() -> io::Result<Signals> {
     let ignored = ignored_signals();
-    let heeded: Vec<i32> = STOP_SIGNALS.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
+    let _ = block_signal(libc::SIGXFSZ); // a console file that must not grow is an error of writing, not the end
+    let heeded: Vec<i32> = SIGNALS.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
     Signals::new(&heeded)
 }
 
@@ -38,8 +41,10 @@ pub struct SignalWatch<EH> {
 
 impl<EH: ExitHandler> MutEventSubscriber for SignalWatch<EH> {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        if let Ok(Some(number)) = self.signals.read() {
-            kick(&self.exit_handler, ExitReason::Signal(number));
+        match self.signals.read() {
+            Ok(Some(libc::SIGCONT)) => terminal::resume(),
+            Ok(Some(number)) => kick(&self.exit_handler, ExitReason::Signal(number)),
+            _ => {}
         }
     }
 
