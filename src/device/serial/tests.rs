@@ -172,6 +172,7 @@ fn a_writer_waits_for_room_and_loses_nothing() {
         m.serial.pull(&mut part);
         assert!(part.len() <= OUTPUT_LIMIT);
         got.extend(part);
+        std::thread::yield_now(); // the lock is not a fair one
     }
     writer.join().unwrap();
     assert!(got.iter().enumerate().all(|(n, byte)| *byte == n as u8));
@@ -181,9 +182,16 @@ fn a_writer_waits_for_room_and_loses_nothing() {
 fn closing_releases_a_writer_that_waits() {
     let m = machine();
     let serial = m.serial.clone();
-    let write = move |_| assert!(serial.write(THR, b"x").is_continue());
-    let writer = std::thread::spawn(move || (0..2 * OUTPUT_LIMIT).for_each(write));
-    while m.output().len() < OUTPUT_LIMIT / 2 {}
+    let (full, filled) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        for n in 0..2 * OUTPUT_LIMIT {
+            if n == OUTPUT_LIMIT {
+                full.send(()).unwrap();
+            }
+            assert!(serial.write(THR, b"x").is_continue());
+        }
+    });
+    filled.recv().unwrap();
     m.serial.close();
     writer.join().unwrap();
 }
@@ -223,8 +231,10 @@ fn a_guest_that_floods_the_ring_is_held_back_and_does_not_stop_the_loop() {
     let serial = m.serial.clone();
     let reader = std::thread::spawn(move || (0..OUTPUT_LIMIT).for_each(|_| serial.read(LSR, &mut [0])));
     let mut most = 0;
-    for _ in 0..200 {
-        while !m.serial.look().urgent {}
+    for _ in 0..50 {
+        while !m.serial.look().urgent {
+            std::thread::yield_now();
+        }
         most = most.max(m.output().len());
     }
     m.serial.close();
