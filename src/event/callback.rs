@@ -10,7 +10,8 @@ pub trait Source: AsRawFd {
     /// What is read.
     type Item;
 
-    /// Reads the next item, or `None` if there is none now. Must not wait.
+    /// Reads the next item, or `None` if there is none now. Must not wait. The end of a file and a hang-up must come as errors: after a
+    /// `None` the loop asks again for as long as the descriptor is ready.
     ///
     /// # Errors
     ///

@@ -98,7 +98,8 @@ impl<S: MutEventSubscriber> EventManager<S> {
 }
 
 impl<S: MutEventSubscriber> RemoteEndpoint<S> {
-    /// Has `f` run by the loop, and waits for its result, for as long as that takes.
+    /// Has `f` run by the loop, and waits for its result, for as long as that takes: for ever on the loop's own thread between two
+    /// runs, where the manager itself is at hand.
     ///
     /// # Errors
     ///
@@ -136,7 +137,7 @@ impl<S: MutEventSubscriber> RemoteEndpoint<S> {
     ///
     /// # Errors
     ///
-    /// [`EventFd`](Error::EventFd) with the kernel's reason; none is known.
+    /// [`EventFd`](Error::EventFd) with the kernel's reason; none is known. That the manager is gone is none.
     pub fn kick(&self) -> Result<()> {
         self.shared.mailbox.doorbell.ring().map_err(|error| Error::EventFd(error.into()))
     }

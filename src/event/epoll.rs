@@ -49,12 +49,17 @@ bitflags! {
         const HANG_UP = libc::EPOLLHUP as u32;
         /// There is an exceptional condition, such as out-of-band data.
         const PRIORITY = libc::EPOLLPRI as u32;
+        /// There is data of a priority band to read. Linux reports it for few files; [`PRIORITY`](Self::PRIORITY) is the one
+        /// sockets use.
+        const READ_BAND = libc::EPOLLRDBAND as u32;
+        /// There is room to write data of a priority band.
+        const WRITE_BAND = libc::EPOLLWRBAND as u32;
         /// Keep the system from suspending while the event is being handled.
         const WAKE_UP = libc::EPOLLWAKEUP as u32;
         /// Report one event, then fall silent until the next [`ControlOperation::Modify`].
         const ONE_SHOT = libc::EPOLLONESHOT as u32;
         /// Wake one of the epoll instances that watch the same file instead of all. Only for
-        /// [`ControlOperation::Add`].
+        /// [`ControlOperation::Add`], and what was added so cannot be modified. Goes with few other flags (epoll_ctl(2)).
         const EXCLUSIVE = libc::EPOLLEXCLUSIVE as u32;
 
         // Every other bit is valid too.

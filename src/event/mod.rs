@@ -100,8 +100,8 @@
 //! # Names
 //!
 //! The upper layer has the names and signatures of rust-vmm's `event-manager` 0.4.2, the lowest those of
-//! `vmm-sys-util`: code written for them compiles against this module. What differs is behaviour, where theirs was
-//! at fault: see the rules.
+//! `vmm-sys-util`: code written for them compiles against this module, unless it matches errors without a `_`. What differs
+//! is behaviour, where theirs was at fault: see the rules.
 
 pub mod epoll;
 pub mod poll;
