@@ -28,8 +28,11 @@ kernel: ## build the small guest kernel of resources/kernel-config
 lint: deps ## check formatting, lints, documentation and scripts
 	@scripts/lint
 
-install: build ## install the binary below PREFIX (/usr/local)
+install: build ## install the binary, manual pages and completions below PREFIX (/usr/local)
+	cargo build --release --example manual
 	install -D -m 755 $(kickvm) $(DESTDIR)$(PREFIX)/bin/kickvm
+	mkdir -p $(DESTDIR)$(PREFIX)/share
+	$(target)/release/examples/manual $(DESTDIR)$(PREFIX)/share
 
 clean: ## remove what cargo built (downloads and kernels stay in ~/.cache/kickvm)
 	cargo clean

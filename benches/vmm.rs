@@ -63,6 +63,23 @@ fn bench(directory: &Path) -> Result<()> {
     let bare = || with(&minimal, &raw);
     compare("spawn to the first serial byte", 1.3, || first_byte(ours()), || first_byte(bare()))?;
 
+    let disks = (0..8).map(|number| directory.join(format!("disk{number}"))).collect::<Vec<_>>();
+    disks.iter().try_for_each(|disk| std::fs::File::create(disk)?.set_len(1 << 20))?;
+    let ten = || {
+        let mut command = kickvm(&elf);
+        for disk in &disks {
+            command.arg("--disk").arg(disk);
+        }
+        command.arg("--balloon"); // and the entropy device that is there anyway
+        command
+    };
+    let none = || {
+        let mut command = kickvm(&elf);
+        command.arg("--no-rng");
+        command
+    };
+    compare("the same with 10 virtio devices, against none", 1.2, || first_byte(ten()), || first_byte(none()))?;
+
     let own = std::env::current_exe()?;
     let ours = || with(&own, "--last-instruction".as_ref());
     compare("guest's last instruction to process exit", 1.3, || after_end(ours()), || after_end(bare()))?;

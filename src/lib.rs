@@ -11,15 +11,19 @@
 //!    second.
 //! 4. [`vcpu::Vcpu::run`] enters the guest again and again; [`vcpu::handle`] decides what an exit means, without any KVM
 //!    in it.
-//! 5. [`device`] is what the guest can touch. [`device::serial::Serial`] is the one that does much.
+//! 5. [`device`] is what the guest can touch. [`device::serial::Serial`] is the one that does much; [`device::virtio`] is a
+//!    transport with a file for each kind of device.
 //! 6. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one screen.
-//! 7. [`event`] is the ground floor: epoll, and an event manager over it. It knows nothing of KVM and can be used without:
+//! 7. [`exec`] runs one command in a guest: [`exec::run`] on the host, [`exec::act`] as the guest's first process.
+//! 8. [`event`] is the ground floor: epoll, and an event manager over it. It knows nothing of KVM and can be used without:
 //!    `default-features = false` gives it alone.
 //!
 //! # Floors
 //!
 //! ```text
-//!   main      parse, build, run, exit code
+//!   main      parse, build, run, tell, exit code
+//!   report    a run as JSON and JUnit
+//!   exec      one command in a guest: the channel, its host, its init
 //!   vmm       configuration, KvmVm, exit handler, console, outcome
 //!   vcpu      one virtual CPU: CPUID, registers, run loop, kick
 //!   boot      kernel, initramfs, command line, ACPI, page tables
@@ -28,7 +32,8 @@
 //! ```
 //!
 //! A floor uses those below it and never one above. All `unsafe` code is in `event/epoll.rs`, `event/sys.rs`,
-//! `vcpu/rim.rs` and, for the symbols of the embedded guests, `vmm/guests.rs`.
+//! `vcpu/rim.rs`, `device/virtio/rim.rs`, on the guest's side of `exec` in `exec/init/ports.rs` and, for the symbols of the
+//! embedded guests, in `vmm/guests.rs`.
 //!
 //! # A machine from a program
 //!
@@ -57,6 +62,10 @@ mod cause;
 #[cfg(feature = "vmm")]
 pub mod device;
 pub mod event;
+#[cfg(feature = "vmm")]
+pub mod exec;
+#[cfg(feature = "vmm")]
+pub mod report;
 #[cfg(feature = "vmm")]
 pub mod vcpu;
 #[cfg(feature = "vmm")]

@@ -1,15 +1,22 @@
-//! kickvm: parse, build, run, exit code. Nothing else.
+//! kickvm: parse, build, run, tell, exit code. Nothing else.
 
 mod cli;
+mod tell;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use cli::{Cli, Command};
 use kickvm::vmm::{self, VMMConfig, Vmm, code, complain};
+use kickvm::{boot, exec};
 use std::io::Write;
 use std::process::ExitCode;
+use tell::Teller;
 
 fn main() -> ExitCode {
+    // In a guest of `kickvm exec` this is the first process.
+    if let Some(status) = exec::act() {
+        return ExitCode::from(status);
+    }
     vmm::terminal::restore_on_panic();
     // A panic has printed its message by the time it gets here.
     ExitCode::from(std::panic::catch_unwind(command).unwrap_or(code::FAILED))
@@ -18,36 +25,52 @@ fn main() -> ExitCode {
 fn command() -> u8 {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
-            Command::Run(run) => run_vm((*run).into()),
-            Command::Demo => run_vm(vmm::demo_config()),
+            Command::Run(run) => run_vm(*run),
+            Command::Exec(exec) => run_command(*exec),
+            Command::Demo => run_demo(vmm::demo_config()),
             Command::Doctor => doctor(),
         },
         Err(error) => usage(&error),
     }
 }
 
-fn run_vm(config: VMMConfig) -> u8 {
-    let verbose = config.verbosity > 0 || config.narrate;
+fn run_vm(run: cli::Run) -> u8 {
+    let (config, report, verdicts) = run.into_parts();
+    match Teller::new("run", &[], &config, report, verdicts) {
+        Ok(teller) => teller.tell(Vmm::try_from(config).and_then(Vmm::run).map(exec::Ended::from)),
+        Err(why) => fail(why),
+    }
+}
+
+fn run_command(exec: cli::Exec) -> u8 {
+    let (config, report, verdicts) = exec.into_parts();
+    match Teller::new("exec", &config.command, &config.vmm, report, verdicts) {
+        Ok(teller) => teller.tell(exec::run(config)),
+        Err(why) => fail(why),
+    }
+}
+
+fn run_demo(config: VMMConfig) -> u8 {
     match Vmm::try_from(config).and_then(Vmm::run) {
         Ok(outcome) => {
-            if verbose || !outcome.reason.is_ordinary() {
-                complain(&outcome.reason);
-            }
+            complain(&outcome.reason);
             outcome.reason.code()
         }
-        Err(error) => {
-            complain(&error);
-            code::FAILED
-        }
+        Err(error) => fail(error),
     }
+}
+
+fn fail(why: impl std::fmt::Display) -> u8 {
+    complain(why);
+    code::FAILED
 }
 
 fn doctor() -> u8 {
     let findings = vmm::doctor();
     let mut stdout = std::io::stdout();
     for finding in &findings {
-        if writeln!(stdout, "{finding}").is_err() {
-            return code::FAILED;
+        if let Err(error) = writeln!(stdout, "{finding}") {
+            return fail(format_args!("cannot write to standard output: {}", vmm::cause(&error)));
         }
     }
     if findings.iter().all(|finding| finding.good) { code::OK } else { code::FAILED }
@@ -59,20 +82,18 @@ fn usage(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => code::OK,
-            Err(error) => {
-                complain(format_args!("cannot write to standard output: {error}"));
-                code::FAILED
-            }
+            Err(error) => fail(format_args!("cannot write to standard output: {}", vmm::cause(&error))),
         },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            complain("say what to do: run, demo or doctor; 'kickvm --help' explains");
-            code::FAILED
+            fail("say what to do: run, exec, demo or doctor; 'kickvm --help' explains")
         }
         _ => {
             let sentence: Vec<_> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
             let sentence = sentence.join(" ");
-            complain(format_args!("{}; see 'kickvm --help'", sentence.trim_start_matches("error: ")));
-            code::FAILED
+            let known = ["run", "exec", "demo", "doctor"];
+            let command = std::env::args_os().nth(1).and_then(|word| known.into_iter().find(|known| word == *known));
+            let help = command.map_or("kickvm --help".to_owned(), |command| format!("kickvm {command} --help"));
+            fail(format_args!("{}; see '{help}'", sentence.trim_start_matches("error: ")))
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "bad_input/disks.rs"]
+mod disks;
 #[path = "bad_input/files.rs"]
 mod files;
 #[path = "bad_input/host.rs"]

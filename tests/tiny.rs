@@ -7,9 +7,18 @@ mod common;
 mod devices;
 #[path = "tiny/ends.rs"]
 mod ends;
+#[path = "tiny/exec.rs"]
+mod exec;
 #[path = "tiny/library.rs"]
 mod library;
 #[path = "tiny/output.rs"]
 mod output;
 #[path = "tiny/smp.rs"]
 mod smp;
+#[macro_use]
+#[path = "tiny/virtio.rs"]
+mod virtio;
+#[path = "tiny/block.rs"]
+mod block;
+#[path = "tiny/vsock.rs"]
+mod vsock;

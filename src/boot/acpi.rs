@@ -3,11 +3,12 @@
 //! RSDP → XSDT → FADT (→ DSDT) and MADT, one behind the other from [`ACPI_TABLES`] (ACPI 6.5, chapters 4.1 and 5).
 
 use super::Error;
-use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC};
+use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC, PAGE_SIZE, virtio_slots};
 use crate::device::{acpi_pm, pvpanic, serial};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    self, Arg, Device, EISAName, Equal, IO, If, Interrupt, Method, Name, Notify, Package, ResourceTemplate,
+    self, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package,
+    ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -33,8 +34,9 @@ pub const POWER_BUTTON_GSI: u32 = 9;
 /// Notification "the button was pressed" (ACPI 6.5, table 4.17).
 const BUTTON_PRESSED: u8 = 0x80;
 
-/// Writes all tables for a machine of `cpus` vCPUs.
-pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), Error> {
+/// Writes all tables for a machine of `cpus` vCPUs and `virtio` virtio devices, with a second serial port if there is a
+/// `wake_line`.
+pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8, virtio: usize, wake_line: bool) -> Result<(), Error> {
     let mut next = ACPI_TABLES + Rsdp::len() as u64;
     let mut put = |table: &dyn Aml| -> Result<u64, Error> {
         let mut bytes = Vec::new();
@@ -44,7 +46,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), Error> {
         next = at + bytes.len() as u64;
         Ok(at)
     };
-    let dsdt = put(&dsdt())?;
+    let dsdt = put(&dsdt(virtio, wake_line))?;
     let fadt = put(&fadt(dsdt))?;
     let madt = put(&madt(cpus))?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -82,7 +84,7 @@ fn madt(cpus: u8) -> impl Aml {
     madt
 }
 
-fn dsdt() -> impl Aml {
+fn dsdt(virtio: usize, wake_line: bool) -> impl Aml {
     let mut table = Sdt::new(*b"DSDT", HEADER_LEN, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let mut body = Vec::new();
 
@@ -90,13 +92,29 @@ fn dsdt() -> impl Aml {
     let off = Package::new(vec![&acpi_pm::S5_SLEEP_TYPE, &0u8, &0u8, &0u8]);
     Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
 
-    let com1_ports = IO::new(serial::COM1_PORT, serial::COM1_PORT, 1, serial::COM1_PORTS as u8);
-    let com1_irq = interrupt(serial::COM1_IRQ);
-    let com1 = ResourceTemplate::new(vec![&com1_ports, &com1_irq]);
-    body.extend(device("_SB_.COM1", &EISAName::new("PNP0501"), &[&crs(&com1)]));
+    let mut serial_port = |path, port, irq| {
+        let ports = IO::new(port, port, 1, serial::COM1_PORTS as u8);
+        let irq = interrupt(irq);
+        let resources = ResourceTemplate::new(vec![&ports, &irq]);
+        body.extend(device(path, &EISAName::new("PNP0501"), &[&crs(&resources)]));
+    };
+    serial_port("_SB_.COM1", serial::COM1_PORT, serial::COM1_IRQ);
+    if wake_line {
+        serial_port("_SB_.COM2", serial::COM2_PORT, serial::COM2_IRQ);
+    }
 
     let panic_port = IO::new(pvpanic::PVPANIC_PORT, pvpanic::PVPANIC_PORT, 1, 1);
     body.extend(device("_SB_.PEVT", &"QEMU0001", &[&crs(&ResourceTemplate::new(vec![&panic_port]))]));
+
+    for (index, (registers, gsi)) in virtio_slots().take(virtio).enumerate() {
+        // Below 4 GiB, so its address has 32 bits.
+        let registers = Memory32Fixed::new(true, registers as u32, PAGE_SIZE as u32);
+        let irq = interrupt(gsi);
+        let resources = ResourceTemplate::new(vec![&registers, &irq]);
+        let uid = index as u8;
+        let children: [&dyn Aml; 2] = [&Name::new("_UID".into(), &uid), &crs(&resources)];
+        body.extend(device(&format!("_SB_.VR{index:02}"), &"LNRO0005", &children)); // Linux: virtio_mmio_acpi_match
+    }
 
     // The power button has no register here: the generic event device speaks for it.
     body.extend(device("_SB_.PWRB", &EISAName::new("PNP0C0C"), &[]));

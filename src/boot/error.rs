@@ -46,6 +46,48 @@ pub enum Error {
         /// RAM that would do.
         suggestion: Size,
     },
+    /// What was to be packed cannot be.
+    #[error("cannot pack '{path}': {}", cause(.source))]
+    Pack {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An executable needs a library that is nowhere.
+    #[error("cannot find the library '{library}', which '{executable}' needs")]
+    NoLibrary {
+        /// As the user wrote it.
+        executable: PathBuf,
+        /// The name it asks for.
+        library: String,
+    },
+    /// The guest's RAM is too small for the files that were packed.
+    #[error(
+        "guest memory of {ram} is too small for '{path}': its files take {files}, and {needed} are needed until they are unpacked; try --memory {suggestion}"
+    )]
+    NoRoomForRoot {
+        /// All RAM.
+        ram: Size,
+        /// The root directory.
+        path: PathBuf,
+        /// Bytes of its files.
+        files: Size,
+        /// RAM that is needed.
+        needed: Size,
+        /// RAM that would do.
+        suggestion: Size,
+    },
+    /// No guest's RAM is large enough for the files that were packed.
+    #[error("'{path}' is too large to be an initramfs: its files take {files}, and this kernel takes {most} at most")]
+    RootTooLarge {
+        /// The root directory.
+        path: PathBuf,
+        /// Bytes of its files.
+        files: Size,
+        /// Bytes an archive can have.
+        most: Size,
+    },
     /// The command line is longer than the kernel can take.
     #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
     CommandLine {

@@ -58,6 +58,17 @@ pub const MMIO_GAP: u64 = 3 << 30;
 /// End of the MMIO gap: RAM goes on here.
 pub const MMIO_GAP_END: u64 = 4 << 30;
 
+/// Registers of the first virtio device; the others follow, a page each.
+pub const VIRTIO_REGISTERS: u64 = MMIO_GAP;
+/// The interrupts of virtio devices, one each: what the I/O APIC's 24 pins leave when timers, serial ports and the
+/// power button have theirs.
+pub const VIRTIO_GSIS: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 10, 11, 12, 13, 14, 15, 5, 6, 7];
+
+/// Where the virtio devices are: (start of the registers, interrupt), in order.
+pub fn virtio_slots() -> impl Iterator<Item = (u64, u32)> {
+    (0..).map(|index| VIRTIO_REGISTERS + index * PAGE_SIZE).zip(VIRTIO_GSIS)
+}
+
 /// I/O APIC (Intel 82093AA data sheet).
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// Local APIC (Intel SDM volume 3, 11.4.1).

@@ -11,6 +11,7 @@ mod initramfs;
 mod kernel;
 pub mod layout;
 pub mod long_mode;
+pub mod pack;
 mod pvh;
 mod reset_vector;
 mod source;
@@ -19,10 +20,12 @@ mod zero_page;
 pub use acpi::POWER_BUTTON_GSI;
 pub use error::{Error, Role, Size};
 pub use kernel::{Entry, Protocol};
+pub use pack::Root;
 
 use initramfs::Initramfs;
 use kernel::Kernel;
 use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH_START_INFO, ZERO_PAGE};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -42,10 +45,16 @@ pub struct Payload<'a> {
     pub image: &'a Image,
     /// Archives that together are the first root file system.
     pub initramfs: &'a [PathBuf],
+    /// Files that are packed into one more archive, laid over the others.
+    pub root: Option<&'a Root>,
     /// The kernel command line, without a NUL.
     pub cmdline: &'a str,
     /// Number of vCPUs, for the tables.
     pub cpus: u8,
+    /// Whether there is a second serial port.
+    pub wake_line: bool,
+    /// Number of virtio devices, for the tables; they are at the first of [`layout::virtio_slots`].
+    pub virtio: usize,
 }
 
 /// An initramfs in guest memory.
@@ -57,25 +66,42 @@ struct Placed {
 
 /// Loads `payload` into `memory` and returns how to start it.
 pub fn load(memory: &GuestMemoryMmap, payload: &Payload) -> Result<Entry, Error> {
-    acpi::write(memory, payload.cpus)?;
+    load_noting(memory, payload, &mut |_| {})
+}
+
+/// Loads `payload` into `memory` and returns how to start it. What of `payload.root` had to be left out goes to `note`.
+pub fn load_noting(memory: &GuestMemoryMmap, payload: &Payload, note: &mut dyn FnMut(String)) -> Result<Entry, Error> {
+    acpi::write(memory, payload.cpus, payload.virtio, payload.wake_line)?;
     reset_vector::write(memory)?;
     match payload.image {
-        Image::File(path) => load_file(memory, payload, path),
+        Image::File(path) => load_file(memory, payload, path, note),
         Image::Raw(code) => {
             memory.write_slice(code, GuestAddress(HIGH_RAM))?;
-            finish(memory, payload, Protocol::Elf, HIGH_RAM, None, None)
+            finish(memory, payload.cmdline, Protocol::Elf, HIGH_RAM, None, None)
         }
     }
 }
 
-fn load_file(memory: &GuestMemoryMmap, payload: &Payload, path: &Path) -> Result<Entry, Error> {
+fn load_file(
+    memory: &GuestMemoryMmap,
+    payload: &Payload,
+    path: &Path,
+    note: &mut dyn FnMut(String),
+) -> Result<Entry, Error> {
     let mut kernel = Kernel::open(path)?;
     let mut initramfs = Initramfs::open(payload.initramfs)?;
     let max = kernel.cmdline_max.min(COMMAND_LINE_ROOM as usize - 1);
-    if payload.cmdline.len() > max {
-        return Err(Error::CommandLine { len: payload.cmdline.len(), max });
+    let len = payload.cmdline.len() + if payload.root.is_some() { RAMFS.len() } else { 0 };
+    if len > max {
+        return Err(Error::CommandLine { len, max });
     }
-    let placed = place(memory, &kernel, initramfs.len())?;
+    let slack = if payload.root.is_some() { ROOT_ALIGNMENT } else { 0 };
+    let mut placed = place(memory, &kernel, initramfs.len() + slack)?;
+    if payload.root.is_some() {
+        placed.len = initramfs.len();
+        // How long the packed archive gets is known when it is there, so all archives lie as low as they may.
+        placed.start = kernel.end.next_multiple_of(ROOT_ALIGNMENT);
+    }
     initramfs.verify()?;
     kernel.load(memory)?;
     for (offset, source) in initramfs.placed() {
@@ -86,8 +112,35 @@ fn load_file(memory: &GuestMemoryMmap, payload: &Payload, path: &Path) -> Result
             .read_exact_volatile_from(at, &mut source.file, len)
             .map_err(|error| source.unreadable(std::io::Error::other(error.to_string())))?;
     }
+    let mut cmdline = Cow::from(payload.cmdline);
+    if let Some(root) = payload.root {
+        let packed = pack::pack(memory, &room_for_root(memory, &kernel, placed), root, note)?;
+        placed.len += packed.len;
+        // Linux lets a tmpfs have half of the memory that is free when it begins to unpack. Where that is not enough, a ramfs
+        // has no limit.
+        let free = ram_size(memory).saturating_sub(kernel.end).saturating_sub(placed.len);
+        if packed.unpacked > free / 2 - free / 16 {
+            cmdline = format!("{RAMFS}{cmdline}").into();
+        }
+    }
     let placed = (placed.len > 0).then_some(placed);
-    finish(memory, payload, kernel.protocol, kernel.entry, kernel.setup, placed)
+    finish(memory, &cmdline, kernel.protocol, kernel.entry, kernel.setup, placed)
+}
+
+/// Asks Linux for a first root file system without a limit.
+const RAMFS: &str = "rootfstype=ramfs ";
+/// Where a packed archive begins, so that it and the guest's RAM can share large pages.
+const ROOT_ALIGNMENT: u64 = 2 << 20;
+
+/// Where the packed archive may be: behind those in `placed`, up to where the kernel takes no more.
+fn room_for_root(memory: &GuestMemoryMmap, kernel: &Kernel, placed: Placed) -> pack::Room {
+    let low = memory.iter().next().map_or(0, |region| region.len()); // RAM below the gap is the first region
+    pack::Room {
+        start: placed.start + placed.len,
+        end: low.min(kernel.initramfs_max.saturating_add(1)),
+        most: MMIO_GAP.min(kernel.initramfs_max.saturating_add(1)),
+        ram: ram_size(memory),
+    }
 }
 
 /// Finds room for `len` bytes of initramfs: as high as it may be, so that it is out of the kernel's way.
@@ -117,14 +170,14 @@ fn place(memory: &GuestMemoryMmap, kernel: &Kernel, len: u64) -> Result<Placed, 
 /// Writes what the boot protocol hands over.
 fn finish(
     memory: &GuestMemoryMmap,
-    payload: &Payload,
+    cmdline: &str,
     protocol: Protocol,
     address: u64,
     setup: Option<linux_loader::loader::bootparam::setup_header>,
     initramfs: Option<Placed>,
 ) -> Result<Entry, Error> {
-    memory.write_slice(payload.cmdline.as_bytes(), GuestAddress(COMMAND_LINE))?;
-    memory.write_obj(0u8, GuestAddress(COMMAND_LINE + payload.cmdline.len() as u64))?;
+    memory.write_slice(cmdline.as_bytes(), GuestAddress(COMMAND_LINE))?;
+    memory.write_obj(0u8, GuestAddress(COMMAND_LINE + cmdline.len() as u64))?;
     let boot_data = match protocol {
         Protocol::Pvh => {
             long_mode::write_gdt(memory, long_mode::GDT_32)?;
@@ -134,7 +187,7 @@ fn finish(
         Protocol::BzImage | Protocol::Elf => {
             long_mode::write_gdt(memory, long_mode::GDT_64)?;
             long_mode::write_page_tables(memory)?;
-            zero_page::write(memory, payload.cmdline, setup, initramfs)?;
+            zero_page::write(memory, cmdline, setup, initramfs)?;
             ZERO_PAGE
         }
     };

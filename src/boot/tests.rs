@@ -34,7 +34,8 @@ fn load_into(memory: &GuestMemoryMmap, kernel: &[u8], archives: &[&[u8]], cmdlin
     let archives: Vec<_> = archives.iter().map(|archive| file(archive)).collect();
     let initramfs: Vec<_> = archives.iter().map(|archive| archive.as_path().to_owned()).collect();
     let image = Image::File(kernel.as_path().to_owned());
-    load(memory, &Payload { image: &image, initramfs: &initramfs, cmdline, cpus: 1 })
+    let (image, initramfs) = (&image, &initramfs[..]);
+    load(memory, &Payload { image, initramfs, root: None, cmdline, cpus: 1, virtio: 0, wake_line: false })
 }
 
 fn bytes(memory: &GuestMemoryMmap, at: u64, len: usize) -> Vec<u8> {
@@ -122,7 +123,7 @@ fn the_first_4_gib_are_mapped_to_themselves() {
 fn acpi_tables_add_up_for_any_number_of_vcpus() {
     let memory = memory(2 * MIB);
     for cpus in [1, 2, 4, 254] {
-        acpi::write(&memory, cpus).unwrap();
+        acpi::write(&memory, cpus, 17, true).unwrap();
         let sum = |at: u64, len: usize| bytes(&memory, at, len).iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         assert_eq!((sum(ACPI_TABLES, 20), sum(ACPI_TABLES, 36)), (0, 0), "RSDP");
         let table = |at: u64, signature: &[u8; 4]| {

@@ -6,13 +6,17 @@
 pub mod acpi_pm;
 mod bus;
 pub mod cmos;
+mod console;
+pub mod exec_port;
 pub mod exit_port;
 pub mod i8042;
 mod panic_watch;
 pub mod pvpanic;
 pub mod serial;
+pub mod virtio;
 
 pub use bus::{Bus, BusError};
+pub use console::{ConsolePort, FLUSH_DELAY, Listener, Work};
 
 use std::ops::ControlFlow;
 
@@ -27,6 +31,13 @@ pub enum GuestRequest {
     Exit(u8),
     /// The guest kernel says that it panicked.
     Panic,
+}
+
+impl GuestRequest {
+    /// Whether the machine was turned off or restarted, as at any end of work.
+    pub fn is_ordinary_end(self) -> bool {
+        matches!(self, Self::PowerOff | Self::Reset)
+    }
 }
 
 /// `Continue`, or `Break` with what the guest asked for.

@@ -10,16 +10,15 @@
 //!
 //! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. Once the guest is seen polling,
 //! the port's writes are handed to KVM's coalescing ring, where they wait without an exit until the next LSR read. While
-//! that is on, the loop calls [`Serial::tick`] every 5 ms, so a byte that no read follows is not late either; when the
+//! that is on, the loop calls [`ConsolePort::tick`] every 5 ms, so a byte that no read follows is not late either; when the
 //! guest falls silent it goes off again, and an idle machine costs nothing.
 
-use super::panic_watch::PanicWatch;
+use super::console::{ConsolePort, Listener, Output, SILENT_TICKS, Work};
 use super::{Device, GuestRequest, Response};
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial as Uart};
 use vmm_sys_util::eventfd::EventFd;
@@ -30,16 +29,14 @@ pub const COM1_PORT: u16 = 0x3f8;
 pub const COM1_PORTS: u16 = 8;
 /// Interrupt line of COM1.
 pub const COM1_IRQ: u32 = 4;
+/// First port of COM2.
+pub const COM2_PORT: u16 = 0x2f8;
+/// Interrupt line of COM2.
+pub const COM2_IRQ: u32 = 3;
 
-/// How late a byte may reach the host, and the period of [`Serial::tick`].
-pub const FLUSH_DELAY: Duration = Duration::from_millis(5);
-
-const OUTPUT_LIMIT: usize = 64 << 10;
 const STAGING_LIMIT: usize = 4 << 10;
 /// Bytes the guest must have polled out in a row before coalescing goes on.
 const POLLED_BYTES: u32 = 8;
-/// Ticks without a byte after which it goes off.
-const SILENT_TICKS: u32 = 100;
 
 /// Line status reads in a row by which a guest shows that it polls for input.
 const POLLS: u32 = 16;
@@ -66,19 +63,6 @@ pub trait Coalescer: Send {
     fn set(&mut self, on: bool) -> io::Result<()>;
     /// The oldest byte held back.
     fn pop(&mut self) -> Option<u8>;
-}
-
-/// What the event loop has to do for the console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
-    /// Whether [`Serial::tick`] must be called every [`FLUSH_DELAY`].
-    pub ticking: bool,
-    /// Whether [`Serial::feed`] would take input.
-    pub hungry: bool,
-    /// Whether the output holds a whole line, or much, and should not wait.
-    pub urgent: bool,
-    /// Whether there is output at all.
-    pub any: bool,
 }
 
 /// COM1. Shared between the vCPU threads (as a [`Device`]) and the event loop (all other methods).
@@ -130,31 +114,6 @@ impl Trigger for Irq {
     }
 }
 
-/// The UART's line: a buffer that somebody else empties.
-#[derive(Default)]
-struct Output {
-    bytes: Vec<u8>,
-    watch: PanicWatch,
-    newline: bool,
-    closed: bool,
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for &byte in bytes {
-            self.watch.push(byte);
-            self.newline |= byte == b'\n';
-        }
-        if !self.closed {
-            self.bytes.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Serial {
     /// A UART that raises `irq` and rings `wake` when the event loop has something to do.
     pub fn new(irq: EventFd, wake: EventFd) -> Self {
@@ -188,23 +147,21 @@ impl Serial {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Moves what the guest wrote to the end of `into`.
-    pub fn pull(&self, into: &mut Vec<u8>) {
+impl ConsolePort for Serial {
+    fn set_listener(&self, listener: Box<dyn Listener>) {
+        self.lock().uart.writer_mut().listener = Some(listener);
+    }
+
+    fn pull(&self, into: &mut Vec<u8>) {
         let mut state = self.lock();
         state.told = Told::Nothing;
-        let output = state.uart.writer_mut();
-        output.newline = false;
-        if into.is_empty() {
-            std::mem::swap(into, &mut output.bytes);
-        } else {
-            into.append(&mut output.bytes);
-        }
+        state.uart.writer_mut().pull(into);
         self.room.notify_all();
     }
 
-    /// What the loop has to do now.
-    pub fn look(&self) -> Work {
+    fn look(&self) -> Work {
         let state = self.lock();
         let output = state.uart.writer();
         Work {
@@ -215,8 +172,7 @@ impl Serial {
         }
     }
 
-    /// Gives input to the guest. Returns how much was taken; `wake` rings when the rest can come.
-    pub fn feed(&self, bytes: &[u8]) -> usize {
+    fn feed(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
         let taken = bytes.len().min(STAGING_LIMIT.saturating_sub(state.staging.len()));
         state.staging.extend(&bytes[..taken]);
@@ -225,13 +181,10 @@ impl Serial {
         taken
     }
 
-    /// Takes what waits in the coalescing ring, and ends coalescing when the guest has fallen silent. A guest that falls
-    /// silent after the last line of a kernel panic has ended.
-    pub fn tick(&self) -> Response {
+    fn tick(&self) -> Response {
         let mut state = self.lock();
         state.silent += 1;
-        let output = state.uart.writer();
-        if output.bytes.len() < OUTPUT_LIMIT || output.closed {
+        if state.uart.writer().room() > 0 {
             state.drain_ring();
         }
         if state.silent <= SILENT_TICKS {
@@ -247,23 +200,15 @@ impl Serial {
         }
     }
 
-    /// From now on output is dropped and nobody waits for room. Returns after the ring has been drained.
-    pub fn close(&self) {
+    fn close(&self) {
         let mut state = self.lock();
         state.drain_ring();
         state.uart.writer_mut().closed = true;
         self.room.notify_all();
     }
 
-    /// Whether the console said that the guest kernel panicked.
-    pub fn panicked(&self) -> bool {
+    fn panicked(&self) -> bool {
         self.lock().uart.writer().watch.began()
-    }
-}
-
-impl Output {
-    fn urgent(&self) -> bool {
-        self.newline || self.bytes.len() >= OUTPUT_LIMIT / 8
     }
 }
 
@@ -322,7 +267,7 @@ impl State {
 impl Serial {
     /// Waits until the loop has emptied a full buffer. Other vCPUs can use the port meanwhile.
     fn wait_for_room<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.uart.writer().bytes.len() >= OUTPUT_LIMIT && !state.uart.writer().closed {
+        while state.uart.writer().room() == 0 {
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state

@@ -155,7 +155,8 @@ impl Vcpu {
         Ok(None)
     }
 
-    fn rip(&self) -> Option<u64> {
+    /// The instruction pointer of a vCPU that does not run, where KVM tells it.
+    pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
     }
 

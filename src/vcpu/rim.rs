@@ -8,15 +8,15 @@ use super::exit::VmExit;
 use crate::device::serial::Coalescer;
 use kvm_bindings::{
     KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
-    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION, kvm_coalesced_mmio, kvm_coalesced_mmio_ring,
-    kvm_run, kvm_userspace_memory_region,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION, KVM_MEM_READONLY, kvm_coalesced_mmio,
+    kvm_coalesced_mmio_ring, kvm_run, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
@@ -61,7 +61,8 @@ impl Drop for Mapping {
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     regions: Vec<Arc<GuestRegionMmap>>,
-    mappings: Vec<Mapping>, // what the regions point into
+    mappings: Vec<Mapping>,             // what the regions point into
+    pages: Mutex<Vec<Arc<MmapRegion>>>, // what the guest can read besides
 }
 
 impl Drop for GuestRam {
@@ -100,7 +101,7 @@ impl GuestRam {
             mappings.push(mapping);
         }
         let memory = GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(io::Error::other)?;
-        Ok(Self { memory, regions, mappings })
+        Ok(Self { memory, regions, mappings, pages: Mutex::default() })
     }
 
     /// The RAM, for reading and writing from the host's side.
@@ -122,6 +123,26 @@ impl GuestRam {
             // that run reach it, and each `Vcpu` keeps an `Arc` of this value.
             unsafe { vm.set_user_memory_region(slot) }.map_err(io::Error::from)?;
         }
+        Ok(())
+    }
+}
+
+impl GuestRam {
+    /// Lets the guest of `vm` read the first `len` bytes of `pages` at `address`, without an exit; its writes there exit as they
+    /// do where nothing is.
+    pub(crate) fn show(&self, vm: &VmFd, address: u64, pages: &Arc<MmapRegion>, len: usize) -> io::Result<()> {
+        let mut shown = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = kvm_userspace_memory_region {
+            slot: u32::try_from(self.regions.len() + shown.len()).map_err(io::Error::other)?,
+            guest_phys_addr: address,
+            memory_size: len.min(pages.size()) as u64,
+            userspace_addr: pages.as_ptr() as u64,
+            flags: KVM_MEM_READONLY,
+        };
+        // SAFETY: the slot covers no more than one mapping, which the guest cannot write; `self.pages` keeps it for as long as
+        // this value lives, of which every `Vcpu` has an `Arc`.
+        unsafe { vm.set_user_memory_region(slot) }?;
+        shown.push(pages.clone());
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What a user asks for.
 
-use crate::boot::Image;
+use super::rules::Rules;
+use crate::boot::{Image, Root};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +11,45 @@ pub enum Console {
     /// Standard input and output.
     #[default]
     Stdio,
+    /// Standard input and output, through a virtio console (the guest's hvc0). What comes from the serial port is output too.
+    Virtio,
     /// Nowhere.
     None,
+    /// Output to standard error, no input.
+    Stderr,
     /// Output to this file, no input.
     File(PathBuf),
+}
+
+/// A disk: a raw image or a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// What the guest reads as the disk's serial number, at most 20 bytes.
+    pub id: Option<String>,
+    /// Whether the host's page cache is passed by (`O_DIRECT`).
+    pub direct: bool,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// The host's tap interface.
+    pub tap: String,
+    /// The guest's MAC address; one is made up if there is none.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's context identifier, 3 or more.
+    pub cid: u32,
+    /// The Unix socket by which host programs reach the guest.
+    pub socket: PathBuf,
 }
 
 /// One virtual machine, as its user wants it.
@@ -31,16 +67,36 @@ pub struct VMMConfig {
     pub memory: u64,
     /// Where the console goes.
     pub console: Console,
+    /// Disks, the first of which is /dev/vda.
+    pub disks: Vec<Disk>,
+    /// Network interfaces, the first of which is eth0.
+    pub nets: Vec<Net>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+    /// Whether the guest has an entropy device.
+    pub rng: bool,
+    /// Bytes of RAM a balloon takes from the guest at first; without one there is no balloon.
+    pub balloon: Option<u64>,
     /// How long the guest may run.
     pub timeout: Option<Duration>,
     /// How much is said on standard error: 0 to 2.
     pub verbosity: u8,
+    /// Files that become the first root file system, laid over `initramfs`.
+    pub root: Option<Root>,
+    /// What the console must say and must not.
+    pub rules: Rules,
+    /// Whether there is a second serial port, by which a program in the guest can be woken.
+    pub wake_line: bool,
+    /// Whether a terminal on standard input is raw although the console is not there.
+    pub raw_terminal: bool,
     /// Whether each step of the exit-handler pattern is told on standard error.
     pub narrate: bool,
 }
 
 /// The command line a guest gets unless its user says otherwise: a serial console, and no waiting after a panic.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// The same for a guest with a virtio console.
+pub const VIRTIO_CMDLINE: &str = "console=hvc0 panic=-1";
 /// Bytes of RAM a guest gets unless its user says otherwise.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// The most vCPUs: APIC IDs have eight bits, and 255 means "all".
@@ -58,8 +114,17 @@ impl VMMConfig {
             cpus: 1,
             memory: DEFAULT_MEMORY,
             console: Console::default(),
+            disks: Vec::new(),
+            nets: Vec::new(),
+            vsock: None,
+            rng: true,
+            balloon: None,
             timeout: None,
             verbosity: 0,
+            root: None,
+            rules: Rules::default(),
+            wake_line: false,
+            raw_terminal: false,
             narrate: false,
         }
     }

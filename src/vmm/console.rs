@@ -1,4 +1,4 @@
-//! The console's end on the host: moves bytes between the serial port and standard input and output.
+//! The console's end on the host: moves bytes between the guest's consoles and standard input and output.
 //!
 //! Output leaves at once when a line is complete or when nothing left for 5 ms; the rest of a burst waits until one of
 //! the two is true. So a prompt and an echo are prompt, and a burst is few writes.
@@ -9,9 +9,11 @@ use super::outcome::ExitReason;
 use super::stdin::{KEY_HELP, Key, Stdin};
 use super::stdout::Stdout;
 use super::watchers::kick;
+use super::window;
 use crate::cause::cause;
-use crate::device::serial::{FLUSH_DELAY, Serial};
-use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
+use crate::device::virtio::console::{Port, TerminalSize};
+use crate::device::{ConsolePort, FLUSH_DELAY, Work};
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -25,11 +27,13 @@ const WAKE: u32 = 0;
 const TIMER: u32 = 1;
 const STDIN: u32 = 2;
 const STDOUT: u32 = 3;
+const WINDOW: u32 = 4;
 
 /// The subscriber that serves the console.
 #[derive(Debug)]
 pub struct ConsoleIo<EH> {
-    serial: Arc<Serial>,
+    ports: Vec<Arc<dyn ConsolePort>>,
+    resized: Option<(Arc<Port>, Signals)>,
     wake: EventFd,
     timer: Timer,
     timing: Timing,
@@ -52,26 +56,27 @@ enum Timing {
 /// The descriptors that the console shares with the machine.
 #[derive(Debug)]
 pub struct ConsoleEvents {
-    /// Rung by the serial port.
+    /// Rung by the consoles.
     pub wake: EventFd,
     /// Raises the power button's interrupt.
     pub power_button: EventFd,
 }
 
 impl<EH: ExitHandler> ConsoleIo<EH> {
-    /// Connects `serial` to `output` and `input`.
+    /// Connects `ports`, of which there is at least one, to `output`, and `input` to the last.
     pub fn new(
-        serial: Arc<Serial>,
+        ports: Vec<Arc<dyn ConsolePort>>,
         events: ConsoleEvents,
         output: Option<Stdout>,
         input: Option<Stdin>,
         exit_handler: EH,
     ) -> io::Result<Self> {
         if output.is_none() {
-            serial.close();
+            ports.iter().for_each(|port| port.close());
         }
         Ok(Self {
-            serial,
+            ports,
+            resized: None,
             wake: events.wake,
             timer: Timer::new()?,
             timing: Timing::Off,
@@ -85,13 +90,47 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         })
     }
 
+    /// From now on tells `port` of each new size of the terminal.
+    pub fn follow_size(&mut self, port: Arc<Port>) -> io::Result<()> {
+        self.resized = Some((port, Signals::new(&[libc::SIGWINCH])?));
+        Ok(())
+    }
+
+    fn resize(&self) {
+        let Some((port, signals)) = &self.resized else { return };
+        let _ = signals.read(); // only says that it is time to look
+        if let Some(size) = terminal_size() {
+            port.resize(size);
+        }
+    }
+
+    /// What there is to do for all ports together. Only the last takes input.
+    fn look(&self) -> Work {
+        self.ports.iter().map(|port| port.look()).fold(Work::default(), |all, one| Work {
+            ticking: all.ticking || one.ticking,
+            hungry: one.hungry,
+            urgent: all.urgent || one.urgent,
+            any: all.any || one.any,
+        })
+    }
+
+    /// From now on output is dropped, and nobody waits for room.
+    pub fn close(&self) {
+        self.ports.iter().for_each(|port| port.close());
+    }
+
+    /// Whether the guest kernel said that it panicked.
+    pub fn panicked(&self) -> bool {
+        self.ports.iter().any(|port| port.panicked())
+    }
+
     fn fail(&self, what: &str, error: &dyn std::fmt::Display) {
         kick(&self.exit_handler, ExitReason::Failed(format!("{what}: {error}")));
     }
 
-    /// Looks at the serial port and does what it needs.
+    /// Looks at the consoles and does what they need.
     fn serve(&mut self, ops: &mut EventOps) {
-        let work = self.serial.look();
+        let work = self.look();
         if work.any && !self.output_blocked {
             let waited = self.last_flush.elapsed();
             if work.urgent || waited >= FLUSH_DELAY {
@@ -123,10 +162,12 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
     fn on_timer(&mut self, ops: &mut EventOps) {
         let _ = self.timer.read(); // only says how often
         if self.timing == Timing::Ticking {
-            if let ControlFlow::Break(request) = self.serial.tick() {
-                kick(&self.exit_handler, ExitReason::Guest(request));
+            for port in &self.ports {
+                if let ControlFlow::Break(request) = port.tick() {
+                    kick(&self.exit_handler, ExitReason::Guest(request));
+                }
             }
-            if !self.serial.look().ticking {
+            if !self.look().ticking {
                 self.set_timer(Timing::Off, FLUSH_DELAY);
             }
         } else {
@@ -141,7 +182,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
     fn flush(&mut self, ops: &mut EventOps) {
         let Some(output) = &mut self.output else { return };
         if output.pending.is_empty() {
-            self.serial.pull(&mut output.pending); // once: a guest that prints without end must not keep the loop here
+            self.ports.iter().for_each(|port| port.pull(&mut output.pending)); // once: a guest that prints without end must not keep the loop here
         }
         let result = output.write_some();
         self.last_flush = Instant::now();
@@ -159,7 +200,7 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
             }
             Err(error) => {
                 self.output = None;
-                self.serial.close();
+                self.close();
                 self.fail("cannot write the guest's output", &cause(&error));
                 self.lost = Some(error); // the guest's end may have been the first kick
             }
@@ -168,13 +209,13 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
 
     /// Feeds the guest. `ready` says that standard input is readable.
     fn pump(&mut self, ops: &mut EventOps, ready: bool) {
-        let Some(stdin) = &mut self.input else { return };
+        let (Some(stdin), Some(port)) = (&mut self.input, self.ports.last()) else { return };
         let on_key = |key| match key {
             Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
             Key::Help => KEY_HELP.iter().for_each(complain),
             Key::PowerButton => drop(self.power_button.write(1)), // a full counter has been pressed already
         };
-        if !stdin.pump(&self.serial, ops, STDIN, ready, on_key) {
+        if !stdin.pump(&mut |bytes| port.feed(bytes), ops, STDIN, ready, on_key) {
             self.input = None;
         }
     }
@@ -193,12 +234,17 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         let Some(output) = &mut self.output else { return Ok(()) };
         loop {
             output.write_all(stop, deadline)?;
-            self.serial.pull(&mut output.pending);
+            self.ports.iter().for_each(|port| port.pull(&mut output.pending));
             if output.pending.is_empty() {
                 return Ok(());
             }
         }
     }
+}
+
+/// The size of the terminal on standard input, if it is one.
+pub fn terminal_size() -> Option<TerminalSize> {
+    window::size(io::stdin()).ok().map(|size| (size.columns, size.rows))
 }
 
 impl<EH: ExitHandler> MutEventSubscriber for ConsoleIo<EH> {
@@ -207,6 +253,7 @@ impl<EH: ExitHandler> MutEventSubscriber for ConsoleIo<EH> {
             TIMER => self.on_timer(ops),
             STDIN => self.pump(ops, true),
             STDOUT => self.flush(ops),
+            WINDOW => self.resize(),
             _ => {}
         }
         self.serve(ops);
@@ -215,7 +262,9 @@ impl<EH: ExitHandler> MutEventSubscriber for ConsoleIo<EH> {
     fn init(&mut self, ops: &mut EventOps) {
         let wake = Events::with_data(&self.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
         let timer = Events::with_data(&self.timer, TIMER, EventSet::IN);
-        if let Err(error) = ops.add(wake).and_then(|()| ops.add(timer)) {
+        let window = self.resized.as_ref().map(|(_, signals)| Events::with_data(signals, WINDOW, EventSet::IN));
+        let all = [wake, timer].into_iter().chain(window);
+        if let Err(error) = all.into_iter().try_for_each(|events| ops.add(events)) {
             self.fail("cannot wait for the console", &error);
         }
         self.serve(ops);

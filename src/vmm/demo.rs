@@ -6,5 +6,5 @@ use crate::boot::Image;
 
 /// The demonstration: an embedded guest, with each step of the pattern told on standard error.
 pub fn demo_config() -> VMMConfig {
-    VMMConfig { memory: MIN_MEMORY, narrate: true, ..VMMConfig::new(Image::Raw(guests::demo())) }
+    VMMConfig { memory: MIN_MEMORY, rng: false, narrate: true, ..VMMConfig::new(Image::Raw(guests::demo())) }
 }

@@ -2,6 +2,9 @@
 
 use crate::boot;
 use crate::cause::cause;
+use crate::device::virtio::block::DiskError;
+use crate::device::virtio::tap::TapError;
+use crate::device::virtio::vsock::ListenError;
 use crate::event;
 use std::io;
 use std::path::PathBuf;
@@ -53,6 +56,25 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// A rule for the console is none.
+    #[error("{0}")]
+    Rule(String),
+    /// A tap interface cannot be used.
+    #[error("cannot use tap interface '{tap}': {source}")]
+    Tap {
+        /// Its name.
+        tap: String,
+        /// Why not.
+        source: TapError,
+    },
+    /// The host's end of the socket device cannot be made.
+    #[error("cannot listen at vsock socket '{path}': {source}")]
+    Vsock {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// Why not.
+        source: ListenError,
+    },
     /// The event loop cannot be set up.
     #[error("cannot set up the event loop: {}", cause(&(*.0).into()))]
     Event(#[from] event::Error),
@@ -64,6 +86,20 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A balloon as large as the guest.
+    #[error("cannot have a balloon of {size}: the guest has {memory} of memory")]
+    Balloon {
+        /// Size asked for.
+        size: boot::Size,
+        /// The guest's memory.
+        memory: boot::Size,
+    },
+    /// More virtio devices than there are interrupts for.
+    #[error("a machine has {0} virtio devices at most (disks, network interfaces, vsock, rng, console and balloon)")]
+    TooManyDevices(usize),
     /// Threads that do not end.
     #[error("vCPU {0} did not stop within a second")]
     Stuck(String),
@@ -71,12 +107,12 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: KVM refused `action`.
-    pub(super) fn kvm<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn kvm<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Kvm { action, source: source.into() }
     }
 
     /// For `map_err`: the host refused `action`.
-    pub(super) fn host<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn host<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host { action, source: source.into() }
     }
 }

@@ -14,9 +14,9 @@ use kvm_bindings::KVM_CAP_COALESCED_PIO;
 use kvm_ioctls::VmFd;
 use std::io;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::console::ConsoleEvents;
+use super::virtio::eventfd;
 
 /// The devices of one machine.
 #[derive(Debug)]
@@ -66,8 +66,4 @@ fn coalesced_port(vm: &Arc<VmFd>, vcpu: &Vcpu) -> Option<CoalescedPort> {
         return None;
     }
     CoalescedPort::new(vm.clone(), vcpu.fd(), COM1_PORT).ok()
-}
-
-fn eventfd() -> Result<EventFd, Error> {
-    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
 }

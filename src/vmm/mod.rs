@@ -2,8 +2,10 @@
 //!
 //! Read [`Vmm::run`] first; it is the pattern this program exists to show. Then `exit_handler` and `vm`.
 
+mod companion;
 mod config;
 mod console;
+mod console_watch;
 mod demo;
 mod doctor;
 mod error;
@@ -11,38 +13,53 @@ mod exit_handler;
 mod guests;
 mod machine;
 mod outcome;
-mod stdin;
-mod stdout;
+mod rules;
+mod shortcuts;
+pub(crate) mod stdin;
+pub(crate) mod stdout;
+mod symbols;
 pub mod terminal;
+mod virtio;
 mod vm;
 mod watchers;
+pub(crate) mod window;
 
-pub use config::{Console, DEFAULT_CMDLINE, DEFAULT_MEMORY, MAX_CPUS, MIN_MEMORY, VMMConfig};
+pub use companion::Companion;
+pub use config::{
+    Console, DEFAULT_CMDLINE, DEFAULT_MEMORY, Disk, MAX_CPUS, MIN_MEMORY, Net, VIRTIO_CMDLINE, VMMConfig, Vsock,
+};
+pub use console_watch::ConsoleLog;
 pub use demo::demo_config;
 pub use doctor::{Finding, doctor};
 pub use error::Error;
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
 pub use outcome::{ExitReason, code};
-pub use vm::KvmVm;
+pub use rules::{Rules, Trouble};
+pub use symbols::Symbols;
+pub use vm::{KvmVm, VcpuEnd};
+pub(crate) use watchers::kick;
 
 use crate::boot::{self, Entry, Image, Payload, Size, layout};
-use crate::cause::cause;
-use crate::device::serial::Serial;
-use crate::device::{BusError, Device};
+pub use crate::cause::cause;
+use crate::device::virtio::console::Port;
+use crate::device::{BusError, ConsolePort, Device};
 use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
 use crate::vcpu::{Buses, CpuidTemplate, ExitStats, GuestRam};
 use console::ConsoleIo;
-use kvm_ioctls::{Cap, Kvm};
+use console_watch::ConsoleWatch;
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use machine::Devices;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use stdin::Stdin;
 use stdout::{LAST_WORDS, Stdout};
 use terminal::RawTerminal;
+use virtio::{Sockets, VirtioDevices};
 use watchers::{SignalWatch, TimeoutWatch};
 
 type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -54,6 +71,12 @@ pub struct Outcome {
     pub reason: ExitReason,
     /// The exits of all vCPUs.
     pub stats: ExitStats,
+    /// What is left of each vCPU, in order.
+    pub vcpus: Vec<VcpuEnd>,
+    /// What the console had to say.
+    pub console: ConsoleLog,
+    /// When the vCPUs were started, and when the run was known to be over; between the two the guest ran.
+    pub guest: Option<(Instant, Instant)>,
 }
 
 /// A virtual machine with all that belongs to it, ready to run once.
@@ -62,10 +85,12 @@ pub struct Vmm {
     event_mgr: EventManager<Subscriber>,
     exit_handler: WrappedExitHandler,
     vm: KvmVm<WrappedExitHandler>,
-    ram: Arc<GuestRam>,
-    serial: Arc<Serial>,
     buses: Buses,
+    virtio: VirtioDevices,
     console: Arc<Mutex<ConsoleIo<WrappedExitHandler>>>,
+    companion: Option<Arc<Mutex<dyn Companion>>>,
+    watch: ConsoleWatch<WrappedExitHandler>,
+    ram: Arc<GuestRam>, // last, so that it is unmapped when nobody else has it any more
 }
 
 impl fmt::Debug for Vmm {
@@ -91,16 +116,36 @@ impl TryFrom<VMMConfig> for Vmm {
         }
 
         let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
-        let Devices { serial, events, buses } = Devices::new(vm.fd(), vm.vcpus().first())?;
+        let Devices { serial, events, mut buses } = Devices::new(vm.fd(), vm.vcpus().first())?;
 
+        let mut ports: Vec<Arc<dyn ConsolePort>> = vec![serial];
+        let mut hvc = None;
+        if config.console == Console::Virtio {
+            let wake = events.wake.try_clone().and_then(|wake| Port::new(wake, console::terminal_size()));
+            let port = Arc::new(wake.map_err(Error::host("make a virtio console"))?);
+            ports.push(port.clone());
+            hvc = Some(port);
+        }
+        let virtio =
+            VirtioDevices::new(&config, hvc.as_ref(), &mut Sockets { vm: vm.fd(), ram: &ram, bus: &mut buses.mmio })?;
+
+        let watch = ConsoleWatch::new(&config.rules, exit_handler.clone()).map_err(Error::Rule)?;
+        if let Some(port) = ports.last() {
+            port.set_listener(Box::new(watch.clone()));
+        }
         let output = Stdout::open(&config.console)?;
         let input = match config.console {
-            Console::Stdio => Stdin::new().map_err(Error::host("use standard input"))?,
+            Console::Stdio | Console::Virtio => Stdin::new().map_err(Error::host("use standard input"))?,
             _ => None,
         };
-        let console = ConsoleIo::new(serial.clone(), events, output, input, exit_handler.clone());
-        let console = Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?));
-        let vmm = Self { config, event_mgr, exit_handler, vm, ram, serial, buses, console };
+        let console = ConsoleIo::new(ports, events, output, input, exit_handler.clone());
+        let mut console = console.map_err(Error::host("set up the console"))?;
+        if let Some(port) = hvc {
+            console.follow_size(port).map_err(Error::host("follow the terminal's size"))?;
+        }
+        let console = Arc::new(Mutex::new(console));
+        let companion = None;
+        let vmm = Self { config, event_mgr, exit_handler, vm, buses, virtio, console, companion, watch, ram };
         vmm.narrate("Vmm::try_from: the machine is built; the exit handler is the event manager's first subscriber");
         Ok(vmm)
     }
@@ -112,6 +157,26 @@ impl Vmm {
         self.buses.ports.insert(base.into(), ports.into(), device)
     }
 
+    /// Lets `companion` live with the machine.
+    pub fn set_companion<C: Companion + 'static>(&mut self, companion: &Arc<Mutex<C>>) {
+        self.companion = Some(companion.clone());
+    }
+
+    /// The way out, to be kicked.
+    pub fn exit_handler(&self) -> &WrappedExitHandler {
+        &self.exit_handler
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// KVM's descriptor of the machine, to connect interrupts and doorbells of devices that are added.
+    pub fn vm_fd(&self) -> &VmFd {
+        self.vm.fd()
+    }
+
     /// Runs the guest until somebody kicks the exit handler. The signals that ask to stop are blocked from when the guest
     /// is loaded, for the calling thread, and stay so.
     ///
@@ -120,13 +185,15 @@ impl Vmm {
         let entry = self.load()?;
         self.begin_output()?;
         let stop = self.subscribe()?;
-        let terminal = match self.config.console {
-            Console::Stdio => RawTerminal::enter().map_err(Error::host("make the terminal raw"))?,
-            _ => None,
+        let raw = matches!(self.config.console, Console::Stdio | Console::Virtio) || self.config.raw_terminal;
+        let terminal = match raw {
+            true => RawTerminal::enter().map_err(Error::host("make the terminal raw"))?,
+            false => None,
         };
         let deadline = self.config.timeout.and_then(|after| Instant::now().checked_add(after));
         let buses = Arc::new(std::mem::take(&mut self.buses));
         self.narrate("KvmVm::run: starting one thread a vCPU");
+        let began = Instant::now();
         self.vm.run(&entry, &buses, self.config.verbosity >= 2)?;
 
         self.narrate("loop: event_mgr.run() waits");
@@ -139,17 +206,20 @@ impl Vmm {
                 break;
             }
         }
+        let guest = Some((began, Instant::now()));
         let reason = self.exit_handler.reason().unwrap_or(ExitReason::Kicked);
         self.narrate(&format!("loop: kicked because {reason}; keep_running() is false, break"));
 
-        self.serial.close(); // a vCPU that waits for room in the console's buffer must not wait any longer
+        self.console().close(); // a vCPU that waits for room in the console's buffer must not wait any longer
         let shutdown = self.vm.shutdown();
         drop(terminal); // Ctrl-C is a signal again, should the last words find no reader
         let reason = self.last_words(reason, &stop, deadline);
-        let stats = shutdown?;
+        let vcpus = shutdown?;
         self.narrate("vm.shutdown(): every vCPU has left the guest, every thread is joined");
+        let mut stats = ExitStats::default();
+        vcpus.iter().for_each(|vcpu| stats.add(&vcpu.stats));
         self.report(&stats);
-        Ok(Outcome { reason, stats })
+        Ok(Outcome { reason, stats, vcpus, console: self.watch.log(), guest })
     }
 
     /// Empties the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.
@@ -159,27 +229,36 @@ impl Vmm {
             Image::File(kernel) => Some(kernel),
             Image::Raw(_) => None,
         };
-        let inputs = kernel.into_iter().chain(&self.config.initramfs).map(PathBuf::as_path);
-        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
-        console.begin(inputs).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
+        let disks = self.config.disks.iter().map(|disk| &disk.path);
+        let inputs = kernel.into_iter().chain(&self.config.initramfs).chain(disks).map(PathBuf::as_path);
+        self.console().begin(inputs).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
     }
 
     /// Adds what can end the run from outside, and the console. Returns where signals can be read.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
         let stop = Arc::new(watchers::stop_signals().map_err(Error::host("wait for signals"))?);
-        let signals = SignalWatch { signals: stop.clone(), exit_handler: self.exit_handler.clone() };
+        let (signals, companion) = (stop.clone(), self.companion.clone());
+        let signals = SignalWatch { signals, exit_handler: self.exit_handler.clone(), companion };
         self.event_mgr.add_subscriber(Arc::new(Mutex::new(signals)));
+        if let Some(companion) = &self.companion {
+            self.event_mgr.add_subscriber(companion.clone());
+        }
         if let Some(after) = self.config.timeout {
             let timeout = TimeoutWatch::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
             self.event_mgr.add_subscriber(Arc::new(Mutex::new(timeout)));
         }
         self.event_mgr.add_subscriber(self.console.clone());
+        for device in &self.virtio.subscribers {
+            self.event_mgr.add_subscriber(device.clone());
+        }
         Ok(stop)
     }
 
     fn load(&self) -> Result<Entry, Error> {
-        let VMMConfig { image, initramfs, cmdline, cpus, .. } = &self.config;
-        let entry = boot::load(self.ram.memory(), &Payload { image, initramfs, cmdline, cpus: *cpus })?;
+        let VMMConfig { image, initramfs, root, cmdline, cpus, wake_line, .. } = &self.config;
+        let (root, cpus, wake_line, virtio) = (root.as_ref(), *cpus, *wake_line, self.virtio.subscribers.len());
+        let payload = Payload { image, initramfs, root, cmdline, cpus, virtio, wake_line };
+        let entry = boot::load_noting(self.ram.memory(), &payload, &mut |note| complain(note))?;
         self.say(1, format_args!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0));
         self.say(1, format_args!("command line: {cmdline}"));
         Ok(entry)
@@ -190,16 +269,30 @@ impl Vmm {
         let hurry = matches!(reason, ExitReason::Signal(_) | ExitReason::Timeout(_) | ExitReason::UserQuit);
         let soon = Instant::now() + LAST_WORDS;
         let deadline = if hurry { Some(soon) } else { deadline.map(|deadline| deadline.max(soon)) };
-        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = match &self.companion {
+            Some(it) => it.lock().unwrap_or_else(PoisonError::into_inner).finish(reason, stop, deadline, hurry),
+            None => reason,
+        };
+        let mut console = self.console();
         match console.finish(stop.as_fd(), deadline) {
             Err(error) if !hurry => ExitReason::Failed(format!("cannot write the guest's output: {}", cause(&error))),
-            _ if self.serial.panicked() => reason.after_panic(),
-            _ => reason,
+            _ if console.panicked() => self.watch.judge(reason.after_panic()),
+            _ => self.watch.judge(reason),
         }
+    }
+
+    fn console(&self) -> MutexGuard<'_, ConsoleIo<WrappedExitHandler>> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self, stats: &ExitStats) {
         self.say(1, format_args!("{stats}"));
+        for (tap, dropped) in &self.virtio.dropped {
+            match dropped.load(Ordering::Relaxed) {
+                0 => {}
+                count => self.say(1, format_args!("{count} frames of tap interface '{tap}' were dropped")),
+            }
+        }
         let busiest = if self.config.verbosity >= 2 { stats.busiest_ports(10) } else { Vec::new() };
         for (port, count) in busiest {
             self.say(2, format_args!("port {port:#x}: {count} exits"));

@@ -15,6 +15,8 @@ pub mod code {
     pub const TRIPLE_FAULT: u8 = 121;
     /// The guest could not be run on.
     pub const FAULT: u8 = 122;
+    /// A rule that the user gave was broken.
+    pub const RULE: u8 = 123;
     /// `--timeout` ran out.
     pub const TIMEOUT: u8 = 124;
     /// kickvm itself failed.
@@ -52,6 +54,16 @@ pub enum ExitReason {
     Signal(i32),
     /// The user left with Ctrl-A x.
     UserQuit,
+    /// The command in the guest ended with this status.
+    Command(u8),
+    /// The guest ended before its command did.
+    NoStatus(GuestRequest),
+    /// The channel to the command broke.
+    Channel(String),
+    /// All that was expected of the console was seen.
+    Expected,
+    /// A rule for the console was broken.
+    Rule(String),
     /// kickvm itself failed.
     Failed(String),
 }
@@ -71,9 +83,10 @@ impl ExitReason {
     /// is the panic's, and so is waiting until the time is up.
     pub fn after_panic(self) -> Self {
         match self {
-            Self::Guest(GuestRequest::Reset) | Self::TripleFault { .. } | Self::Timeout(_) => {
-                Self::Guest(GuestRequest::Panic)
-            }
+            Self::Guest(GuestRequest::Reset)
+            | Self::NoStatus(GuestRequest::Reset)
+            | Self::TripleFault { .. }
+            | Self::Timeout(_) => Self::Guest(GuestRequest::Panic),
             reason => reason,
         }
     }
@@ -81,7 +94,10 @@ impl ExitReason {
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Kicked | Self::UserQuit => code::OK,
+            Self::Kicked | Self::UserQuit | Self::Expected => code::OK,
+            Self::Command(status) => *status,
+            Self::NoStatus(_) | Self::Channel(_) => code::FAULT,
+            Self::Rule(_) => code::RULE,
             Self::Guest(GuestRequest::PowerOff | GuestRequest::Reset) => code::OK,
             Self::Guest(GuestRequest::Exit(status)) => *status,
             Self::Guest(GuestRequest::Panic) => code::PANIC,
@@ -95,7 +111,7 @@ impl ExitReason {
 
     /// Whether the user asked for this, so that nothing needs to be said about it.
     pub fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Kicked | Self::UserQuit)
+        matches!(self, Self::Kicked | Self::UserQuit | Self::Command(_) | Self::Expected)
             || matches!(self, Self::Guest(request) if *request != GuestRequest::Panic)
     }
 }
@@ -125,6 +141,10 @@ impl fmt::Display for ExitReason {
             Self::Timeout(after) => write!(f, "the timeout of {after:?} ran out"),
             Self::Signal(number) => write!(f, "stopped by {}", signal_name(*number)),
             Self::UserQuit => f.write_str("left with Ctrl-A x"),
+            Self::Command(status) => write!(f, "the command ended with status {status}"),
+            Self::NoStatus(request) => write!(f, "the command's end is not known: {}", Self::Guest(*request)),
+            Self::Expected => f.write_str("the console said all that was expected"),
+            Self::Channel(why) | Self::Rule(why) => f.write_str(why),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -155,6 +175,11 @@ mod tests {
             (ExitReason::Failed(String::new()), 125),
             (ExitReason::Signal(libc::SIGTERM), 143),
             (ExitReason::UserQuit, 0),
+            (ExitReason::Command(200), 200),
+            (ExitReason::NoStatus(GuestRequest::PowerOff), 122),
+            (ExitReason::Channel(String::new()), 122),
+            (ExitReason::Rule(String::new()), 123),
+            (ExitReason::Expected, 0),
         ] {
             assert_eq!(reason.code(), code, "{reason:?}");
         }

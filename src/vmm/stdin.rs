@@ -1,7 +1,6 @@
 //! Standard input of any kind, and the keys that are for kickvm itself.
 
 use super::terminal::in_foreground;
-use crate::device::serial::Serial;
 use crate::event::{Error, EventOps, EventSet, Events};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -57,18 +56,25 @@ impl Stdin {
         Ok(Some(Self { file, buffer, sent: 0, escape, watchable: true, watched: false }))
     }
 
-    /// Feeds `serial` until it is full or there is no input now. `ready` says that epoll has seen input; its events carry
-    /// `data`. Keys for kickvm go to `on_key`. Returns false when there will never be more.
+    /// Makes each key the guest's.
+    pub fn without_keys(mut self) -> Self {
+        self.escape = None;
+        self
+    }
+
+    /// Gives input to `feed`, which says how much it takes, until it takes no more or there is no input now. `ready` says that
+    /// epoll has seen input; its events carry `data`. Keys for kickvm go to `on_key`. Returns false when there will never be
+    /// more.
     pub fn pump(
         &mut self,
-        serial: &Serial,
+        feed: &mut dyn FnMut(&[u8]) -> usize,
         ops: &mut EventOps,
         data: u32,
         mut ready: bool,
         mut on_key: impl FnMut(Key),
     ) -> bool {
         loop {
-            self.sent += serial.feed(&self.buffer[self.sent..]);
+            self.sent += feed(&self.buffer[self.sent..]);
             if self.sent < self.buffer.len() && self.escape.is_none() {
                 // Until the guest has taken some, nothing is read, and not even a hang-up may wake the loop. A terminal
                 // is read on: the user of a guest that hangs must be able to leave.

@@ -29,7 +29,8 @@ impl Stdout {
     pub fn open(console: &Console) -> Result<Option<Self>, Error> {
         let file = match console {
             Console::None => return Ok(None),
-            Console::Stdio => standard_output().map_err(Error::host("use standard output"))?,
+            Console::Stdio | Console::Virtio => return Self::standard(&io::stdout(), "use standard output").map(Some),
+            Console::Stderr => return Self::standard(&io::stderr(), "use standard error").map(Some),
             Console::File(path) => OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -39,6 +40,12 @@ impl Stdout {
                 .map_err(|source| Error::ConsoleFile { path: path.clone(), source })?,
         };
         Ok(Some(Self { file, pending: Vec::new(), written: 0 }))
+    }
+
+    /// One of this program's own output streams; `action` is what fails if that cannot be had.
+    pub fn standard(stream: &(impl AsFd + AsRawFd + IsTerminal), action: &'static str) -> Result<Self, Error> {
+        let file = standard(stream).map_err(Error::host(action))?;
+        Ok(Self { file, pending: Vec::new(), written: 0 })
     }
 
     /// Empties a console file, now that the guest is loaded; unless it is one of `inputs`, the files it was loaded from.
@@ -106,17 +113,17 @@ fn ready(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<bool> {
     }
 }
 
-/// Standard output. A terminal is opened anew, to be non-blocking for this program alone: one that is stopped with Ctrl-S
+/// An output stream. A terminal is opened anew, to be non-blocking for this program alone: one that is stopped with Ctrl-S
 /// or read by nobody would block a write of any length.
-fn standard_output() -> io::Result<File> {
-    let stdout = io::stdout();
-    if stdout.is_terminal() {
+fn standard(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<File> {
+    if stream.is_terminal() {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1") {
+        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+        if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
             return Ok(file);
         }
     }
-    Ok(File::from(stdout.as_fd().try_clone_to_owned()?))
+    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
 }
 
 impl AsRawFd for Stdout {

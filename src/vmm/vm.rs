@@ -36,8 +36,19 @@ pub struct KvmVm<EH: ExitHandler + Send> {
 #[derive(Debug)]
 struct VcpuThread {
     id: u8,
-    handle: JoinHandle<ExitStats>,
+    handle: JoinHandle<VcpuEnd>,
     running: bool,
+}
+
+/// What is left of a vCPU.
+#[derive(Clone, Debug, Default)]
+pub struct VcpuEnd {
+    /// Its number.
+    pub id: u8,
+    /// Its instruction pointer, where KVM still tells it.
+    pub rip: Option<u64>,
+    /// Its exits.
+    pub stats: ExitStats,
 }
 
 impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
@@ -92,7 +103,7 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         Ok(())
     }
 
-    fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<ExitStats>> {
+    fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuEnd>> {
         let id = vcpu.id();
         let state = self.state.clone();
         let mut guard = KickOnDrop {
@@ -107,16 +118,16 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
                 Ok(stop) => ExitReason::of_vcpu(id, stop),
                 Err(error) => Some(ExitReason::Failed(format!("cannot run vCPU {id}: {}", cause(&error)))),
             });
-            stats
+            VcpuEnd { id, rip: vcpu.rip(), stats }
         })
     }
 }
 
 impl<EH: ExitHandler + Send> KvmVm<EH> {
-    /// Gets every vCPU out of the guest and joins its thread. Returns what they counted.
+    /// Gets every vCPU out of the guest and joins its thread. Returns what is left of each, in order.
     ///
     /// Takes a second at most; an error names the vCPUs that do not stop, whose threads are then left behind.
-    pub fn shutdown(&mut self) -> Result<ExitStats, Error> {
+    pub fn shutdown(&mut self) -> Result<Vec<VcpuEnd>, Error> {
         self.state.set(VmRunState::Exiting);
         for _ in 0..KICKS {
             if self.threads.iter().all(|thread| !thread.running) {
@@ -133,15 +144,16 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
                 }
             }
         }
-        let mut sum = ExitStats::default();
+        let mut ends = Vec::new();
         let mut stuck = Vec::new();
-        for thread in self.threads.drain(..) {
-            match thread.running {
-                true => stuck.push(thread.id.to_string()),
-                false => sum.add(&thread.handle.join().unwrap_or_default()), // what a panicked thread counted is lost
+        for VcpuThread { id, handle, running } in self.threads.drain(..) {
+            match running {
+                true => stuck.push(id.to_string()),
+                // What a panicked thread counted is lost.
+                false => ends.push(handle.join().unwrap_or(VcpuEnd { id, ..VcpuEnd::default() })),
             }
         }
-        if stuck.is_empty() { Ok(sum) } else { Err(Error::Stuck(stuck.join(", "))) }
+        if stuck.is_empty() { Ok(ends) } else { Err(Error::Stuck(stuck.join(", "))) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Two subscribers that end the run from outside the guest: signals, and the timeout.
 
+use super::companion::Companion;
 use super::complain;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
@@ -7,7 +8,7 @@ use super::terminal;
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vmm_sys_util::signal::block_signal;
 
@@ -37,13 +38,22 @@ pub struct SignalWatch<EH> {
     pub signals: Arc<Signals>,
     /// What is kicked.
     pub exit_handler: EH,
+    /// Who is asked first.
+    pub companion: Option<Arc<Mutex<dyn Companion>>>,
 }
 
 impl<EH: ExitHandler> MutEventSubscriber for SignalWatch<EH> {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
         match self.signals.read() {
             Ok(Some(libc::SIGCONT)) => terminal::resume(),
-            Ok(Some(number)) => kick(&self.exit_handler, ExitReason::Signal(number)),
+            Ok(Some(number)) => {
+                let ask = |it: &Arc<Mutex<dyn Companion>>| {
+                    it.lock().unwrap_or_else(PoisonError::into_inner).on_signal(number)
+                };
+                if !self.companion.as_ref().is_some_and(ask) {
+                    kick(&self.exit_handler, ExitReason::Signal(number));
+                }
+            }
             _ => {}
         }
     }
@@ -83,7 +93,7 @@ impl<EH: ExitHandler> MutEventSubscriber for TimeoutWatch<EH> {
 }
 
 /// Kicks because of `reason`, and says so on standard error if even that fails.
-pub(super) fn kick<EH: ExitHandler>(exit_handler: &EH, reason: ExitReason) {
+pub(crate) fn kick<EH: ExitHandler>(exit_handler: &EH, reason: ExitReason) {
     if let Err(error) = exit_handler.kick_because(reason) {
         complain(format_args!("cannot kick the event loop: {error}"));
     }

@@ -4,8 +4,10 @@ use crate::common::TempDir;
 use crate::common::images::elf;
 use crate::common::run::{end, kickvm};
 use crate::need_kvm;
+use std::fs;
+use std::os::unix::net::UnixListener;
 
-const SEE: &str = "; see 'kickvm --help'";
+const SEE: &str = "; see 'kickvm run --help'";
 
 #[test]
 fn a_command_line_that_makes_no_sense_is_one_line() {
@@ -19,8 +21,14 @@ fn a_command_line_that_makes_no_sense_is_one_line() {
     let timeout =
         |value| (vec!["--timeout", value], format!("invalid value '{value}' for '--timeout <DURATION>': {time}"));
     let console = |value| {
-        let why = "give stdio, none or file=PATH";
+        let why = "give stdio, virtio, none, stderr or file=PATH";
         (vec!["--console", value], format!("invalid value '{value}' for '--console <WHERE>': {why}"))
+    };
+    let tap = "give tap=NAME[,mac=MAC], such as tap=tap0,mac=02:00:00:00:00:01";
+    let net =
+        |value, why| (vec!["--net", value], format!("invalid value '{value}' for '--net <tap=NAME[,mac=MAC]>': {why}"));
+    let vsock = |value, why| {
+        (vec!["--vsock", value], format!("invalid value '{value}' for '--vsock <cid=N,socket=PATH>': {why}"))
     };
     for (args, line) in [
         memory("0", "give at least 2M"),
@@ -37,6 +45,16 @@ fn a_command_line_that_makes_no_sense_is_one_line() {
         timeout("-1s"),
         console("x"),
         console("file="),
+        net("", tap),
+        net("tap0", tap),
+        net("tap=a,tap=b", tap),
+        net("tap=a,mac=1:2:3:4:5:6", "'1:2:3:4:5:6' is no MAC address such as 02:00:00:00:00:01"),
+        net(
+            "tap=a,mac=01:00:00:00:00:00",
+            "'01:00:00:00:00:00' is the MAC address of a group: its first byte must be even",
+        ),
+        vsock("cid=3", "give cid=N,socket=PATH, such as cid=3,socket=vsock.sock"),
+        vsock("cid=2,socket=x", "a CID is a number from 3 to 4294967294"),
         (vec!["--frobnicate"], "unexpected argument '--frobnicate' found".to_owned()),
         (vec!["stray"], "unexpected argument 'stray' found".to_owned()),
         (
@@ -56,9 +74,9 @@ fn a_command_that_lacks_something_is_one_line() {
     for (args, line) in [
         (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
-        (&[], "say what to do: run, demo or doctor; 'kickvm --help' explains".to_owned()),
-        (&["frobnicate"], format!("unrecognized subcommand 'frobnicate'{SEE}")),
-        (&["demo", "--cpus=2"], format!("unexpected argument '--cpus' found{SEE}")),
+        (&[], "say what to do: run, exec, demo or doctor; 'kickvm --help' explains".to_owned()),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
+        (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
     ] {
         end(kickvm(args)).assert(125, "", &[&format!("kickvm: {line}")]);
     }
@@ -97,5 +115,26 @@ fn what_the_host_cannot_give_is_said() {
     run(&["--console", "file=/nonexistent/x"]).assert(125, "", &[line]);
     let line = "kickvm: cannot open console file '/': Is a directory";
     run(&["--console", "file=/"]).assert(125, "", &[line]);
+
+    let name = "an interface's name has 1 to 15 characters, and no space, '/', ':' or '%' among them";
+    let line = format!("kickvm: cannot use tap interface 'tap%d': {name}");
+    run(&["--net", "tap=tap%d"]).assert(125, "", &[&line]);
+
+    let socket = dir.path().join("socket");
+    let option = format!("cid=3,socket={}", socket.display());
+    let cannot = |why: &str| format!("kickvm: cannot listen at vsock socket '{}': {why}", socket.display());
+    let live = UnixListener::bind(&socket).unwrap();
+    run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens there")]);
+    drop(live);
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "").unwrap();
+    run(&["--vsock", &option]).assert(125, "", &[&cannot("the file exists and is not a socket")]);
+    fs::remove_file(&socket).unwrap();
+    let line = "kickvm: cannot listen at vsock socket '/nonexistent/x': No such file or directory";
+    run(&["--vsock", "cid=3,socket=/nonexistent/x"]).assert(125, "", &[line]);
+    // A socket that nobody listens on is no obstacle, and an error behind leaves none.
+    drop(UnixListener::bind(&socket).unwrap());
+    let line = "kickvm: cannot open console file '/': Is a directory";
+    run(&["--vsock", &option, "--console", "file=/"]).assert(125, "", &[line]);
     assert_eq!(dir.names(), ["kernel"], "left behind");
 }

@@ -59,8 +59,13 @@ impl Run {
 }
 
 /// Runs `command` to its end.
-pub fn end(mut command: Command) -> Ended {
-    Running { child: spawn(&mut command), _dir: None }.end()
+pub fn end(command: Command) -> Ended {
+    start(command).end()
+}
+
+/// Starts `command`.
+pub fn start(mut command: Command) -> Running {
+    Running { child: spawn(&mut command), _dir: None }
 }
 
 fn spawn(command: &mut Command) -> Child {
@@ -150,6 +155,17 @@ impl Ended {
     pub fn assert(&self, code: i32, stdout: &str, stderr: &[&str]) {
         let seen = (self.code, self.stdout.as_str(), self.stderr.lines().collect::<Vec<_>>());
         assert_eq!(seen, (Some(code), stdout, stderr.to_vec()));
+    }
+
+    /// Asserts that the time ran out after `time`, and that standard error says so and where each vCPU was.
+    #[track_caller]
+    pub fn assert_time_out(&self, stdout: &str, time: &str) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(124), stdout), "{}", self.stderr);
+        let (first, places) = self.stderr.split_once('\n').unwrap_or_default();
+        assert_eq!(first, format!("kickvm: the timeout of {time} ran out"));
+        for (n, line) in places.lines().enumerate() {
+            assert!(line.starts_with(&format!("kickvm: vCPU {n} was at 0x")), "{line}");
+        }
     }
 }
 

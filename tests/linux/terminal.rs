@@ -28,8 +28,13 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `guest` and waits for the shell's prompt.
     pub fn start(guest: Guest) -> Self {
+        Self::start_on(Pty::new(), guest)
+    }
+
+    /// The same on a terminal that is there.
+    pub fn start_on(pty: Pty, guest: Guest) -> Self {
         let greeting = guest.greeting();
-        let Pty { master: keyboard, slave } = Pty::new();
+        let Pty { master: keyboard, slave } = pty;
         let before = tcgetattr(&keyboard).expect("cannot ask a terminal");
         let mut command = guest.command();
         let output = slave.try_clone().expect("cannot duplicate a descriptor");

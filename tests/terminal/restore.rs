@@ -183,7 +183,7 @@ fn a_background_job_leaves_the_terminal_alone_and_is_not_stopped() {
     shell.arg(run.command.get_program()).args(run.command.get_args());
     shell.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let ended = run.start_as(shell).end();
-    ended.assert(124, &ended.stdout, &["kickvm: the timeout of 300ms ran out"]);
+    ended.assert_time_out(&ended.stdout, "300ms");
     assert_eq!(pty.settings(), before);
 }
 

@@ -7,8 +7,10 @@ use crate::{guest, need_kvm, never, outb};
 use kickvm::boot::{self, Image, Payload, layout};
 use kickvm::device::{Device, Response};
 use kickvm::event::{EventManager, MutEventSubscriber, SubscriberOps};
-use kickvm::vcpu::{Buses, CpuidTemplate, ExitStats, GuestRam};
-use kickvm::vmm::{Console, Error, ExitHandler, ExitReason, KvmVm, MIN_MEMORY, VMMConfig, Vmm, WrappedExitHandler};
+use kickvm::vcpu::{Buses, CpuidTemplate, GuestRam};
+use kickvm::vmm::{
+    Console, Error, ExitHandler, ExitReason, KvmVm, MIN_MEMORY, VMMConfig, VcpuEnd, Vmm, WrappedExitHandler,
+};
 use kvm_ioctls::Kvm;
 use std::fs;
 use std::ops::ControlFlow;
@@ -58,7 +60,8 @@ struct Machine {
 impl Machine {
     fn start(kvm: &Kvm, cpuid: &CpuidTemplate, guest: &'static [u8], buses: Buses) -> Self {
         let ram = Arc::new(GuestRam::new(layout::ram_ranges(MIN_MEMORY)).unwrap());
-        let payload = Payload { image: &Image::Raw(guest), initramfs: &[], cmdline: "", cpus: 1 };
+        let image = &Image::Raw(guest);
+        let payload = Payload { image, initramfs: &[], root: None, cmdline: "", cpus: 1, virtio: 0, wake_line: false };
         let entry = boot::load(ram.memory(), &payload).unwrap();
         let handler = WrappedExitHandler::new().unwrap();
         let mut manager = EventManager::new().unwrap();
@@ -69,7 +72,7 @@ impl Machine {
     }
 
     /// Takes turns of the loop until a kick, and shuts down.
-    fn end(mut self) -> Result<ExitStats, Error> {
+    fn end(mut self) -> Result<Vec<VcpuEnd>, Error> {
         while self.handler.keep_running() {
             self.manager.run().unwrap();
         }

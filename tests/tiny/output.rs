@@ -107,7 +107,7 @@ fn a_guest_that_prints_without_end_does_not_keep_the_timeout_from_ending_the_run
     need_kvm!();
     let mut run = run(&SPAM, &["--timeout", "300ms"]);
     run.command.stdout(Stdio::null());
-    run.end().assert(124, "", &["kickvm: the timeout of 300ms ran out"]);
+    run.end().assert_time_out("", "300ms");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::console::OUTPUT_LIMIT;
 use std::sync::Arc;
 
 const MCR: u64 = 4;

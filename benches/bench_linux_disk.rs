@@ -1,0 +1,22 @@
+//! How fast a guest reads its disk, against `qemu-system-x86_64 -M microvm`: `cargo bench --bench bench_linux_disk`.
+//!
+//! Both run the same stock kernel and the same program, which is this one once more, in the guest. The image is in memory, so what
+//! is measured is the way there. Runs take turns; what counts is the median. QEMU has the better of two of its engines. From
+//! KVM's statistics (debugfs) come exits, from the guest's /proc/interrupts interrupts.
+
+#[path = "../tests/linux/cpio.rs"]
+#[allow(dead_code)]
+mod cpio;
+#[path = "disk/guest.rs"]
+mod guest;
+#[path = "disk/host.rs"]
+mod host;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        Some("--guest") => guest::main(),
+        _ => host::main(),
+    }
+}

@@ -1,0 +1,76 @@
+//! How much of a `kickvm exec` is kickvm's: `cargo bench --bench bench_linux_exec`. Needs a KVM that can run Linux. Figures are
+//! medians, out of what `--report` says.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const RUNS: usize = 7;
+
+fn main() -> Result<()> {
+    let kernel = std::env::var("KICKVM_KERNEL_DIR")? + "/bzImage";
+    let busybox = std::env::var("KICKVM_CACHE")? + "/busybox";
+    let directory = std::env::temp_dir().join(format!("kickvm-bench-exec-{}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let result = bench(&kernel, &busybox, &directory);
+    fs::remove_dir_all(&directory)?;
+    result
+}
+
+fn bench(kernel: &str, busybox: &str, directory: &Path) -> Result<()> {
+    println!("kickvm exec -- true, Linux of resources/kernel-config, one vCPU:");
+    let (mut walls, mut shares, mut exits) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let report = directory.join("report.json");
+        let add = format!("{busybox}:/bin/true");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+        command.args(["exec", "--kernel", kernel, "--add", &add, "--report"]).arg(&report).args(["--", "true"]);
+        let status = command.stdin(Stdio::null()).status()?;
+        if !status.success() {
+            return Err(format!("kickvm ended with {status}").into());
+        }
+        let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
+        let seconds = |name: &str| report["seconds"][name].as_f64().ok_or(format!("no {name}"));
+        let (wall, guest) = (seconds("wall")?, seconds("to_end")? - seconds("to_guest")?);
+        walls.push(wall);
+        shares.push((wall - guest) / wall);
+        exits.push(report["exits"]["total"].as_f64().ok_or("no exits")?);
+    }
+    let median = |figures: &mut Vec<f64>| {
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    println!("{:<58} {:>7.2}s", "from start to end", median(&mut walls));
+    println!("{:<58} {:>7.1}%  at most 15", "of which not the guest's", 100.0 * median(&mut shares));
+    println!("{:<58} {:>8}", "exits to user space", median(&mut exits));
+    throughput(kernel, busybox)
+}
+
+/// 100 MB from the command to this program.
+fn throughput(kernel: &str, busybox: &str) -> Result<()> {
+    let add = format!("{busybox}:/bin/busybox");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+    command.args([
+        "exec",
+        "-v",
+        "--kernel",
+        kernel,
+        "--add",
+        &add,
+        "--",
+        "busybox",
+        "head",
+        "-c",
+        "100000000",
+        "/dev/zero",
+    ]);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output()?;
+    let said = String::from_utf8(output.stderr)?;
+    let exits = said.lines().find_map(|line| line.strip_prefix("kickvm: ")?.split_once(" exits: "));
+    let exits: u64 = exits.ok_or("kickvm did not count its exits")?.0.parse()?;
+    println!("{:<58} {:>8}", "exits to user space with 100 MB of output", exits);
+    (output.stdout.len() == 100_000_000).then_some(()).ok_or_else(|| "output is missing".into())
+}

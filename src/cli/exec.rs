@@ -1,0 +1,196 @@
+//! The grammar of `kickvm exec`, and how it becomes an [`ExecConfig`].
+
+use super::{Devices, Report, Verdicts, parse_console, parse_cpus, parse_duration, parse_memory, parse_timeout};
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use kickvm::boot::Image;
+use kickvm::boot::pack::Addition;
+use kickvm::exec::ExecConfig;
+use kickvm::vmm::{Console, DEFAULT_CMDLINE, Trouble, VMMConfig};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The guest's first process is kickvm itself: it mounts what a command expects, runs it, and powers off. The command's standard
+output and error are kickvm's own, and so is its standard input; if that and the output are a terminal, the command gets one too.
+
+Without --root and --initramfs, the guest's files are those of --add and the libraries that they need.
+
+Exit codes: the command's own, 0 to 255, which is 128+n if signal n killed it, 126 if it cannot be executed, 127 if it is not there.
+When kickvm has a verdict of its own (120 to 125, 128+n; see 'kickvm --help'), a line on standard error says so.
+
+Examples:
+  kickvm exec --kernel vmlinuz --add /bin/busybox -- busybox uname -a
+  kickvm exec --kernel vmlinuz --root rootfs --cwd /src --timeout 10m --memory 2G --cpus 2 -- make check")]
+pub struct Exec {
+    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); told apart by content
+    #[arg(long, short, value_name = "PATH")]
+    kernel: PathBuf,
+    /// Directory that becomes the guest's root, in memory; the guest's changes are lost
+    #[arg(long, short, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Initramfs archive to begin with; give it more than once to lay one over the other, the last on top
+    #[arg(long, short, value_name = "PATH")]
+    initramfs: Vec<PathBuf>,
+    /// File or directory to add to the guest; without GUESTPATH where it is on the host
+    #[arg(long, value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_addition))]
+    add: Vec<Addition>,
+    /// Directory in the guest in which the command starts
+    #[arg(long, short = 'C', value_name = "DIR")]
+    cwd: Option<OsString>,
+    /// Variable of the command's environment; without =VALUE it has the value it has here
+    #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(parse_variable))]
+    env: Vec<OsString>,
+    /// Kernel module to load before, with those it needs; found by /lib/modules in the guest
+    #[arg(long, value_name = "NAME")]
+    module: Vec<OsString>,
+    /// Text behind the kernel command line
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// Number of vCPUs, 1 to 254
+    #[arg(long, short, value_name = "N", default_value = "1", value_parser = parse_cpus, allow_hyphen_values = true)]
+    cpus: u8,
+    /// Guest memory
+    #[arg(long, short, value_name = "SIZE", default_value = "512M", value_parser = parse_memory, allow_hyphen_values = true)]
+    memory: u64,
+    /// Where the kernel's console goes: none, stderr, or file=PATH
+    #[arg(long, value_name = "WHERE", default_value = "none", value_parser = parse_exec_console)]
+    console: Console,
+    #[command(flatten)]
+    devices: Devices,
+    /// End the run after this long, with exit code 124
+    #[arg(long, short, value_name = "DURATION", value_parser = parse_timeout, allow_hyphen_values = true)]
+    timeout: Option<Duration>,
+    /// How long the command may take to heed a signal that asks kickvm to stop
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration, allow_hyphen_values = true)]
+    grace: Duration,
+    #[command(flatten)]
+    verdicts: Verdicts,
+    #[command(flatten)]
+    report: Report,
+    /// Say more: -v tells the boot protocol and counts exits, -vv lists the ten busiest ports too
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Command to run, and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Exec {
+    /// What is asked for, and what is to be told of it.
+    pub fn into_parts(self) -> (ExecConfig, Report, Verdicts) {
+        let mut cmdline = DEFAULT_CMDLINE.to_owned();
+        // Who wants to see the console wants to see it whole; warnings are not among what a quiet kernel says.
+        if self.console == Console::None {
+            let warn = self.verdicts.fail_on.contains(&Trouble::Warn);
+            cmdline += if warn { " loglevel=5" } else { " quiet" };
+        }
+        if self.verdicts.symbols.is_some() {
+            cmdline += " nokaslr";
+        }
+        if let Some(append) = &self.append {
+            cmdline = format!("{cmdline} {append}");
+        }
+        let vmm = VMMConfig {
+            initramfs: self.initramfs,
+            cmdline,
+            cpus: self.cpus,
+            memory: self.memory,
+            timeout: self.timeout,
+            verbosity: self.verbose,
+            rules: self.verdicts.rules(),
+            ..VMMConfig::new(Image::File(self.kernel))
+        };
+        let mut config = ExecConfig::new(vmm, self.command);
+        self.devices.add_to(&mut config.vmm);
+        config.vmm.console = self.console;
+        config.root = self.root;
+        config.additions = self.add;
+        config.cwd = self.cwd;
+        config.env = self.env.into_iter().filter_map(variable).collect();
+        config.modules = self.module;
+        config.grace = self.grace;
+        (config, self.report, self.verdicts)
+    }
+}
+
+fn parse_addition(text: OsString) -> Result<Addition, String> {
+    let addition = Addition::from(text);
+    match addition.host.as_os_str().is_empty() || addition.guest.as_os_str().is_empty() {
+        true => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
+        false => Ok(addition),
+    }
+}
+
+fn parse_variable(text: OsString) -> Result<OsString, String> {
+    match text.as_bytes().first() {
+        None | Some(b'=') => Err("give NAME or NAME=VALUE".to_owned()),
+        _ => Ok(text),
+    }
+}
+
+/// NAME=VALUE; `None` for a name alone that has no value here either.
+fn variable(text: OsString) -> Option<OsString> {
+    if text.as_bytes().contains(&b'=') {
+        return Some(text);
+    }
+    let value = std::env::var_os(&text)?;
+    let mut variable = text;
+    variable.push(OsStr::new("="));
+    variable.push(value);
+    Some(variable)
+}
+
+/// The command has standard input and output for itself.
+fn parse_exec_console(text: &str) -> Result<Console, String> {
+    match parse_console(text) {
+        Ok(console @ (Console::None | Console::Stderr | Console::File(_))) => Ok(console),
+        _ => Err("give none, stderr or file=PATH".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use clap::Parser;
+
+    fn parts(arguments: &[&str]) -> super::ExecConfig {
+        let cli = Cli::parse_from([&["kickvm", "exec", "--kernel", "k"], arguments].concat());
+        let Command::Exec(exec) = cli.command else { panic!("not exec") };
+        exec.into_parts().0
+    }
+
+    #[test]
+    fn the_command_begins_with_the_first_word_that_is_no_option() {
+        for arguments in [&["--", "make", "-k", "--kernel", "check"][..], &["make", "-k", "--kernel", "check"]] {
+            assert_eq!(parts(arguments).command, ["make", "-k", "--kernel", "check"]);
+        }
+    }
+
+    #[test]
+    fn a_quiet_kernel_would_not_warn_and_symbols_need_fixed_addresses() {
+        let cmdline = |arguments: &[&str]| parts(&[arguments, &["true"]].concat()).vmm.cmdline;
+        assert_eq!(cmdline(&[]), "console=ttyS0 panic=-1 quiet");
+        assert_eq!(cmdline(&["--fail-on", "oops,warn"]), "console=ttyS0 panic=-1 loglevel=5");
+        assert_eq!(cmdline(&["--console", "stderr", "--append", "a=b"]), "console=ttyS0 panic=-1 a=b");
+        assert_eq!(cmdline(&["--symbols", "System.map"]), "console=ttyS0 panic=-1 quiet nokaslr");
+    }
+
+    #[test]
+    fn a_variable_without_a_value_has_the_one_from_here() {
+        let config = parts(&["--env", "A=1\n2", "--env", "PATH", "--env", "KICKVM_NOT_SET", "true"]);
+        let path = format!("PATH={}", std::env::var("PATH").unwrap());
+        assert_eq!(config.env, ["A=1\n2", &path]);
+    }
+
+    #[test]
+    fn additions_have_a_place_in_the_guest() {
+        let config = parts(&["--add", "/bin/busybox", "--add", "a:/b", "--add", "/x:y:/z", "true"]);
+        let pairs: Vec<_> = config.additions.iter().map(|it| (it.host.to_str(), it.guest.to_str())).collect();
+        let expected = [("/bin/busybox", "/bin/busybox"), ("a", "/b"), ("/x:y", "/z")];
+        assert_eq!(pairs, expected.map(|(host, guest)| (Some(host), Some(guest))));
+    }
+}

@@ -1,0 +1,45 @@
+//! What a driver is told about a disk before it asks for anything.
+
+use super::disk::Disk;
+use super::request::{MOST_DISCARDED, MOST_ZEROED, SECTOR};
+use std::mem::offset_of;
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, virtio_blk_config,
+};
+
+/// Bytes of the configuration space that mean something.
+pub const LEN: usize = offset_of!(virtio_blk_config, write_zeroes_may_unmap) + 4;
+
+/// The features a disk has (5.2.3).
+pub fn features(disk: &Disk) -> u64 {
+    let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
+    always
+        | match disk.read_only() {
+            true => 1 << VIRTIO_BLK_F_RO,
+            false => 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
+        }
+}
+
+/// The configuration space (5.2.4).
+pub fn space(disk: &Disk) -> [u8; LEN] {
+    const PAGE: u32 = 4 << 10;
+    let mut config = [0; LEN];
+    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+    put(offset_of!(virtio_blk_config, capacity), &disk.sectors().to_le_bytes());
+    // A chain is not longer than the queue, and has a header and a status.
+    put(offset_of!(virtio_blk_config, seg_max), &u32::from(super::QUEUE_SIZE - 2).to_le_bytes());
+    put(offset_of!(virtio_blk_config, blk_size), &disk.block_size().to_le_bytes());
+    // The host reads and writes whole pages.
+    let blocks = PAGE / disk.block_size();
+    put(offset_of!(virtio_blk_config, physical_block_exp), &[blocks.ilog2() as u8]);
+    put(offset_of!(virtio_blk_config, min_io_size), &(blocks as u16).to_le_bytes());
+    let page_sectors = (PAGE / SECTOR as u32).to_le_bytes();
+    put(offset_of!(virtio_blk_config, max_discard_sectors), &MOST_DISCARDED.to_le_bytes());
+    put(offset_of!(virtio_blk_config, max_discard_seg), &1u32.to_le_bytes());
+    put(offset_of!(virtio_blk_config, discard_sector_alignment), &page_sectors);
+    put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &MOST_ZEROED.to_le_bytes());
+    put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &1u32.to_le_bytes());
+    put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[1]);
+    config
+}

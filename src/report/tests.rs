@@ -1,0 +1,90 @@
+use super::*;
+use crate::vcpu::ExitStats;
+use serde_json::Value;
+
+fn report(reason: ExitReason) -> Report {
+    let began = Instant::now();
+    Report {
+        mode: "exec",
+        command: vec!["sh".into(), "-c".into(), "echo \"<&>\" \u{1b}[0m\u{0}".into()],
+        kernel: "/boot/vmlinuz".into(),
+        memory: 256 << 20,
+        began_at: SystemTime::now(),
+        began,
+        wall: Duration::from_millis(1234),
+        reason,
+        vcpus: vec![VcpuEnd { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
+        console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 300], ..ConsoleLog::default() },
+        guest: Some((began, began + Duration::from_secs(1))),
+        milestones: Milestones { init: Some(began + Duration::from_millis(100)), ..Milestones::default() },
+        banner: None,
+    }
+}
+
+fn reasons() -> Vec<ExitReason> {
+    let fault = crate::vcpu::Fault { exit: "KVM_EXIT_X".into(), code: vec![], emulation: false };
+    vec![
+        ExitReason::Command(0),
+        ExitReason::Command(200),
+        ExitReason::Kicked,
+        ExitReason::UserQuit,
+        ExitReason::Guest(GuestRequest::PowerOff),
+        ExitReason::Guest(GuestRequest::Reset),
+        ExitReason::Guest(GuestRequest::Exit(3)),
+        ExitReason::Guest(GuestRequest::Panic),
+        ExitReason::TripleFault { vcpu: 0, rip: 0 },
+        ExitReason::Fault { vcpu: 0, rip: None, fault },
+        ExitReason::Timeout(Duration::from_secs(1)),
+        ExitReason::Signal(15),
+        ExitReason::NoStatus(GuestRequest::PowerOff),
+        ExitReason::Channel("broken".into()),
+        ExitReason::Expected,
+        ExitReason::Rule("a & b".into()),
+        ExitReason::Failed("no <kernel>".into()),
+    ]
+}
+
+#[test]
+fn every_report_is_what_its_schema_says() {
+    let schema: Value = serde_json::from_str(include_str!("../../resources/report.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for reason in reasons() {
+        let report = report(reason);
+        let value: Value = serde_json::from_str(&json(&report)).unwrap();
+        let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{:?}: {errors:?}", report.reason);
+        assert_eq!(value["console"].as_array().unwrap().len(), CONSOLE_LINES);
+        assert_eq!(value["version"], VERSION);
+        assert_eq!(value["seconds"]["to_init"], 0.1);
+    }
+    let mut value: Value = serde_json::from_str(&json(&report(ExitReason::Expected))).unwrap();
+    value["exit_code"] = 256.into();
+    assert!(!validator.is_valid(&value), "a schema that takes everything shows nothing");
+}
+
+#[test]
+fn a_junit_file_has_one_case_that_passed_failed_or_could_not_be_run() {
+    for reason in reasons() {
+        let report = report(reason);
+        let text = junit(&report);
+        let document = roxmltree::Document::parse(&text).unwrap();
+        let suites = document.root_element();
+        let suite = suites.first_element_child().unwrap();
+        let case = suite.first_element_child().unwrap();
+        assert_eq!([suites, suite, case].map(|it| it.tag_name().name()), ["testsuites", "testsuite", "testcase"]);
+        assert_eq!(suite.attribute("tests"), Some("1"));
+        assert_eq!(case.attribute("name").unwrap(), "sh -c echo \"<&>\" \u{fffd}[0m\u{fffd}");
+        assert_eq!(case.attribute("time"), Some("1.234"));
+        let verdict = case.children().find(|it| matches!(it.tag_name().name(), "failure" | "error"));
+        let verdict = verdict.map(|it| (it.tag_name().name(), it.attribute("message").unwrap().to_owned()));
+        let counted = (suite.attribute("failures").unwrap(), suite.attribute("errors").unwrap());
+        match (report.reason.code(), verdict) {
+            (0, None) => assert_eq!(counted, ("0", "0")),
+            (_, Some(("failure", message))) => assert_eq!((counted, message), (("1", "0"), report.reason.to_string())),
+            (_, Some(("error", message))) => assert_eq!((counted, message), (("0", "1"), report.reason.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(junit(&report(ExitReason::Command(1))).contains("<failure"));
+    assert!(junit(&report(ExitReason::Timeout(Duration::ZERO))).contains("<error"));
+}

@@ -1,0 +1,154 @@
+//! Puts virtio devices into a machine: registers on the MMIO bus, interrupts as irqfds, and shortcuts between the two.
+
+use super::Subscriber;
+use super::complain;
+use super::config::{self, VMMConfig};
+use super::error::Error;
+use super::shortcuts::Shortcuts;
+use crate::boot::Size;
+use crate::boot::layout::{VIRTIO_GSIS, virtio_slots};
+use crate::cause::cause;
+use crate::device::Bus;
+use crate::device::virtio::balloon::Balloon;
+use crate::device::virtio::block::{Block, Disk};
+use crate::device::virtio::console::{self, Console};
+use crate::device::virtio::net::Net;
+use crate::device::virtio::rng::Rng;
+use crate::device::virtio::tap::Tap;
+use crate::device::virtio::vsock::{Listener, Vsock};
+use crate::device::virtio::{Interrupt, Page, REGISTERS, Registers, Virtio, VirtioDevice};
+use crate::vcpu::GuestRam;
+use kvm_ioctls::VmFd;
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use vm_memory::MmapRegion;
+use vmm_sys_util::eventfd::EventFd;
+
+/// The virtio devices of one machine.
+pub struct VirtioDevices {
+    /// Their ends on the event loop, in the order of [`virtio_slots`].
+    pub subscribers: Vec<Subscriber>,
+    /// How many frames each network interface has dropped, by its tap.
+    pub dropped: Vec<(String, Arc<AtomicU64>)>,
+    registers: Arc<MmapRegion>,
+    shortcuts: Arc<Shortcuts>,
+}
+
+impl fmt::Debug for VirtioDevices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioDevices").field("count", &self.subscribers.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a device is connected to.
+#[derive(Debug)]
+pub struct Sockets<'a> {
+    /// The machine.
+    pub vm: &'a Arc<VmFd>,
+    /// Its RAM.
+    pub ram: &'a Arc<GuestRam>,
+    /// Its MMIO bus.
+    pub bus: &'a mut Bus,
+}
+
+impl VirtioDevices {
+    /// Makes the devices that `config` asks for: disks first, so that they are in order. A virtio console is the end of `hvc`.
+    pub fn new(config: &VMMConfig, hvc: Option<&Arc<console::Port>>, sockets: &mut Sockets<'_>) -> Result<Self, Error> {
+        let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS as usize).map_err(io::Error::other);
+        let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
+        let shortcuts = Arc::new(Shortcuts::new(sockets.vm, sockets.ram, registers.clone()));
+        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), registers, shortcuts };
+        for disk in &config.disks {
+            let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
+            let path = disk.path.clone();
+            let on_error = Box::new(move |error: &io::Error| {
+                complain(format_args!("disk '{}' fails: {}; the guest sees I/O errors", path.display(), cause(error)));
+            });
+            let block = Block::new(file, disk.id.as_deref().unwrap_or(""), sockets.ram.memory(), on_error);
+            devices.plug(block.map_err(Error::host("make a disk"))?, sockets)?;
+        }
+        for net in &config.nets {
+            let device = open_net(net)?;
+            devices.dropped.push((net.tap.clone(), device.dropped().clone()));
+            devices.plug(device, sockets)?;
+        }
+        if let Some(config::Vsock { cid, socket: path }) = &config.vsock {
+            let listener = Listener::bind(path);
+            let listener = listener.map_err(|source| Error::Vsock { path: path.clone(), source })?;
+            devices.plug(Vsock::new(*cid, listener), sockets)?;
+        }
+        if let Some(port) = hvc {
+            devices.plug(Console::new(port.clone()), sockets)?;
+        }
+        if config.rng {
+            devices.plug(Rng::new(), sockets)?;
+        }
+        if let Some(size) = config.balloon {
+            if size >= config.memory {
+                return Err(Error::Balloon { size: Size(size), memory: Size(config.memory) });
+            }
+            devices.plug(Balloon::new(size), sockets)?;
+        }
+        Ok(devices)
+    }
+
+    fn plug<D: VirtioDevice + 'static>(&mut self, device: D, sockets: &mut Sockets<'_>) -> Result<(), Error> {
+        let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
+            return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
+        };
+        let interrupt = interrupt(sockets.vm, gsi, device.prompt())?;
+        let page = Page::new(self.registers.clone(), self.subscribers.len());
+        let virtio = Virtio::new(device, sockets.ram.memory(), interrupt, page);
+        let mut virtio = virtio.map_err(Error::host("make a virtio device"))?;
+        let doorbells = virtio.doorbells().filter(|_| !virtio.prompt());
+        self.shortcuts.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
+        let shortcuts = self.shortcuts.clone();
+        virtio.when_ready(Box::new(move || shortcuts.make()));
+        let virtio = Arc::new(Mutex::new(virtio));
+        let registers = Arc::new(Registers::new(virtio.clone()));
+        let inserted = sockets.bus.insert(address, REGISTERS, registers);
+        inserted.map_err(|error| Error::host("lay out the virtio devices")(io::Error::other(error)))?;
+        self.subscribers.push(virtio);
+        Ok(())
+    }
+}
+
+impl Drop for VirtioDevices {
+    fn drop(&mut self) {
+        self.shortcuts.stop();
+    }
+}
+
+fn interrupt(vm: &Arc<VmFd>, gsi: u32, prompt: bool) -> Result<Interrupt, Error> {
+    if prompt {
+        let vm = vm.clone();
+        return Ok(Interrupt::direct(move || {
+            // An edge. That there is such an interrupt is sure: an irqfd would have had the same number.
+            let _ = vm.set_irq_line(gsi, true);
+            let _ = vm.set_irq_line(gsi, false);
+        }));
+    }
+    let irqfd = eventfd()?;
+    vm.register_irqfd(&irqfd, gsi).map_err(Error::kvm("connect a virtio device's interrupt"))?;
+    Ok(Interrupt::new(irqfd))
+}
+
+fn open_net(config: &config::Net) -> Result<Net, Error> {
+    let tap = Tap::open(&config.tap).map_err(|source| Error::Tap { tap: config.tap.clone(), source })?;
+    let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("make up a MAC address"))?;
+    Ok(Net::new(tap, mac))
+}
+
+/// An address that nobody else has, probably. One made from the tap's name would meet itself where two hosts share a network.
+fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    getrandom::fill(&mut mac).map_err(|error| io::Error::other(error.to_string()))?;
+    mac[0] = mac[0] & 0xfc | 0x02; // locally administered, of one station
+    Ok(mac)
+}
+
+pub(super) fn eventfd() -> Result<EventFd, Error> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
+}

@@ -1,0 +1,55 @@
+//! A command whose user sits at a terminal has one too.
+
+use super::exec::{Exec, read_until};
+use super::pty::{Pty, is_raw};
+use nix::sys::termios::Termios;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+
+on_both_kernels!(a_shell_with_ctrl_c_and_a_size);
+
+/// kickvm with a terminal for all streams, in a session of its own.
+fn start(exec: Exec, words: &[&str]) -> (Child, File, Pty, Termios) {
+    let (mut command, _scratch) = exec.busybox().command(words);
+    let pty = Pty::new();
+    set_size(&pty, 33, 111);
+    let before = pty.settings();
+    command.stdin(pty.stdio()).stdout(pty.stdio()).stderr(Stdio::piped());
+    // SAFETY: between fork and exec only two system calls are made.
+    unsafe { command.pre_exec(take_terminal) };
+    let child = command.spawn().unwrap();
+    let screen = pty.master.try_clone().unwrap();
+    (child, screen, pty, before)
+}
+
+fn set_size(pty: &Pty, rows: u16, columns: u16) {
+    let size = format!("rows {rows} cols {columns}");
+    let mut stty = std::process::Command::new("stty");
+    assert!(stty.args(size.split(' ')).stdin(pty.stdio()).status().unwrap().success());
+}
+
+/// Makes standard input the terminal of a new session.
+fn take_terminal() -> io::Result<()> {
+    // SAFETY: neither call touches memory of this process.
+    let done = unsafe { nix::libc::setsid() != -1 && nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) != -1 };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn a_shell_with_ctrl_c_and_a_size(exec: Exec) {
+    let script = "busybox stty size; busybox tty; trap 'echo caught' INT; \
+        sh -c 'echo ready; exec busybox sleep 1000'; echo after; read line; busybox stty size; exit $line";
+    let (mut child, mut screen, pty, before) = start(exec, &["sh", "-c", script]);
+    let said = read_until(&mut screen, "ready\r\n");
+    assert!(said.ends_with("33 111\r\n/dev/pts/0\r\nready\r\n"), "{said:?}");
+    assert!(is_raw(&pty.settings()), "keys are the guest's");
+    screen.write_all(b"\x03").unwrap(); // a key to kickvm, a signal to what runs in the guest's terminal
+    read_until(&mut screen, "caught\r\nafter\r\n");
+    set_size(&pty, 44, 122);
+    screen.write_all(b"17\n").unwrap();
+    read_until(&mut screen, "17\r\n44 122\r\n");
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(17));
+    assert!(pty.settings() == before, "the terminal is not restored");
+}
