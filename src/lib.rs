@@ -32,8 +32,7 @@
 //! ```
 //!
 //! A floor uses those below it and never one above. All `unsafe` code is in `event/epoll.rs`, `event/sys.rs`,
-//! `vcpu/rim.rs`, `device/virtio/rim.rs`, on the guest's side of `exec` in `exec/init/ports.rs` and, for the symbols of the
-//! embedded guests, in `vmm/guests.rs`.
+//! `vcpu/rim.rs` and `device/virtio/rim.rs`; `vmm/guests.rs` declares the symbols of the embedded guests.
 //!
 //! # A machine from a program
 //!

@@ -8,34 +8,10 @@
 //! powers off.
 #![cfg(feature = "vmm")]
 
-/// A guest with one of the [`Kernel`](assets::Kernel)s, or the end of a test that cannot have one.
-macro_rules! linux {
-    ($kernel:ident) => {{
-        fn here() {}
-        let guest = crate::guest::Guest::new(crate::assets::Kernel::$kernel);
-        let possible = guest.as_ref().map(drop).map_err(|missing| format!("{missing} is not set"));
-        if !crate::common::can_run(std::any::type_name_of_val(&here), possible) {
-            return;
-        }
-        guest.expect("it can run")
-    }};
-}
-
 // The tools.
-#[path = "linux/assets.rs"]
-mod assets;
 mod common;
-#[path = "linux/cpio.rs"]
-mod cpio;
-#[path = "linux/guest.rs"]
-mod guest;
-#[path = "terminal/pty.rs"]
-#[allow(dead_code)]
-mod pty;
-#[path = "linux/terminal.rs"]
-mod terminal;
-#[path = "linux/transcript.rs"]
-mod transcript;
+#[macro_use]
+mod linux;
 
 // The promises.
 #[path = "linux/endings.rs"]
@@ -52,3 +28,5 @@ mod panics;
 mod shell;
 #[path = "linux/stopping.rs"]
 mod stopping;
+
+use linux::{assets, cpio, guest, terminal, transcript};

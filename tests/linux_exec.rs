@@ -4,13 +4,8 @@
 #![cfg(feature = "vmm")]
 
 // The tools.
-#[path = "linux/assets.rs"]
-#[allow(dead_code)]
-mod assets;
 mod common;
-#[path = "terminal/pty.rs"]
-#[allow(dead_code)]
-mod pty;
+mod linux;
 #[macro_use]
 #[path = "linux_exec/exec.rs"]
 mod exec;
@@ -30,3 +25,5 @@ mod streams;
 mod terminal;
 #[path = "linux_exec/verdicts.rs"]
 mod verdicts;
+
+use linux::{assets, pty};

@@ -1,67 +1,20 @@
 //! Network between real Linux guests and the host: a tap interface in a network namespace that the test makes for itself.
 #![cfg(feature = "vmm")]
 
-/// A guest with one of the [`Kernel`](assets::Kernel)s, or the end of a test that cannot have one.
-macro_rules! linux {
-    ($kernel:ident) => {{
-        fn here() {}
-        let guest = crate::guest::Guest::new(crate::assets::Kernel::$kernel);
-        let possible = guest.as_ref().map(drop).map_err(|missing| format!("{missing} is not set"));
-        if !crate::common::can_run(std::any::type_name_of_val(&here), possible) {
-            return;
-        }
-        guest.expect("it can run")
-    }};
-}
-
-#[path = "linux/assets.rs"]
-#[allow(dead_code)]
-mod assets;
 mod common;
-#[path = "linux/cpio.rs"]
-#[allow(dead_code)]
-mod cpio;
-#[path = "linux/devices.rs"]
-mod devices;
-#[path = "linux/guest.rs"]
-#[allow(dead_code)]
-mod guest;
-#[path = "linux/transcript.rs"]
-#[allow(dead_code)]
-mod transcript;
-#[path = "linux/waiting.rs"]
-#[allow(dead_code)]
-mod waiting;
+#[macro_use]
+mod linux;
 
 use common::noise;
 use common::run::{end, kickvm};
 use guest::{Guest, Running};
-use nix::sched::{CloneFlags, unshare};
+use linux::network::{ip, own_network, tap};
+use linux::{devices, guest, waiting};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 const SIZE: usize = 16 << 20;
-
-/// Gives the calling thread and what it starts a network of their own.
-fn own_network() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root can make a network namespace");
-    ip("link set lo up");
-}
-
-/// Runs ip(8).
-#[track_caller]
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
-    assert!(status.success(), "ip {arguments}");
-}
-
-/// Makes the tap interface kick0, up, with the address 10.9.0.1.
-fn tap(mtu: u32) {
-    ip("tuntap add mode tap name kick0");
-    ip(&format!("link set kick0 mtu {mtu} up"));
-    ip("addr add 10.9.0.1/24 dev kick0");
-}
 
 /// How the guest gets its address, and says how many frames it has received and sent.
 const SET_UP: &str = "

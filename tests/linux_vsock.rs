@@ -3,37 +3,9 @@
 //! line, as the harness is in the middle of one.
 #![cfg(feature = "vmm")]
 
-/// A guest with one of the [`Kernel`](assets::Kernel)s, or the end of a test that cannot have one.
-macro_rules! linux {
-    ($kernel:ident) => {{
-        fn here() {}
-        let guest = crate::guest::Guest::new(crate::assets::Kernel::$kernel);
-        let possible = guest.as_ref().map(drop).map_err(|missing| format!("{missing} is not set"));
-        if !crate::common::can_run(std::any::type_name_of_val(&here), possible) {
-            return;
-        }
-        guest.expect("it can run")
-    }};
-}
-
-#[path = "linux/assets.rs"]
-#[allow(dead_code)]
-mod assets;
 mod common;
-#[path = "linux/cpio.rs"]
-#[allow(dead_code)]
-mod cpio;
-#[path = "linux/devices.rs"]
-mod devices;
-#[path = "linux/guest.rs"]
-#[allow(dead_code)]
-mod guest;
-#[path = "linux/transcript.rs"]
-#[allow(dead_code)]
-mod transcript;
-#[path = "linux/waiting.rs"]
-#[allow(dead_code)]
-mod waiting;
+#[macro_use]
+mod linux;
 
 // The promises.
 #[path = "linux/busy.rs"]
@@ -47,6 +19,7 @@ mod many;
 
 use common::TempDir;
 use guest::{Ended, Guest, Running};
+use linux::{assets, cpio, devices, guest, network, transcript, waiting};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept, bind, connect, listen, socket};
 use std::env;

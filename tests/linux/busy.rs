@@ -2,12 +2,11 @@
 
 use super::common::{TempDir, noise};
 use super::guest::Guest;
+use super::network::{own_network, tap};
 use super::{Host, connect_to_host, echo, expect_echo, in_guest, wait_for_goodbye};
-use nix::sched::{CloneFlags, unshare};
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,22 +46,16 @@ disk vdb &
 network &
 ";
 
-/// Gives the calling thread, and what it starts, a network of their own with the tap interface kick0.
-pub fn own_network() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root can make a network namespace");
-    // So that nobody speaks on it unasked.
+/// A network of its own with the tap interface kick0, on which nobody speaks unasked.
+pub fn quiet_network() {
+    own_network();
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("root can do without IPv6");
-    let lines =
-        ["link set lo up", "tuntap add mode tap name kick0", "link set kick0 up", "addr add 10.9.0.1/24 dev kick0"];
-    for line in lines {
-        let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2 is installed");
-        assert!(status.success(), "ip {line}");
-    }
+    tap(1500);
 }
 
 #[track_caller]
 fn is_busy_for_a_minute(guest: Guest, test: &str) {
-    own_network();
+    quiet_network();
     let sink = TcpListener::bind(SINK).expect("the tap has its address");
     thread::spawn(move || {
         sink.incoming().flatten().try_for_each(|mut stream| io::copy(&mut stream, &mut io::sink()).map(drop))

@@ -1,9 +1,9 @@
 //! A guest: its command line for `kickvm run`, its life, and how it ended.
 
 use super::assets::{Assets, Kernel};
-use super::common::TempDir;
 use super::cpio;
 use super::transcript::{Transcript, lines, unstamped};
+use crate::common::TempDir;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! A machine with every device in which nothing happens costs nothing.
 
-use super::busy::own_network;
+use super::busy::quiet_network;
 use super::common::TempDir;
 use super::devices::job;
 use super::guest::{Guest, Running};
@@ -25,7 +25,7 @@ fn event_loop(guest: &Running) -> (u64, u64) {
 
 #[track_caller]
 fn costs_nothing(guest: Guest) {
-    own_network();
+    quiet_network();
     let dir = TempDir::new();
     let disks = ["first", "second"].map(|name| dir.file(name, &[0; 4096]));
     let vsock = format!("cid=3,socket={}", dir.path().join("vsock").display());

@@ -70,5 +70,5 @@ fn what_is_left_behind(exec: Exec) {
 
 fn no_directory(exec: Exec) {
     let ended = exec.options(&["--cwd", "/no/such"]).run(&["true"]);
-    ended.assert(125, "", "kickvm: cannot start in '/no/such': No such file or directory (os error 2)\n");
+    ended.assert(125, "", "kickvm: cannot start in '/no/such' in the guest: No such file or directory\n");
 }

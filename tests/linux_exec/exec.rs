@@ -29,7 +29,7 @@ macro_rules! on_kernel {
             $(
                 #[test]
                 fn $name() {
-                    let exec = crate::exec::Exec::new(crate::assets::Kernel::$kernel);
+                    let exec = crate::exec::Exec::new(crate::linux::assets::Kernel::$kernel);
                     let possible = exec.as_ref().map(drop).map_err(|missing| format!("{missing} is not set"));
                     let name = concat!(module_path!(), "::", stringify!($name));
                     if crate::common::can_run(name, possible) {

@@ -13,6 +13,7 @@ mod system;
 
 use super::channel::Event;
 use super::job::{JOB_PATH, Job};
+use crate::cause::cause;
 use command::Running;
 use link::Link;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -64,9 +65,10 @@ fn prepare(job: &Job, link: &mut Link) -> Result<Running, String> {
     }
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
-        std::env::set_current_dir(cwd).map_err(|error| format!("cannot start in '{}': {error}", cwd.display()))?;
+        let cannot = |error| format!("cannot start in '{}' in the guest: {}", cwd.display(), cause(&error));
+        std::env::set_current_dir(cwd).map_err(cannot)?;
     }
-    let running = command::start(job).map_err(|error| format!("cannot start the command: {error}"))?;
+    let running = command::start(job).map_err(|error| format!("cannot start the command: {}", cause(&error)))?;
     link.send(&Event::Started);
     Ok(running)
 }

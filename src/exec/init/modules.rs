@@ -1,9 +1,11 @@
 //! Kernel modules, found as modprobe finds them: by `/lib/modules/RELEASE/modules.dep`.
 
+use crate::cause::cause;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 /// The kernel unpacks a module that is compressed (linux/module.h, Linux 5.17).
@@ -18,7 +20,7 @@ pub fn load(names: &[OsString]) -> Result<(), String> {
     let directory = Path::new("/lib/modules").join(release.trim());
     let list = directory.join("modules.dep");
     let dependencies = fs::read_to_string(&list)
-        .map_err(|error| format!("cannot load modules: '{}' in the guest: {error}", list.display()))?;
+        .map_err(|error| format!("cannot load modules: '{}' in the guest: {}", list.display(), cause(&error)))?;
     let builtin = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
     for name in names {
         let name = name.to_string_lossy();
@@ -47,15 +49,15 @@ fn is_module(file: &str, name: &str) -> bool {
 }
 
 fn insert(path: &Path) -> Result<(), String> {
-    let fail = |error: &dyn std::fmt::Display| format!("cannot load module '{}': {error}", path.display());
-    let file = File::open(path).map_err(|error| fail(&error))?;
+    let fail = |error: io::Error| format!("cannot load module '{}': {}", path.display(), cause(&error));
+    let file = File::open(path).map_err(fail)?;
     let flags = match path.extension().is_some_and(|extension| extension == "ko") {
         true => ModuleInitFlags::empty(),
         false => ModuleInitFlags::from_bits_retain(COMPRESSED_FILE as _),
     };
     match finit_module(&file, c"", flags) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(error) => Err(fail(&error)),
+        Err(error) => Err(fail(error.into())),
     }
 }
 

@@ -1,60 +1,33 @@
-//! The exec port, from inside the guest. A program may touch ports once the kernel allows it to (`ioperm(2)`), and only
-//! instructions reach them, so this is the one file of the guest's side with `unsafe` in it.
+//! The exec port, from inside the guest: by /dev/port, where a port's number is an offset (mem(4)).
 
-use crate::device::exec_port::{BELL, EXEC_PORT, EXEC_PORTS, SIGNATURE};
-use std::arch::asm;
+use crate::device::exec_port::{BELL, EXEC_PORT, SIGNATURE};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
-/// The ports, which this process may touch.
+/// The ports, and where they are.
 #[derive(Debug)]
-pub struct Ports(());
+pub struct Ports(File);
 
 impl Ports {
-    /// Asks the kernel for the ports.
+    /// Opens them for this process alone.
     pub fn open() -> io::Result<Self> {
-        permit(true)?;
-        Ok(Self(()))
-    }
-
-    /// Gives them back, for a program that is started does not need them.
-    pub fn close() {
-        let _ = permit(false); // it may never have had them
+        File::options().read(true).write(true).open("/dev/port").map(Self)
     }
 
     /// Whether the device is there.
     pub fn is_there(&self) -> bool {
         let mut signature = [0; SIGNATURE.len()];
-        for (byte, port) in signature.iter_mut().zip(EXEC_PORT..) {
-            // SAFETY: the kernel lets this process read the exec port (`self` is the proof), which changes nothing.
-            unsafe { asm!("in al, dx", out("al") *byte, in("dx") port, options(nomem, nostack, preserves_flags)) };
-        }
-        signature == SIGNATURE
+        self.0.read_exact_at(&mut signature, EXEC_PORT.into()).is_ok() && signature == SIGNATURE
     }
 
     /// Says in which page the channel's header is.
-    pub fn set_frame(&self, frame: u32) {
-        for (byte, port) in frame.to_le_bytes().into_iter().zip(EXEC_PORT..) {
-            self.write(port, byte);
-        }
+    pub fn set_frame(&self, frame: u32) -> io::Result<()> {
+        self.0.write_all_at(&frame.to_le_bytes(), EXEC_PORT.into())
     }
 
     /// Rings the bell.
     pub fn ring(&self) {
-        self.write(EXEC_PORT + BELL, 0);
-    }
-
-    fn write(&self, port: u16, byte: u8) {
-        // SAFETY: the kernel lets this process write to the exec port (`self` is the proof), a device that changes none of this
-        // process's memory but the channel's, which is only accessed as memory that others change too. Without `nomem` the
-        // compiler has all of it written before the bell rings.
-        unsafe { asm!("out dx, al", in("dx") port, in("al") byte, options(nostack, preserves_flags)) };
-    }
-}
-
-fn permit(on: bool) -> io::Result<()> {
-    // SAFETY: the call takes no pointer and touches none of this process's memory.
-    match unsafe { libc::ioperm(EXEC_PORT.into(), EXEC_PORTS.into(), on.into()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        let _ = self.0.write_all_at(&[0], (EXEC_PORT + BELL).into()); // as it did before, for `set_frame`
     }
 }

@@ -1,6 +1,5 @@
 //! The last step of a command's start, in a process of its own: a session, a terminal, and then the command in its place.
 
-use super::ports::Ports;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
@@ -29,7 +28,6 @@ pub fn become_command(arguments: Vec<OsString>) -> u8 {
 /// Begins a session, with a terminal if there is one, and returns how to make a command of it.
 fn enter(terminal: &OsStr) -> io::Result<impl FnMut(&OsString) -> Command> {
     nix::unistd::setsid()?;
-    Ports::close();
     let _ = std::fs::write("/proc/self/oom_score_adj", "0"); // not the protection that init has
     // The first terminal that a session's leader opens is the session's.
     let terminal = match terminal == "-" {
