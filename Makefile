@@ -18,7 +18,8 @@ build: deps ## build the release binary
 test: deps ## run every test, on this machine's KVM or in an emulated one
 	@scripts/test
 
-bench: deps ## run the benchmarks
+bench: ## run the benchmarks
+	@scripts/deps bench
 	cargo build --profile bench --all-features --examples
 	cargo bench --all-features --bench '*'
 
