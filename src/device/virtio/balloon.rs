@@ -22,7 +22,7 @@ const PAGE_SHIFT: u64 = 12;
 /// Page numbers taken at once.
 const BATCH: usize = 256;
 /// The most page numbers taken from one request; Linux sends 256.
-const MOST: usize = 64 << 10;
+const MOST: usize = 1 << 10;
 /// Offset of `actual` in the configuration space.
 const ACTUAL: usize = 4;
 

@@ -211,6 +211,8 @@ impl Block {
         match result.as_ref().map_err(io::Error::raw_os_error) {
             Err(Some(libc::EAGAIN)) => haste.nowait = false, // what follows will not be in memory either
             Err(Some(libc::EOPNOTSUPP)) => *knows_nowait = false,
+            // Linux 5.9 and 5.10 may find nothing where they would have to wait (readv(2)).
+            Err(None) if flags & libc::RWF_NOWAIT != 0 => {}
             _ => return Some(result),
         }
         None
@@ -243,10 +245,16 @@ impl Block {
             *self.slots[usize::from(job.slot)].data() = job.buffers; // for its room
             self.finish(job.slot, result, queue);
         }
-        while let Some((index, result)) = self.next_of_ring() {
+        for _ in 0..QUEUE_SIZE {
+            let Some((index, result)) = self.next_of_ring() else { return };
             if let Some(result) = self.go_on(index, result) {
                 self.finish(index, result, queue);
             }
+        }
+        // Others must have their turn.
+        if let Some(ring) = &mut self.ring {
+            ring.submit();
+            ring.again();
         }
     }
 

@@ -191,7 +191,7 @@ impl Console {
         if !state.output.bytes.is_empty() {
             ring(&self.port.wake);
         }
-        if (self.unsent || queue.has_more()) && !state.blocked {
+        if (self.unsent || queue.want_doorbell()) && !state.blocked {
             ring(&self.port.work); // the rest is for the next turn
         }
     }
@@ -296,6 +296,18 @@ mod tests {
         }
         all.extend(pulled(&port));
         assert!(all == text);
+    }
+
+    #[test]
+    fn after_a_turn_as_long_as_may_be_the_next_request_is_heard() {
+        let (mut driver, port, _wake) = console(None);
+        driver.request(TRANSMIT, &[(BUFFERS, (BLOCKS * BLOCK) as u32)], &[]);
+        while driver.used(TRANSMIT).is_empty() {
+            pulled(&port);
+            driver.run();
+        }
+        let flags = driver.get(rings(TRANSMIT)[2], 2);
+        assert_eq!(flags, [0, 0], "the driver is told not to ring");
     }
 
     #[test]

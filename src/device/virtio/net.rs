@@ -245,6 +245,9 @@ impl VirtioDevice for Net {
         if flags & libc::TUN_F_CSUM == 0 {
             flags = 0; // the others make no sense without (virtio 1.3, 5.1.3.1)
         }
+        if flags & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
+            flags &= !libc::TUN_F_TSO_ECN;
+        }
         let _ = self.tap.set_offloads(flags); // it could when it was opened; if not now, it is gone
     }
 
@@ -252,6 +255,7 @@ impl VirtioDevice for Net {
         self.incoming.forget();
         self.outgoing.waits = false;
         self.features = 0;
+        let _ = self.tap.set_offloads(0); // for the next driver; if not now, it is gone
     }
 
     fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>) {

@@ -86,6 +86,9 @@ pub fn transfer(
     }
 }
 
+/// What a ring's request moves at most: the kernel may do it at once, on the thread that submits it.
+const MOST_BYTES: usize = 1 << 20;
+
 /// An io_uring whose requests move bytes between files and guest memory. Each request has a ticket, a small number that is
 /// its own until it is done.
 pub struct Ring {
@@ -129,7 +132,8 @@ impl Ring {
         &self.event
     }
 
-    /// Asks to move bytes between the file of that index, from `offset` on, and `buffers`, with `flags` as for preadv2(2).
+    /// Asks to move bytes between the file of that index, from `offset` on, and `buffers`, with `flags` as for preadv2(2):
+    /// 1 MiB at most.
     pub fn transfer(
         &mut self,
         ticket: u16,
@@ -143,8 +147,15 @@ impl Ring {
         let list =
             &mut self.tickets.get_mut(usize::from(ticket)).filter(|ticket| !ticket.taken).ok_or_else(busy)?.pieces;
         list.clear();
+        let mut room = MOST_BYTES;
         for piece in pieces(&self.memory, buffers).take(libc::UIO_MAXIOV as usize) {
-            list.push(piece?);
+            let mut piece = piece?;
+            piece.iov_len = piece.iov_len.min(room);
+            list.push(piece);
+            room -= piece.iov_len;
+            if room == 0 {
+                break;
+            }
         }
         let (list, count) = (list.as_ptr(), list.len() as u32);
         let entry = match direction {
@@ -187,6 +198,11 @@ impl Ring {
                 }
             }
         }
+    }
+
+    /// Becomes readable once more.
+    pub fn again(&self) {
+        let _ = self.event.write(1); // a full counter is readable
     }
 
     /// Takes a request that is done, and how many bytes it moved.

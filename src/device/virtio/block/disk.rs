@@ -99,7 +99,9 @@ impl Disk {
                 .map_err(host("open", "; 'direct' needs a file system that can do without the host's page cache"))?,
             false => None,
         };
-        let tmpfs = fstatfs(&*file).is_ok_and(|statistics| statistics.filesystem_type() == TMPFS_MAGIC);
+        // Of a block device this would tell where its node is.
+        let tmpfs =
+            kind.is_file() && fstatfs(&*file).is_ok_and(|statistics| statistics.filesystem_type() == TMPFS_MAGIC);
         let in_memory = tmpfs && direct.is_none();
         let block_size = direct.as_ref().map_or(SECTOR as u32, direct_block_size);
         Ok(Self { file, direct, sectors: size / SECTOR, block_size, read_only, in_memory })
@@ -181,7 +183,7 @@ impl Disk {
             Request::Identify => return Ok(()),
             Request::Flush => return self.file.sync_data(),
             Request::Discard(range) => match self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, range) {
-                Err(Errno::EOPNOTSUPP) => {} // it was no more than a hint
+                Err(Errno::EOPNOTSUPP | Errno::EINVAL) => {} // it was no more than a hint
                 result => result?,
             },
             Request::Zero { range, unmap } => self.zero(range, unmap)?,
@@ -193,7 +195,8 @@ impl Disk {
         let ways = [FallocateFlags::FALLOC_FL_PUNCH_HOLE, FallocateFlags::FALLOC_FL_ZERO_RANGE];
         for way in &ways[usize::from(!unmap)..] {
             match self.allocate(*way, range) {
-                Err(Errno::EOPNOTSUPP) => {}
+                // The latter where a block device's blocks are larger than the guest's.
+                Err(Errno::EOPNOTSUPP | Errno::EINVAL) => {}
                 result => return Ok(result?),
             }
         }

@@ -542,3 +542,19 @@ fn more_pieces_than_one_call_takes_are_moved_in_parts() {
     }
     assert_eq!(read, content()[512..512 + 75 * 105]);
 }
+
+#[test]
+fn a_request_larger_than_the_kernel_is_given_at_once_is_done_in_parts() {
+    const PIECE: usize = 0x3_0000;
+    let content: Vec<u8> = (0..12 * PIECE).map(|at| (at / 4099) as u8).collect();
+    let image = Image::of(Way::Ring, &content);
+    let Some(mut driver) = running(&image, Way::Ring, true) else { return };
+    driver.put(HEADER, &header(IN, 0));
+    // Each piece is read to the same place, and the last one stays.
+    let mut to = vec![(DATA, PIECE as u32); 12];
+    to.push((RESULT, 1));
+    driver.request(0, &[(HEADER, 16)], &to);
+    driver.wait_until(0, |given| given == 1);
+    assert_eq!((driver.get(RESULT, 1), driver.last_len()), (vec![OK], 12 * PIECE as u32 + 1));
+    assert!(driver.get(DATA, PIECE) == content[11 * PIECE..]);
+}

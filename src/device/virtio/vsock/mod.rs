@@ -89,6 +89,9 @@ impl VirtioDevice for Vsock {
                 self.transmit(transmit, turn.ops);
                 self.muxer.serve(receive, turn.ops);
             }
+            if self.behind && self.muxer.has_room() {
+                let _ = transmit.doorbell().write(1); // the rest is for the next turn
+            }
         } else if events.data() >= BACKEND {
             self.muxer.on_event_without_driver(events, turn.ops);
         }

@@ -94,7 +94,11 @@ impl Muxer {
     /// The same while there is no driver: whoever connects is turned away.
     pub fn on_event_without_driver(&mut self, events: Events, ops: &mut EventOps) {
         match events.data().checked_sub(LISTENER + 1) {
-            None => (0..ACCEPTED).map_while(|_| self.listener.accept().ok()).for_each(drop),
+            None => {
+                let refused = (0..ACCEPTED).find_map(|_| self.listener.accept().map(drop).err());
+                // Out of descriptors: until there is a driver.
+                self.accepting = refused.is_none_or(|error| error.kind() == io::ErrorKind::WouldBlock);
+            }
             Some(index) => self.close(index as usize, ops),
         }
     }
