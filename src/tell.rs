@@ -73,6 +73,10 @@ impl Teller {
     /// Tells how it ended, and returns the exit code.
     pub fn tell(mut self, result: Result<Ended, Error>) -> u8 {
         let report = self.report(result);
+        // Before anything that might have to wait for a reader.
+        let files = [(self.json.take(), report::json as fn(&Report) -> String), (self.junit.take(), report::junit)];
+        let written = files.into_iter().filter_map(|(file, make)| Some(file?.write(&make(&report))));
+        let written = written.fold(true, |all, this| all & this);
         if self.verbose || !report.reason.is_ordinary() {
             complain(&report.reason);
         }
@@ -81,9 +85,7 @@ impl Teller {
             complain(format_args!("the guest ran out of memory and killed {victim}; try more --memory"));
         }
         self.explain(&report);
-        let files = [(self.json.take(), report::json as fn(&Report) -> String), (self.junit.take(), report::junit)];
-        let written = files.into_iter().filter_map(|(file, make)| Some(file?.write(&make(&report))));
-        if written.fold(true, |all, this| all & this) || code != code::OK { code } else { code::FAILED }
+        if written || code != code::OK { code } else { code::FAILED }
     }
 
     fn report(&self, result: Result<Ended, Error>) -> Report {

@@ -75,7 +75,7 @@ pub struct Exec {
     #[arg(short, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Command to run, and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 

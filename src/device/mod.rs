@@ -17,6 +17,7 @@ pub mod virtio;
 
 pub use bus::{Bus, BusError};
 pub use console::{ConsolePort, FLUSH_DELAY, Listener, Work};
+pub use panic_watch::without_stamp;
 
 use std::ops::ControlFlow;
 

@@ -42,7 +42,7 @@ impl PanicWatch {
     }
 
     fn inspect(&mut self) {
-        let text = without_timestamp(&self.line[..self.len]);
+        let text = without_stamp(&self.line[..self.len]);
         self.began |= text == BEGIN;
         self.ending |= text == END;
     }
@@ -58,15 +58,23 @@ impl PanicWatch {
     }
 }
 
-/// The line behind printk's `[    1.234567] `, if it has one.
-fn without_timestamp(line: &[u8]) -> &[u8] {
-    let Some(rest) = line.strip_prefix(b"[") else { return line };
-    let Some(end) = rest.iter().position(|&byte| byte == b']') else { return line };
-    let (stamp, rest) = rest.split_at(end);
-    match rest.strip_prefix(b"] ") {
-        Some(text) if stamp.iter().all(|byte| matches!(byte, b' ' | b'.' | b'0'..=b'9')) => text,
-        _ => line,
+/// The line behind printk's `[    1.234567] `, or `[    1.234567][    T1] ` of a kernel that names who speaks
+/// (CONFIG_PRINTK_CALLER: T for a task, C for a CPU), if it has one.
+pub fn without_stamp(line: &[u8]) -> &[u8] {
+    let mut rest = line;
+    while let Some((stamp, behind)) = rest
+        .strip_prefix(b"[")
+        .and_then(|inner| inner.iter().position(|&byte| byte == b']').map(|end| (&inner[..end], &inner[end + 1..])))
+    {
+        let stamp = stamp.trim_ascii_start();
+        let caller = stamp.strip_prefix(b"T").or_else(|| stamp.strip_prefix(b"C"));
+        let number = caller.unwrap_or(stamp);
+        if number.is_empty() || !number.iter().all(|byte| matches!(byte, b'.' | b'0'..=b'9')) {
+            return line;
+        }
+        rest = behind;
     }
+    if rest.len() == line.len() { line } else { rest.strip_prefix(b" ").unwrap_or(line) }
 }
 
 #[cfg(test)]
@@ -83,6 +91,8 @@ mod tests {
     fn both_lines_are_seen_with_and_without_a_timestamp() {
         assert_eq!(watch("ok\r\nKernel panic - not syncing: VFS"), (true, false));
         assert_eq!(watch("[    1.5] Kernel panic - not syncing: VFS\r\n"), (true, false));
+        assert_eq!(watch("[    1.234567][    T1] Kernel panic - not syncing: VFS\r\n"), (true, false));
+        assert_eq!(watch("[    1.234567][   C12] ---[ end Kernel panic - not syncing: VFS ]---\r\n"), (false, true));
         assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, false));
         assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r"), (false, false));
         assert_eq!(watch("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---\r\n"), (false, true));

@@ -24,6 +24,9 @@ const STDERR: u32 = 3;
 const GRACE: u32 = 4;
 const WINDOW: u32 = 5;
 
+/// Bytes of input after which the loop gets a turn, however fast the guest takes them.
+const MOST_INPUT: usize = 1 << 20;
+
 /// When things happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Milestones {
@@ -68,6 +71,7 @@ pub struct Host<EH> {
     stdin_ended: bool,
     grace: Timer,
     signal: Option<i32>,
+    failure: Option<String>,
     exit_handler: EH,
     /// The kernel's banner.
     pub banner: Option<String>,
@@ -96,6 +100,7 @@ impl<EH: ExitHandler> Host<EH> {
             stdin_ended: false,
             grace: Timer::new()?,
             signal: None,
+            failure: None,
             exit_handler,
             banner: None,
             milestones: Milestones::default(),
@@ -116,7 +121,7 @@ impl<EH: ExitHandler> Host<EH> {
 
     fn try_serve(&mut self, ops: &mut EventOps) -> Result<(), Broken> {
         if self.link.is_none() && !self.connect()? {
-            return Ok(());
+            return self.pump_input(ops, false);
         }
         self.hear()?;
         let Some(link) = &mut self.link else { return Ok(()) };
@@ -127,16 +132,13 @@ impl<EH: ExitHandler> Host<EH> {
             if done.moved {
                 self.milestones.first_byte.get_or_insert_with(Instant::now);
             }
-            match done.lost {
-                Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    let why = format!("cannot write the command's output: {}", crate::cause::cause(&error));
-                    kick(&self.exit_handler, ExitReason::Failed(why));
-                }
-                Some(_) => {
+            match stream.failure() {
+                _ if !done.lost => {}
+                Some(why) => kick(&self.exit_handler, ExitReason::Failed(why)),
+                None => {
                     link.orders.push(&link.pages, &Order::Shut(number).encode())?;
                     wake = true;
                 }
-                None => {}
             }
         }
         if wake {
@@ -180,7 +182,10 @@ impl<EH: ExitHandler> Host<EH> {
                     self.kick(ExitReason::Command(status));
                 }
                 Event::Warning(text) => complain(format_args!("warning: {text}")),
-                Event::Failed(why) => self.kick(ExitReason::Failed(why)),
+                Event::Failed(why) => {
+                    self.kick(ExitReason::Failed(why.clone()));
+                    self.failure.get_or_insert(why);
+                }
             }
         }
         Ok(())
@@ -216,18 +221,24 @@ impl<EH: ExitHandler> Host<EH> {
         }
     }
 
-    /// Feeds the command. `ready` says that standard input is readable.
+    /// Feeds the command. `ready` says that standard input is readable. Before there is a channel, only a terminal is read:
+    /// its user must be able to leave.
     fn pump_input(&mut self, ops: &mut EventOps, ready: bool) -> Result<(), Broken> {
-        let (Some(link), Some(stdin)) = (&mut self.link, &mut self.parts.input) else {
+        let Some(stdin) = self.parts.input.as_mut().filter(|stdin| self.link.is_some() || stdin.has_keys()) else {
             return self.end_input();
         };
-        let (mut broken, mut fed) = (None, 0);
+        let (mut broken, mut fed, mut enough) = (None, 0, false);
         let on_key = |key| match key {
             Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
             Key::Help => KEY_HELP.iter().for_each(complain),
             Key::PowerButton => {}
         };
         let mut feed = |bytes: &[u8]| {
+            let Some(link) = &mut self.link else { return 0 };
+            if fed >= MOST_INPUT {
+                enough = true;
+                return 0;
+            }
             let mut push = || {
                 let mut done = link.input.push(&link.pages, bytes)?;
                 if done < bytes.len() {
@@ -246,6 +257,9 @@ impl<EH: ExitHandler> Host<EH> {
         let more = stdin.pump(&mut feed, ops, STDIN, ready, on_key);
         if !more {
             self.parts.input = None;
+        }
+        if enough {
+            let _ = self.parts.bell.write(1); // a full counter has rung already
         }
         match broken {
             Some(broken) => return Err(broken),
@@ -287,21 +301,22 @@ impl<EH: ExitHandler + Send + fmt::Debug> Companion for Host<EH> {
             return broken(error);
         }
         if let Some(link) = &self.link {
-            for stream in [&mut self.parts.output, &mut self.parts.errors] {
-                match stream.finish(&link.pages, stop, deadline) {
-                    Ok(Err(error)) if !hurry && error.kind() != io::ErrorKind::BrokenPipe => {
-                        let why = crate::cause::cause(&error);
-                        return ExitReason::Failed(format!("cannot write the command's output: {why}"));
-                    }
-                    Ok(_) => {}
-                    Err(error) => return broken(error),
-                }
+            let streams = [&mut self.parts.output, &mut self.parts.errors];
+            let finished = streams.map(|stream| stream.finish(&link.pages, stop, deadline));
+            if let Some(error) = finished.into_iter().find_map(Result::err) {
+                return broken(error);
+            }
+            if let Some(why) = self.parts.output.failure().or_else(|| self.parts.errors.failure()).filter(|_| !hurry) {
+                return ExitReason::Failed(why);
             }
         }
         match (reason, self.status) {
             // The guest may be faster than the loop that listens to it.
             (ExitReason::Guest(request), Some(status)) if request.is_ordinary_end() => ExitReason::Command(status),
-            (ExitReason::Guest(request), None) if request.is_ordinary_end() => ExitReason::NoStatus(request),
+            (ExitReason::Guest(request), None) if request.is_ordinary_end() => match self.failure.take() {
+                Some(why) => ExitReason::Failed(why),
+                None => ExitReason::NoStatus(request),
+            },
             (reason, _) => reason,
         }
     }
@@ -347,5 +362,6 @@ impl<EH: ExitHandler> MutEventSubscriber for Host<EH> {
         if let Err(error) = done {
             self.kick(ExitReason::Failed(format!("cannot wait for the command: {error}")));
         }
+        self.serve(ops);
     }
 }

@@ -1,6 +1,7 @@
 //! One of the command's outputs, from its ring to a file of kickvm's.
 
 use super::channel::{Broken, Consumer, Lane, Pages};
+use crate::cause::cause;
 use crate::event::{EventOps, EventSet, Events, Signals};
 use crate::vmm::stdout::Stdout;
 use std::io;
@@ -19,6 +20,7 @@ pub struct Outlet {
     ring: Consumer,
     output: Option<Stdout>,
     blocked: bool,
+    lost: Option<io::Error>,
 }
 
 /// What [`Outlet::pump`] came to.
@@ -28,14 +30,14 @@ pub struct Pumped {
     pub moved: bool,
     /// The guest waited for room, and there is some now.
     pub relieved: bool,
-    /// Nothing can be written any more.
-    pub lost: Option<io::Error>,
+    /// Nothing can be written any more, since now.
+    pub lost: bool,
 }
 
 impl Outlet {
     /// An outlet from the ring `lane` to `output`.
     pub fn new(lane: Lane, output: Stdout) -> Self {
-        Self { ring: Consumer::new(lane), output: Some(output), blocked: false }
+        Self { ring: Consumer::new(lane), output: Some(output), blocked: false, lost: None }
     }
 
     /// Writes what there is, as far as that goes without waiting. Rings `again` if there may be more.
@@ -63,12 +65,13 @@ impl Outlet {
                 Ok(true) => {}
                 Ok(false) => match ops.add(Events::with_data(output, data, EventSet::OUT)) {
                     Ok(()) => self.blocked = true,
-                    Err(error) => done.lost = Some(io::Error::other(error.to_string())),
+                    Err(error) => self.lost = Some(io::Error::other(error.to_string())),
                 },
-                Err(error) => done.lost = Some(error),
+                Err(error) => self.lost = Some(error),
             }
-            if done.lost.is_some() {
+            if self.lost.is_some() {
                 self.output = None; // from now on the ring is emptied into nothing
+                done.lost = true;
             }
         }
         let _ = again.write(1); // a full counter has rung already
@@ -83,20 +86,23 @@ impl Outlet {
         }
     }
 
-    /// Writes all there is, the guest having stopped; see [`Stdout::write_all`].
-    pub fn finish(
-        &mut self,
-        pages: &impl Pages,
-        stop: &Signals,
-        deadline: Option<Instant>,
-    ) -> Result<io::Result<()>, Broken> {
-        let Some(output) = &mut self.output else { return Ok(Ok(())) };
+    /// Why something was lost, unless it was because nobody reads.
+    pub fn failure(&self) -> Option<String> {
+        let error = self.lost.as_ref().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)?;
+        Some(format!("cannot write the command's output: {}", cause(error)))
+    }
+
+    /// Writes all there is, the guest having stopped; see [`Stdout::write_all`]. What goes wrong is then the
+    /// [`failure`](Self::failure).
+    pub fn finish(&mut self, pages: &impl Pages, stop: &Signals, deadline: Option<Instant>) -> Result<(), Broken> {
+        let Some(output) = &mut self.output else { return Ok(()) };
         loop {
             if let Err(error) = output.write_all(stop.as_fd(), deadline) {
-                return Ok(Err(error));
+                self.lost = Some(error);
+                return Ok(());
             }
             if self.ring.pop(pages, &mut output.pending, BATCH)? == 0 {
-                return Ok(Ok(()));
+                return Ok(());
             }
         }
     }

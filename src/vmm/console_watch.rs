@@ -4,7 +4,7 @@ use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
 use super::rules::{Finding, Judge, Rules};
 use super::watchers::kick;
-use crate::device::Listener;
+use crate::device::{Listener, without_stamp};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,7 +68,10 @@ impl<EH: ExitHandler + Send + 'static> ConsoleWatch<EH> {
 
     /// The reason that counts, given that the run ended because of `reason`.
     pub fn judge(&self, reason: ExitReason) -> ExitReason {
-        let state = self.lock();
+        let mut state = self.lock();
+        if !state.line.is_empty() {
+            state.look(true); // it will not go on
+        }
         let ended = matches!(reason, ExitReason::Guest(_) | ExitReason::Command(_) | ExitReason::NoStatus(_))
             && !matches!(reason, ExitReason::Guest(crate::device::GuestRequest::Panic));
         match (&state.broken, state.judge.missing()) {
@@ -122,8 +125,8 @@ impl<EH: ExitHandler + Send + fmt::Debug + 'static> Listener for ConsoleWatch<EH
 impl<EH: ExitHandler + Send + 'static> State<EH> {
     /// Judges the line as it is now.
     fn look(&mut self, whole: bool) {
-        let line = String::from_utf8_lossy(&self.line);
-        let line = without_timestamp(&line);
+        let line = String::from_utf8_lossy(without_stamp(&self.line)).into_owned();
+        let line = line.as_str();
         if whole {
             if let Some(at) = line.find("ut of memory: Killed process ") {
                 // "process 77 (name) total-vm:…", or with a comma behind the name; it may hold parentheses of its own.
@@ -157,15 +160,6 @@ impl<EH: ExitHandler + Send + 'static> State<EH> {
             }
             None => {}
         }
-    }
-}
-
-/// The line behind printk's `[    1.234567] ` (and `[    T1] ` of CONFIG_PRINTK_CALLER), if it has one.
-fn without_timestamp(line: &str) -> &str {
-    let Some((stamp, rest)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else { return line };
-    match stamp.trim_start().bytes().all(|byte| matches!(byte, b'.' | b'0'..=b'9')) && !stamp.is_empty() {
-        true => rest,
-        false => line,
     }
 }
 
@@ -219,6 +213,15 @@ mod tests {
         assert!(matches!(watch.judge(ExitReason::Guest(GuestRequest::PowerOff)), ExitReason::Rule(_)));
         assert_eq!(watch.judge(ExitReason::Guest(GuestRequest::Panic)), ExitReason::Guest(GuestRequest::Panic));
         assert_eq!(watch.judge(ExitReason::Signal(15)), ExitReason::Signal(15));
+    }
+
+    #[test]
+    fn trouble_is_seen_behind_the_stamps_of_any_kernel_and_without_a_line_end() {
+        let rules = Rules { fail_on: vec![Trouble::Oops], reject: vec!["^FAIL".into()], ..Rules::default() };
+        for text in ["[    1.0][    T1] Oops: 0002 [#1]\n", "Oops: 0002 [#1]", "[    1.0][   C12] FAIL"] {
+            let (watch, _) = watch(&rules, text);
+            assert!(matches!(watch.judge(ExitReason::Guest(GuestRequest::Exit(0))), ExitReason::Rule(_)), "{text}");
+        }
     }
 
     #[test]

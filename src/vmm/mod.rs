@@ -53,7 +53,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use stdin::Stdin;
@@ -312,10 +312,19 @@ impl Vmm {
     }
 }
 
-/// Says `what` on standard error, in one line whatever a file's name may hold. If that is closed, nobody is told.
+/// Says `what` on standard error, in one line whatever a file's name may hold. If that is closed, or has had no room for a
+/// second, nobody is told, then or later.
 pub fn complain(what: impl fmt::Display) {
+    static DEAF: AtomicBool = AtomicBool::new(false);
     let line = format!("kickvm: {what}").replace(char::is_control, "?") + terminal::line_end();
-    let _ = io::stderr().write_all(line.as_bytes());
+    let mut stderr = io::stderr();
+    for piece in line.as_bytes().chunks(libc::PIPE_BUF) {
+        // What is ready takes so much without waiting (poll(2), pipe(7)).
+        let heard = !DEAF.load(Ordering::Relaxed) && stdout::has_room(stderr.as_fd(), LAST_WORDS);
+        if !heard || stderr.write_all(piece).is_err() {
+            return DEAF.store(!heard, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Opens /dev/kvm and checks that it is one this VMM can use.

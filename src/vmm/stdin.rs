@@ -62,6 +62,11 @@ impl Stdin {
         self
     }
 
+    /// Whether some keys are for kickvm.
+    pub fn has_keys(&self) -> bool {
+        self.escape.is_some()
+    }
+
     /// Gives input to `feed`, which says how much it takes, until it takes no more or there is no input now. `ready` says that
     /// epoll has seen input; its events carry `data`. Keys for kickvm go to `on_key`. Returns false when there will never be
     /// more.

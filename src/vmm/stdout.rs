@@ -104,6 +104,17 @@ impl Stdout {
     }
 }
 
+/// Whether there is room in `file`, or an error to be had, within `patience`.
+pub fn has_room(file: BorrowedFd<'_>, patience: Duration) -> bool {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return result.map_or(true, |count| count > 0),
+        }
+    }
+}
+
 /// Whether any of `fds` is ready within `timeout`.
 fn ready(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<bool> {
     match poll(fds, timeout) {

@@ -1,6 +1,7 @@
 //! What is typed: keys for the guest, keys for kickvm, and a page pasted at once.
 
-use crate::common::run::{Running, read_some, run};
+use crate::common::run::{Running, kickvm, read_some, run, start};
+use crate::common::{TempDir, images};
 use crate::pty::Pty;
 use crate::restore::{HALT, SPAM};
 use crate::{end_of_interrupt, guest, need_kvm, power_off, say, take_interrupts};
@@ -45,6 +46,22 @@ fn at_terminal(guest: &[u8]) -> (Running, Pty) {
     let mut running = run.start();
     assert_eq!(running.wait_for("up"), "up");
     (running, pty)
+}
+
+#[test]
+fn ctrl_a_x_leaves_a_guest_in_which_no_command_has_begun() {
+    need_kvm!();
+    let mut pty = Pty::new();
+    let before = pty.settings();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &images::elf(&HALT));
+    let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
+    command.arg(kernel).args(["--", "true"]).stdin(pty.stdio()).stdout(pty.stdio());
+    let running = start(command);
+    running.wait_for_thread("vcpu0");
+    pty.master.write_all(b"\x01x").unwrap();
+    running.end().assert(0, "", &[]);
+    assert_eq!(pty.settings(), before);
 }
 
 #[test]

@@ -60,6 +60,7 @@ guest!(
     ring!(),
     "3: hlt; jmp 3b",
 );
+guest!(TAKES_ALL_INPUT, channel!(), ring!(), "; 3: mov eax, [rbx + 0x70]; mov [rbx + 0x78], eax; jmp 3b",);
 guest!(RINGS_FOR_EVER, "3:", ring!(), "; jmp 3b",);
 guest!(
     MOVES,
@@ -114,6 +115,27 @@ fn input_that_was_taken_before_it_came_is_the_end() {
 }
 
 #[test]
+fn input_without_end_that_is_taken_at_once_does_not_keep_the_loop_from_its_timeout() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &images::elf(&TAKES_ALL_INPUT));
+    let mut command = kickvm(&["exec", "--memory", "128M", "--timeout", "300ms", "--kernel"]);
+    command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/dev/zero").unwrap());
+    run::end(command).assert_time_out("", "300ms");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_however_soon_the_command_ends() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &images::elf(&SPEAKS));
+    let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
+    command.arg(kernel).args(["--", "true"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let why = "kickvm: cannot write the command's output: No space left on device";
+    run::end(command).assert(125, "", &[why]);
+}
+
+#[test]
 fn a_guest_that_rings_for_ever_or_moves_its_channel_is_ended_by_the_timeout() {
     need_kvm!();
     for guest in [&RINGS_FOR_EVER, &MOVES] {
@@ -145,6 +167,7 @@ fn options_that_cannot_be_are_said_in_one_line() {
             &["--console", "stdio"],
             "kickvm: invalid value 'stdio' for '--console <WHERE>': give none, stderr or file=PATH",
         ),
+        (&["--tiemout", "5s"], "kickvm: unexpected argument '--tiemout' found"),
         (&["--root", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
         (&["--add", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
         (&["--symbols", "/dev/null"], "kickvm: cannot use --symbols '/dev/null': It is not a regular file"),

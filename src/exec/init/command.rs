@@ -4,7 +4,7 @@ use super::SESSION;
 use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use crate::vmm::window::{self, Size};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -48,6 +48,9 @@ pub fn start(job: &Job) -> io::Result<Running> {
     let Some((rows, columns)) = job.terminal else { return start_with_pipes(command, job) };
     let size = Size { rows, columns };
     let pty = openpty(None, None)?;
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?; // the command has its own
+    }
     window::set_size(&pty.master, size)?;
     let name = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
     let slave = || pty.slave.try_clone().map(Stdio::from);

@@ -17,6 +17,9 @@ const OUTPUT: Token = Token(2);
 const ERRORS: Token = Token(3);
 const INPUT: Token = Token(4);
 
+/// Reads of one stream after which the others get a turn.
+const READS: usize = 64;
+
 /// Serves the command until it has ended and all it said is in the rings. Returns its exit status.
 pub fn serve(link: &mut Link, running: Running) -> io::Result<u8> {
     let deaths = Signals::new(&[libc::SIGCHLD])?;
@@ -145,9 +148,11 @@ impl Outlet {
     /// Moves what there is into the ring.
     fn pump(&mut self, link: &Link) -> io::Result<()> {
         let mut moved = false;
-        while let Some(source) = &mut self.source
-            && self.ring.room(&link.memory)? > 0
-        {
+        for _ in 0..READS {
+            let Some(source) = &mut self.source else { break };
+            if self.ring.room(&link.memory)? == 0 {
+                break;
+            }
             match self.ring.push_from(&link.memory, source) {
                 Ok(len) if len > 0 => moved = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
