@@ -26,6 +26,8 @@ pub struct Job {
     pub modules: Vec<OsString>,
     /// The size of its terminal, if it gets one: lines and characters a line.
     pub terminal: Option<(u16, u16)>,
+    /// Whether its errors do not go to that terminal.
+    pub errors_apart: bool,
     /// Whether kickvm is started through a dynamic linker.
     pub linked: bool,
 }
@@ -35,6 +37,7 @@ const CWD: u8 = b'd';
 const ENV: u8 = b'e';
 const MODULE: u8 = b'm';
 const TERMINAL: u8 = b't';
+const ERRORS_APART: u8 = b'r';
 const LINKED: u8 = b'l';
 
 impl Job {
@@ -52,6 +55,9 @@ impl Job {
         self.modules.iter().for_each(|word| put(MODULE, word));
         if let Some((rows, columns)) = self.terminal {
             put(TERMINAL, OsStr::new(&format!("{rows} {columns}")));
+        }
+        if self.errors_apart {
+            put(ERRORS_APART, OsStr::new(""));
         }
         if self.linked {
             put(LINKED, OsStr::new(""));
@@ -74,6 +80,7 @@ impl Job {
                     let size = word.to_str().and_then(|text| text.split_once(' '));
                     job.terminal = size.and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
                 }
+                ERRORS_APART => job.errors_apart = true,
                 LINKED => job.linked = true,
                 _ => {}
             }
@@ -95,6 +102,7 @@ mod tests {
             env: vec!["A=1\n2".into(), odd.clone(), "B=".into()],
             modules: vec!["virtio_net".into()],
             terminal: Some((24, 80)),
+            errors_apart: true,
             linked: true,
         };
         assert_eq!(Job::decode(&job.encode()), job);

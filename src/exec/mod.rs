@@ -83,6 +83,7 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
         env: config.env,
         modules: config.modules,
         terminal: size.map(|size| (size.rows, size.columns)),
+        errors_apart: !io::stderr().is_terminal(),
         linked: linked.is_some(),
     };
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {

@@ -8,6 +8,7 @@ mod stats;
 
 pub use cpuid::CpuidTemplate;
 pub use exit::{Buses, End, Fault, VmExit, handle};
+pub(crate) use rim::Ports;
 pub use rim::{CoalescedPort, GuestRam};
 pub use stats::ExitStats;
 

@@ -1,8 +1,8 @@
 //! Everything about KVM that the compiler cannot check: the rim of unsafe code around the rest of the VMM.
 //!
-//! Four things reach past Rust's rules here: guest RAM (mapped memory that a guest writes too), the `kvm_run` page that
-//! the kernel shares with a vCPU, the coalescing ring that it shares with a VM, and the signal that gets a vCPU thread
-//! out of `KVM_RUN`.
+//! Five things reach past Rust's rules here: guest RAM (mapped memory that a guest writes too), the `kvm_run` page that
+//! the kernel shares with a vCPU, the coalescing ring that it shares with a VM, the signal that gets a vCPU thread
+//! out of `KVM_RUN`, and ports, by which kickvm inside a guest reaches the one outside.
 
 use super::exit::VmExit;
 use crate::device::serial::Coalescer;
@@ -12,6 +12,7 @@ use kvm_bindings::{
     kvm_coalesced_mmio_ring, kvm_run, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use std::arch::asm;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
@@ -345,5 +346,58 @@ impl Coalescer for CoalescedPort {
         };
         first.store((at + 1) % RING_ENTRIES, Ordering::Release);
         Some(entry.data[0])
+    }
+}
+
+// ---- Ports, from inside a guest --------------------------------------------------------------------------------------
+
+/// Ports of the machine that this process itself runs in, which it may touch as root.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    first: u16,
+    count: u16,
+}
+
+impl Ports {
+    /// Asks the kernel for `count` ports from `first` on. They must be those of a device that leaves this process's memory alone,
+    /// but for what is only accessed as memory that others change too.
+    pub(crate) fn open(first: u16, count: u16) -> io::Result<Self> {
+        Self::permit(first, count, true)?;
+        Ok(Self { first, count })
+    }
+
+    /// Gives them back, for a program that is started does not need them.
+    pub(crate) fn close(first: u16, count: u16) {
+        let _ = Self::permit(first, count, false); // this process may never have had them
+    }
+
+    fn permit(first: u16, count: u16, on: bool) -> io::Result<()> {
+        // SAFETY: the call takes no pointer and touches none of this process's memory.
+        match unsafe { libc::ioperm(first.into(), count.into(), on.into()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Reads the port `offset` behind the first; all ones if that is none of these.
+    pub(crate) fn read(&self, offset: u16) -> u8 {
+        let mut byte = 0xff;
+        if offset < self.count {
+            // SAFETY: the kernel lets this process read the port (`self` is the proof), whose device leaves its memory alone.
+            unsafe {
+                asm!("in al, dx", out("al") byte, in("dx") self.first.wrapping_add(offset), options(nomem, nostack, preserves_flags));
+            }
+        }
+        byte
+    }
+
+    /// Writes to the port `offset` behind the first, after all that was written to memory before.
+    pub(crate) fn write(&self, offset: u16, byte: u8) {
+        if offset < self.count {
+            // SAFETY: as in `read`. Without `nomem` the compiler has all of memory written before.
+            unsafe {
+                asm!("out dx, al", in("dx") self.first.wrapping_add(offset), in("al") byte, options(nostack, preserves_flags))
+            };
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 
 on_both_kernels!(a_shell_with_ctrl_c_and_a_size);
 
-/// kickvm with a terminal for all streams, in a session of its own.
+/// kickvm with a terminal for its input and output, in a session of its own.
 fn start(exec: Exec, words: &[&str]) -> (Child, File, Pty, Termios) {
     let (mut command, _scratch) = exec.busybox().command(words);
     let pty = Pty::new();
@@ -39,8 +39,8 @@ fn take_terminal() -> io::Result<()> {
 
 fn a_shell_with_ctrl_c_and_a_size(exec: Exec) {
     let script = "busybox stty size; busybox tty; trap 'echo caught' INT; \
-        sh -c 'echo ready; exec busybox sleep 1000'; echo after; read line; busybox stty size; exit $line";
-    let (mut child, mut screen, pty, before) = start(exec, &["sh", "-c", script]);
+        sh -c 'echo ready; exec busybox sleep 1000'; echo after; echo apart >&2; read line; busybox stty size; exit $line";
+    let (child, mut screen, pty, before) = start(exec, &["sh", "-c", script]);
     let said = read_until(&mut screen, "ready\r\n");
     assert!(said.ends_with("33 111\r\n/dev/pts/0\r\nready\r\n"), "{said:?}");
     assert!(is_raw(&pty.settings()), "keys are the guest's");
@@ -49,7 +49,7 @@ fn a_shell_with_ctrl_c_and_a_size(exec: Exec) {
     set_size(&pty, 44, 122);
     screen.write_all(b"17\n").unwrap();
     read_until(&mut screen, "17\r\n44 122\r\n");
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(17));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(17), &b"apart\n"[..]));
     assert!(pty.settings() == before, "the terminal is not restored");
 }

@@ -7,7 +7,7 @@ use crate::{end_of_interrupt, guest, need_kvm, never, power_off, take_interrupts
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use std::fs::{self, OpenOptions};
-use std::io::{PipeReader, Read, pipe};
+use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -116,6 +116,17 @@ fn a_reader_who_leaves_ends_the_run() {
     let (running, reader) = dammed_flood();
     drop(reader);
     running.end().assert(125, "", &["kickvm: cannot write the guest's output: Broken pipe"]);
+}
+
+#[test]
+fn nobody_waits_for_a_standard_error_that_nobody_reads() {
+    need_kvm!();
+    let (_reader, writer) = pipe().unwrap();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    (&writer).write_all(&[b'x'; 4096]).unwrap();
+    let mut run = run(&HALT, &["-v", "--timeout", "300ms"]);
+    run.command.stderr(writer);
+    assert_eq!(run.end().code, Some(124));
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub struct Running {
     pub input: Option<File>,
     /// Where its output comes from; the terminal's other end if it has one.
     pub output: Option<File>,
-    /// Where its errors come from, unless it has a terminal.
+    /// Where its errors come from, unless they go to its terminal.
     pub errors: Option<File>,
     /// The other end of its terminal.
     pub terminal: Option<File>,
@@ -54,14 +54,15 @@ pub fn start(job: &Job) -> io::Result<Running> {
     window::set_size(&pty.master, size)?;
     let name = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
     let slave = || pty.slave.try_clone().map(Stdio::from);
-    command.arg(name).args(&job.command).stdin(slave()?).stdout(slave()?).stderr(slave()?);
-    let child = command.spawn()?;
+    let errors = if job.errors_apart { Stdio::piped() } else { slave()? };
+    command.arg(name).args(&job.command).stdin(slave()?).stdout(slave()?).stderr(errors);
+    let mut child = command.spawn()?;
     let master = non_blocking(pty.master)?;
     Ok(Running {
         pid: Pid::from_raw(child.id() as i32),
         input: Some(master.try_clone()?),
         output: Some(master.try_clone()?),
-        errors: None,
+        errors: child.stderr.take().map(|end| non_blocking(end.into())).transpose()?,
         terminal: Some(master),
     })
 }

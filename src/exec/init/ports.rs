@@ -1,33 +1,36 @@
-//! The exec port, from inside the guest: by /dev/port, where a port's number is an offset (mem(4)).
+//! The exec port, from inside the guest.
 
-use crate::device::exec_port::{BELL, EXEC_PORT, SIGNATURE};
-use std::fs::File;
+use crate::device::exec_port::{BELL, EXEC_PORT, EXEC_PORTS, SIGNATURE};
+use crate::vcpu;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-/// The ports, and where they are.
+/// The ports, which this process may touch.
 #[derive(Debug)]
-pub struct Ports(File);
+pub struct Ports(vcpu::Ports);
 
 impl Ports {
-    /// Opens them for this process alone.
+    /// Asks the kernel for the ports (`ioperm(2)`).
     pub fn open() -> io::Result<Self> {
-        File::options().read(true).write(true).open("/dev/port").map(Self)
+        vcpu::Ports::open(EXEC_PORT, EXEC_PORTS).map(Self)
+    }
+
+    /// Gives them back.
+    pub fn close() {
+        vcpu::Ports::close(EXEC_PORT, EXEC_PORTS);
     }
 
     /// Whether the device is there.
     pub fn is_there(&self) -> bool {
-        let mut signature = [0; SIGNATURE.len()];
-        self.0.read_exact_at(&mut signature, EXEC_PORT.into()).is_ok() && signature == SIGNATURE
+        SIGNATURE.iter().zip(0..).all(|(byte, offset)| self.0.read(offset) == *byte)
     }
 
     /// Says in which page the channel's header is.
-    pub fn set_frame(&self, frame: u32) -> io::Result<()> {
-        self.0.write_all_at(&frame.to_le_bytes(), EXEC_PORT.into())
+    pub fn set_frame(&self, frame: u32) {
+        frame.to_le_bytes().into_iter().zip(0..).for_each(|(byte, offset)| self.0.write(offset, byte));
     }
 
     /// Rings the bell.
     pub fn ring(&self) {
-        let _ = self.0.write_all_at(&[0], (EXEC_PORT + BELL).into()); // as it did before, for `set_frame`
+        self.0.write(BELL, 0);
     }
 }

@@ -1,8 +1,9 @@
 //! The last step of a command's start, in a process of its own: a session, a terminal, and then the command in its place.
 
+use super::ports::Ports;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -28,6 +29,7 @@ pub fn become_command(arguments: Vec<OsString>) -> u8 {
 /// Begins a session, with a terminal if there is one, and returns how to make a command of it.
 fn enter(terminal: &OsStr) -> io::Result<impl FnMut(&OsString) -> Command> {
     nix::unistd::setsid()?;
+    Ports::close();
     let _ = std::fs::write("/proc/self/oom_score_adj", "0"); // not the protection that init has
     // The first terminal that a session's leader opens is the session's.
     let terminal = match terminal == "-" {
@@ -39,7 +41,10 @@ fn enter(terminal: &OsStr) -> io::Result<impl FnMut(&OsString) -> Command> {
     Ok(move |program: &OsString| {
         let mut command = Command::new(program);
         if let Some((input, output, errors)) = streams.take() {
-            command.stdin(input).stdout(output).stderr(errors);
+            command.stdin(input).stdout(output);
+            if io::stderr().is_terminal() {
+                command.stderr(errors); // else they go elsewhere already
+            }
         }
         command
     })
