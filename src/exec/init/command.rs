@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// What a command finds in its environment unless told otherwise.
@@ -81,13 +80,11 @@ fn start_with_pipes(mut command: Command, job: &Job) -> io::Result<Running> {
 
 /// This program, as the process that becomes the command.
 fn launcher(linked: bool) -> Command {
-    if !linked {
-        let mut command = Command::new(INIT_PATH);
-        command.arg0(SESSION);
-        return command;
+    let mut command = Command::new(if linked { LINKER_PATH } else { INIT_PATH });
+    if linked {
+        command.args(["--library-path", LIBRARIES_PATH, INIT_PATH]);
     }
-    let mut command = Command::new(LINKER_PATH);
-    command.args(["--library-path", LIBRARIES_PATH, "--argv0", SESSION, INIT_PATH]);
+    command.arg(SESSION);
     command
 }
 

@@ -12,7 +12,7 @@ mod session;
 mod system;
 
 use super::channel::Event;
-use super::job::{JOB_PATH, Job};
+use super::job::{INIT_PATH, JOB_PATH, Job};
 use crate::cause::cause;
 use command::Running;
 use link::Link;
@@ -22,7 +22,7 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::time::Duration;
 
-/// What [`act`] is called as by itself, to become the command.
+/// What [`act`] calls itself with, to become the command.
 const SESSION: &str = "kickvm-session";
 
 /// If this process is the first one of a guest of `kickvm exec`, or about to become its command: acts as that, and returns
@@ -35,7 +35,8 @@ pub fn act() -> Option<u8> {
         power_off();
     }
     let mut arguments = std::env::args_os();
-    (arguments.next()? == SESSION).then(|| session::become_command(arguments.collect()))
+    let session = arguments.next()? == INIT_PATH && arguments.next()? == SESSION;
+    session.then(|| session::become_command(arguments.collect()))
 }
 
 /// Runs the job. An error is one that nobody could be told through the channel.
