@@ -1,14 +1,14 @@
-//! On the host: starts guests by turns, counts what they cost, and compares.
+//! On the host: starts the guests, lets them read by turns, counts what that costs, and compares.
 
-use super::guest::PATTERNS;
+use super::guest::{PATTERNS, Pattern, ROUNDS};
 use super::{Result, cpio};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const ROUNDS: usize = 3;
+const SIDES: [&str; 3] = ["kickvm", "QEMU, aio=io_uring", "QEMU, aio=threads"];
 const IMAGE: u64 = 64 << 20;
 const JOB: &[u8] = b"#!/bin/sh
 cd /lib/modules/$(uname -r) && for module in $(cat order); do insmod $module; done
@@ -18,46 +18,51 @@ stty -echo
 
 pub fn main() -> Result<()> {
     let files = Files::new()?;
-    let kickvm = || files.kickvm();
-    let io_uring = || files.qemu("io_uring");
-    let threads = || files.qemu("threads");
-    let sides: [(&str, &dyn Fn() -> Command); 3] =
-        [("kickvm", &kickvm), ("QEMU, aio=io_uring", &io_uring), ("QEMU, aio=threads", &threads)];
-    let mut results: [[Vec<Cost>; PATTERNS.len()]; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        for ((_, command), results) in sides.iter().zip(&mut results) {
-            for (cost, results) in run(command())?.into_iter().zip(results) {
-                results.push(cost);
+    let commands = [files.kickvm()?, files.qemu("io_uring")?, files.qemu("threads")?];
+    let mut guests = commands.into_iter().map(Guest::start).collect::<Result<Vec<_>>>()?;
+    println!("Disk reads of one Debian guest, O_DIRECT, image in memory, medians of {ROUNDS} rounds:");
+    for pattern in &PATTERNS {
+        println!("{}", pattern.name);
+        let mut costs: [Vec<Cost>; SIDES.len()] = Default::default();
+        for _ in 0..ROUNDS {
+            for (guest, costs) in guests.iter_mut().zip(&mut costs) {
+                costs.push(guest.burst(pattern)?);
             }
         }
-    }
-    println!("Disk reads of one Debian guest, O_DIRECT, image in memory, medians of {ROUNDS} runs:");
-    for (index, pattern) in PATTERNS.iter().enumerate() {
-        println!("{}", pattern.name);
-        let speeds = results.each_ref().map(|results| median(&results[index], |cost| cost.speed));
-        for ((name, _), (results, speed)) in sides.iter().zip(results.iter().zip(speeds)) {
-            let of = |what: fn(&Cost) -> f64| median(&results[index], what);
-            println!(
-                "  {name:<20} {speed:>9.0} requests/s; each: {:>5.3} exits to user space, {:>5.3} of all kinds, {:>5.3} interrupts",
-                of(|cost| cost.user_exits),
-                of(|cost| cost.exits),
-                of(|cost| cost.interrupts),
-            );
-        }
-        let most = if pattern.depth == 1 { 1.0 } else { 0.5 };
-        println!("  speed, kickvm / the better QEMU    {:>6.2}  at least 2", speeds[0] / speeds[1].max(speeds[2]));
-        let exits = median(&results[0][index], |cost| cost.user_exits);
-        let interrupts = median(&results[0][index], |cost| cost.interrupts);
-        println!("  exits to user space, a request     {exits:>6.2}  at most {most}");
-        println!("  interrupts a request               {interrupts:>6.2}  at most {most}");
+        tell(pattern, &costs);
     }
     Ok(())
 }
 
-fn median(costs: &[Cost], what: fn(&Cost) -> f64) -> f64 {
-    let mut values: Vec<f64> = costs.iter().map(what).collect();
+fn tell(pattern: &Pattern, costs: &[Vec<Cost>; SIDES.len()]) {
+    for (name, costs) in SIDES.iter().zip(costs) {
+        let of = |what: fn(&Cost) -> f64| quartiles(costs.iter().map(what))[1];
+        println!(
+            "  {name:<20} {:>9.0} requests/s; each: {:>5.3} exits to user space, {:>5.3} of all kinds, {:>5.3} interrupts",
+            of(|cost| cost.speed),
+            of(|cost| cost.user_exits),
+            of(|cost| cost.exits),
+            of(|cost| cost.interrupts),
+        );
+    }
+    let [ours, others @ ..] = costs;
+    // Round by round, for what slows the machine down slows both.
+    let ratios = others.each_ref().map(|other| quartiles(ours.iter().zip(other).map(|(a, b)| a.speed / b.speed)));
+    for (name, [low, median, high]) in SIDES[1..].iter().zip(&ratios) {
+        println!("  speed, kickvm / {name:<18} {median:>6.2}  at least 2  (quartiles {low:.2} to {high:.2})");
+    }
+    let most = if pattern.depth == 1 { 1.0 } else { 0.5 };
+    let exits = quartiles(ours.iter().map(|cost| cost.user_exits))[1];
+    let interrupts = quartiles(ours.iter().map(|cost| cost.interrupts))[1];
+    println!("  exits to user space, a request     {exits:>6.2}  at most {most}");
+    println!("  interrupts a request               {interrupts:>6.2}  at most {most}");
+}
+
+/// The lower quartile, the median, and the upper quartile.
+fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
 /// What one request costs, on average.
@@ -73,7 +78,6 @@ struct Files {
     directory: PathBuf,
     kernel: String,
     initramfs: PathBuf,
-    image: PathBuf,
 }
 
 impl Files {
@@ -81,26 +85,31 @@ impl Files {
         let unique = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let directory = Path::new("/dev/shm").join(format!("kickvm-bench-{unique}"));
         fs::create_dir(&directory)?;
-        let (initramfs, image) = (directory.join("initramfs"), directory.join("image"));
+        let initramfs = directory.join("initramfs");
         let mut archive = File::create(&initramfs)?;
         for name in ["KICKVM_STOCK_MODULES", "KICKVM_INITRAMFS"] {
             archive.write_all(&fs::read(std::env::var(name)?)?)?;
         }
         let program = fs::read(std::env::current_exe()?)?;
         archive.write_all(&cpio::archive(&[("job", JOB), ("reader", &program)]))?;
-        // Random, so that no page of it is a hole.
-        std::io::copy(&mut File::open("/dev/urandom")?.take(IMAGE), &mut File::create(&image)?)?;
-        Ok(Self { directory, kernel: std::env::var("KICKVM_STOCK_KERNEL")?, initramfs, image })
+        Ok(Self { directory, kernel: std::env::var("KICKVM_STOCK_KERNEL")?, initramfs })
     }
 
-    fn kickvm(&self) -> Command {
+    /// A disk for one guest. Random, so that no page of it is a hole.
+    fn image(&self, name: &str) -> Result<PathBuf> {
+        let image = self.directory.join(name);
+        std::io::copy(&mut File::open("/dev/urandom")?.take(IMAGE), &mut File::create(&image)?)?;
+        Ok(image)
+    }
+
+    fn kickvm(&self) -> Result<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
         command.args(["run", "--append", "quiet", "--memory", "256M", "--kernel", &self.kernel, "--initramfs"]);
-        command.arg(&self.initramfs).arg("--disk").arg(&self.image).arg("--no-rng");
-        command
+        command.arg(&self.initramfs).arg("--disk").arg(self.image("kickvm")?).arg("--no-rng");
+        Ok(command)
     }
 
-    fn qemu(&self, engine: &str) -> Command {
+    fn qemu(&self, engine: &str) -> Result<Command> {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", "256", "-smp", "1", "-nodefaults"]);
         command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
@@ -108,9 +117,9 @@ impl Files {
             .args(["-append", "console=ttyS0 panic=-1 quiet", "-kernel", &self.kernel, "-initrd"])
             .arg(&self.initramfs);
         command.args(["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-blk-device,drive=disk"]);
-        let image = self.image.display();
-        command.args(["-drive", &format!("id=disk,file={image},format=raw,if=none,aio={engine}")]);
-        command
+        let image = self.image(engine)?;
+        command.args(["-drive", &format!("id=disk,file={},format=raw,if=none,aio={engine}", image.display())]);
+        Ok(command)
     }
 }
 
@@ -121,53 +130,68 @@ impl Drop for Files {
 }
 
 /// A guest that is killed when dropped.
-struct Guest(Child);
+struct Guest {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    seen: Vec<String>,
+}
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn run(mut command: Command) -> Result<Vec<Cost>> {
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut guest = Guest(child.map_err(|error| format!("{command:?}: {error}"))?);
-    let id = guest.0.id();
-    let mut stdin = guest.0.stdin.take().ok_or("no pipe")?;
-    let mut lines = BufReader::new(guest.0.stdout.take().ok_or("no pipe")?).lines();
-    let mut seen = Vec::new();
-    let mut wait_for = |word: &str| -> Result<Vec<String>> {
+impl Guest {
+    /// Starts it, and waits until it has booted.
+    fn start(mut command: Command) -> Result<Self> {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.map_err(|error| format!("{command:?}: {error}"))?;
+        let stdin = child.stdin.take().ok_or("no pipe")?;
+        let lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
+        let mut guest = Self { child, stdin, lines, seen: Vec::new() };
+        guest.wait_for("up")?;
+        guest.go_on()?;
+        Ok(guest)
+    }
+
+    fn wait_for(&mut self, word: &str) -> Result<Vec<String>> {
         loop {
-            let Some(line) = lines.next() else {
-                return Err(format!("{command:?} ended:\n{}", seen.join("\n")).into());
+            let Some(line) = self.lines.next() else {
+                return Err(format!("a guest ended:\n{}", self.seen.join("\n")).into());
             };
             let line = line?;
             if let Some(rest) = line.trim_start().strip_prefix(word) {
                 return Ok(rest.split_whitespace().map(str::to_owned).collect());
             }
-            seen.push(line);
+            self.seen.push(line);
         }
-    };
-    let mut costs = Vec::new();
-    for pattern in &PATTERNS {
-        wait_for(&format!("ready {}", pattern.name))?;
-        let before = Counters::of(id)?;
-        stdin.write_all(b"\n")?;
-        let words = wait_for("done ")?;
-        let after = Counters::of(id)?;
-        stdin.write_all(b"\n")?;
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        Ok(self.stdin.write_all(b"\n")?)
+    }
+
+    /// Has it read for a while.
+    fn burst(&mut self, pattern: &Pattern) -> Result<Cost> {
+        self.wait_for(&format!("ready {}", pattern.name))?;
+        let before = Counters::of(self.child.id())?;
+        self.go_on()?;
+        let words = self.wait_for("done ")?;
+        let after = Counters::of(self.child.id())?;
+        self.go_on()?;
         let [took, interrupts] = &words[..] else { return Err(format!("the guest said {words:?}").into()) };
         let requests = pattern.requests as f64;
         let each = |name: fn(&Counters) -> u64| (name(&after) - name(&before)) as f64 / requests;
-        costs.push(Cost {
+        Ok(Cost {
             speed: requests / took.parse::<f64>()? * 1e9,
             exits: each(|counters| counters.exits),
             user_exits: each(|counters| counters.mmio_exits),
             interrupts: interrupts.parse::<f64>()? / requests,
-        });
+        })
     }
-    Ok(costs)
 }
 
 /// What KVM has counted for a VM so far.
