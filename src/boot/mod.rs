@@ -116,10 +116,8 @@ fn load_file(
     if let Some(root) = payload.root {
         let packed = pack::pack(memory, &room_for_root(memory, &kernel, placed), root, note)?;
         placed.len += packed.len;
-        // Linux lets a tmpfs have half of the memory that is free when it begins to unpack. Where that is not enough, a ramfs
-        // has no limit.
         let free = ram_size(memory).saturating_sub(kernel.end).saturating_sub(placed.len);
-        if packed.unpacked > free / 2 - free / 16 {
+        if !fits_tmpfs(packed, free) {
             cmdline = format!("{RAMFS}{cmdline}").into();
         }
     }
@@ -129,6 +127,12 @@ fn load_file(
 
 /// Asks Linux for a first root file system without a limit.
 const RAMFS: &str = "rootfstype=ramfs ";
+/// Whether a tmpfs takes it. Linux lets one have half of the memory that is free when it begins to unpack, and an inode for each
+/// page of that half. A ramfs has no limit.
+fn fits_tmpfs(packed: pack::Packed, free: u64) -> bool {
+    packed.unpacked.max(packed.entries * PAGE_SIZE) <= free / 2 - free / 16
+}
+
 /// Where a packed archive begins, so that it and the guest's RAM can share large pages.
 const ROOT_ALIGNMENT: u64 = 2 << 20;
 

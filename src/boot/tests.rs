@@ -334,3 +334,12 @@ proptest! {
         }
     }
 }
+
+/// A tmpfs has an inode for each page that it may have.
+#[test]
+fn many_small_files_are_too_many_for_a_tmpfs() {
+    let packed = |unpacked, entries| pack::Packed { len: 0, unpacked, entries };
+    let free = 480 * MIB;
+    assert!(fits_tmpfs(packed(200 * MIB, 50_000), free) && !fits_tmpfs(packed(220 * MIB, 50_000), free));
+    assert!(!fits_tmpfs(packed(70 * MIB, 70_000), free), "it has 61,440");
+}

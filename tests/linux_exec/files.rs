@@ -12,6 +12,8 @@ on_kernel!(
     ours_only,
     BzImage,
     odd_names_and_kinds,
+    additions_over_a_root,
+    more_links_than_a_tmpfs_has_inodes,
     a_directory_that_changes,
     too_little_memory,
     an_initramfs_below,
@@ -91,6 +93,42 @@ fn odd_names_and_kinds(exec: Exec) {
         two words=two words\numläut 日本語=umläut 日本語\n./-dash 4751 2 regular file\n./link 4751 2 regular file\n\
         fifo 644 1 fifo\ntwo words 1000000000\nloop\nnowhere at all\nlinked\nno socket\n";
     ended.assert(0, expected, "kickvm: warning: 'odd/socket' is left out: It is a socket\n");
+}
+
+/// Links, hard links and modes of the root stay, but for what is added.
+fn additions_over_a_root(exec: Exec) {
+    let root = root(&exec);
+    let overlay = exec.scratch.path().join("overlay");
+    for directory in
+        [root.join("usr/lib"), root.join("tmp"), root.join("hard"), overlay.join("lib"), overlay.join("hard")]
+    {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink("usr/lib", root.join("lib")).unwrap();
+    fs::write(overlay.join("lib/new"), b"new\n").unwrap();
+    fs::write(root.join("hard/a"), b"old\n").unwrap();
+    for name in ["b", "c"] {
+        fs::hard_link(root.join("hard/a"), root.join("hard").join(name)).unwrap();
+    }
+    fs::write(overlay.join("hard/a"), b"mine\n").unwrap();
+    let add = |host: &std::path::Path, guest: &str| format!("{}:{guest}", host.display());
+    let (over, file) = (add(&overlay, "/"), add(&overlay.join("lib/new"), "/tmp/"));
+    let same = add(&root.join("hard/c"), "/hard/b");
+    let exec = exec.options(&["--root", &root.display().to_string(), "--add", &over, "--add", &file, "--add", &same]);
+    let script = "busybox readlink /lib; busybox stat -c '%n %a' /tmp; busybox cat /usr/lib/new /tmp/new /hard/*";
+    exec.run(&["sh", "-c", script]).assert(0, "usr/lib\n/tmp 1777\nnew\nnew\nmine\nold\nold\n", "");
+}
+
+/// It has half as many as there are pages of free memory: of 160 MiB fewer than 20,480.
+fn more_links_than_a_tmpfs_has_inodes(exec: Exec) {
+    let root = root(&exec);
+    fs::create_dir(root.join("links")).unwrap();
+    for n in 0..21_000 {
+        symlink("x", root.join(format!("links/{n}"))).unwrap();
+    }
+    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "160M".as_ref()]);
+    exec.run(&["sh", "-c", "busybox ls /links | busybox wc -l; busybox touch /more"]).assert(0, "21000\n", "");
 }
 
 /// Whatever it comes to, the guest starts, and a file that nobody touched is whole.

@@ -11,7 +11,6 @@ pub use libraries::{Linked, libraries_of};
 
 use super::error::{Error, Size};
 use archive::Archive;
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -74,6 +73,8 @@ pub struct Packed {
     pub len: u64,
     /// About as many bytes it takes when unpacked.
     pub unpacked: u64,
+    /// Its entries, each of which takes an inode or a link.
+    pub entries: u64,
 }
 
 /// RAM that Linux and its command want beside the files.
@@ -91,7 +92,6 @@ pub fn pack(memory: &GuestMemoryMmap, room: &Room, root: &Root, note: &mut dyn F
         }
     };
     let mut walk = Walk::new(Archive::new(memory, room.start, room.end), &mut limited);
-    let mut made = Made(HashSet::new());
     walk.archive.directory(b".", 0o755);
     // Linux opens the console for the first process before that could make it.
     walk.archive.directory(b"dev", 0o755);
@@ -104,7 +104,7 @@ pub fn pack(memory: &GuestMemoryMmap, room: &Room, root: &Root, note: &mut dyn F
     }
     let mut libraries = Vec::new();
     for Addition { host, guest, only_loaded, with_libraries } in &root.additions {
-        let guest = made.parents(&mut walk.archive, guest);
+        let guest = place(&walk.archive, host, guest);
         let most = if *only_loaded { elf::loaded_len(host).unwrap_or(u64::MAX) } else { u64::MAX };
         walk.tree(host, &guest, most).map_err(|source| unpackable(host, source))?;
         if *with_libraries {
@@ -114,11 +114,10 @@ pub fn pack(memory: &GuestMemoryMmap, room: &Room, root: &Root, note: &mut dyn F
     libraries.sort();
     libraries.dedup();
     for library in &libraries {
-        let guest = made.parents(&mut walk.archive, library);
-        walk.tree(library, &guest, u64::MAX).map_err(|source| unpackable(library, source))?;
+        walk.tree(library, &name_of(library), u64::MAX).map_err(|source| unpackable(library, source))?;
     }
     for NewFile { guest, mode, content } in &root.files {
-        let guest = made.parents(&mut walk.archive, guest);
+        let guest = walk.archive.parents(&name_of(guest));
         walk.archive.new_file(&guest, *mode, content);
     }
     let packed = walk.archive.finish();
@@ -152,21 +151,13 @@ fn check_room(room: &Room, root: &Root, packed: Packed) -> Result<(), Error> {
     Err(Error::NoRoomForRoot { ram: Size(room.ram), path: what, files, needed, suggestion })
 }
 
-/// Directories on the way to what was added.
-struct Made(HashSet<Vec<u8>>);
-
-impl Made {
-    /// Makes the directories above `path` and returns its name in the archive.
-    fn parents(&mut self, archive: &mut Archive<'_>, path: &Path) -> Vec<u8> {
-        let name = name_of(path);
-        for (at, _) in name.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            let parent = &name[..at];
-            // A root may have a link there (/lib to usr/lib), which must stay: the kernel unpacks through it.
-            if !archive.has(parent) && self.0.insert(parent.to_vec()) {
-                archive.directory(parent, 0o755);
-            }
-        }
-        name
+/// Where the file `host` goes: into `guest` if that is a directory or ends like one, as cp(1) has it.
+fn place(archive: &Archive<'_>, host: &Path, guest: &Path) -> Vec<u8> {
+    let name = name_of(guest);
+    let into = guest.as_os_str().as_bytes().ends_with(b"/") || archive.resolve(&name).is_some();
+    match host.file_name() {
+        Some(file) if into && host.is_file() => name_of(&guest.join(file)),
+        _ => name,
     }
 }
 

@@ -154,7 +154,174 @@ fn a_link_of_the_root_is_no_directory_for_what_is_added_through_it() {
     let libs: Vec<_> =
         entries.iter().filter(|(name, _)| name == b"lib").map(|(_, entry)| entry.mode & libc::S_IFMT).collect();
     assert_eq!(libs, [libc::S_IFLNK]);
-    assert_eq!(entries.last().unwrap().0, b"lib/new/file");
+    assert_eq!(entries.last().unwrap().0, b"usr/new/file");
+}
+
+/// What the kernel makes of these entries (init/initramfs.c): names, and the inodes that they are.
+fn unpack(entries: &[(Vec<u8>, Entry)]) -> BTreeMap<Vec<u8>, std::rc::Rc<std::cell::RefCell<Entry>>> {
+    let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
+    let kind = |entry: &Entry| entry.mode & libc::S_IFMT;
+    for (name, entry) in entries {
+        let new = || std::rc::Rc::new(std::cell::RefCell::new(entry.clone()));
+        let is = |it: &std::rc::Rc<std::cell::RefCell<Entry>>| kind(&it.borrow());
+        if files.get(name).is_some_and(|old| is(old) != kind(entry) || is(old) == libc::S_IFLNK) {
+            let below = [name, &b"/"[..]].concat();
+            assert!(!files.keys().any(|other: &Vec<u8>| other.starts_with(&below)), "a directory that is not empty");
+            files.remove(name);
+        }
+        if entry.links > 1 && kind(entry) == libc::S_IFREG {
+            if let Some(first) = links.get(&entry.inode) {
+                files.remove(name);
+                let first = files.get(first).expect("its first name is there").clone();
+                files.insert(name.clone(), first);
+                continue;
+            }
+            links.insert(entry.inode, name.clone());
+        }
+        files.entry(name.clone()).or_insert_with(new).replace(entry.clone());
+    }
+    files
+}
+
+fn names(entries: &[(Vec<u8>, Entry)]) -> Vec<String> {
+    entries.iter().map(|(name, _)| String::from_utf8(name.clone()).unwrap()).collect()
+}
+
+#[test]
+fn what_is_added_leaves_the_directories_and_links_of_the_root() {
+    let (root, overlay) = (Directory::new(), Directory::new());
+    fs::create_dir_all(root.0.join("usr/lib/deep")).unwrap();
+    fs::create_dir(root.0.join("tmp")).unwrap();
+    fs::set_permissions(root.0.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    for (target, name) in [("/usr/../usr/lib", "lib"), ("lib", "link"), ("nowhere", "gone"), ("loop", "loop")] {
+        symlink(target, root.0.join(name)).unwrap();
+    }
+    for name in ["lib/deep", "link", "gone", "loop", "own"] {
+        fs::create_dir_all(overlay.0.join(name)).unwrap();
+        fs::write(overlay.0.join(name).join("file"), b"").unwrap();
+    }
+    fs::set_permissions(overlay.0.join("own"), fs::Permissions::from_mode(0o700)).unwrap();
+    let file = Addition::new(overlay.0.join("own/file"), "/tmp/x");
+    // What was only made on the way to a file takes the mode of the directory that comes for it.
+    let early = Addition::new(overlay.0.join("own/file"), "/own/early");
+    let additions = vec![file, early, Addition::new(&overlay.0, "/")];
+    let (before, _) = packed(&directory(&root.0));
+    let (entries, notes) = packed(&Root { additions, ..directory(&root.0) });
+    assert_eq!((&entries[..before.len()], &notes[..]), (&before[..], &[][..]));
+    let added = &entries[before.len()..];
+    let expected = ["tmp/x", "own", "own/early", "gone", "gone/file", "usr/lib/deep/file", "usr/lib/file"];
+    assert_eq!(names(added), [&expected[..], &["loop", "loop/file", "own", "own/file"]].concat());
+    assert_eq!(added[9].1.mode, libc::S_IFDIR | 0o700);
+    let files = unpack(&entries);
+    assert_eq!(files[&b"tmp"[..]].borrow().mode, libc::S_IFDIR | 0o1777);
+    assert_eq!(files[&b"lib"[..]].borrow().mode & libc::S_IFMT, libc::S_IFLNK);
+}
+
+#[test]
+fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
+    let (root, new) = (Directory::new(), Directory::new());
+    let at = |name: &str| root.0.join(name);
+    fs::create_dir(at("bin")).unwrap();
+    fs::write(at("bin/busybox"), b"busybox").unwrap();
+    for name in ["bin/ash", "bin/sh", "top"] {
+        fs::hard_link(at("bin/busybox"), at(name)).unwrap();
+    }
+    symlink("bin", at("sbin")).unwrap();
+    fs::write(new.0.join("my-sh"), b"mine").unwrap();
+    let content = |additions: Vec<Addition>| {
+        let (entries, _) = packed(&Root { additions, ..directory(&root.0) });
+        let files = unpack(&entries);
+        let names = ["bin/ash", "bin/busybox", "bin/sh", "top"];
+        names.map(|name| String::from_utf8(files[name.as_bytes()].borrow().content.clone()).unwrap())
+    };
+    assert_eq!(content(vec![]), ["busybox"; 4]);
+    let mine = |guest: &str| Addition::new(new.0.join("my-sh"), guest);
+    assert_eq!(content(vec![mine("/bin/sh")]), ["busybox", "busybox", "mine", "busybox"]);
+    assert_eq!(content(vec![mine("/sbin/ash")]), ["mine", "busybox", "busybox", "busybox"]);
+    // The same file again, and a file whose first name became another's.
+    assert_eq!(content(vec![Addition::new(at("top"), "/bin/ash")]), ["busybox"; 4]);
+    assert_eq!(content(vec![mine("/bin/ash"), Addition::new(at("top"), "/bin/sh")])[2], "busybox");
+    assert_eq!(content(vec![mine("/bin/ash"), Addition::new(&root.0, "/")]), ["busybox"; 4]);
+    // Two names on the host that are one in the guest.
+    fs::create_dir_all(new.0.join("sbin")).unwrap();
+    fs::create_dir_all(new.0.join("bin")).unwrap();
+    fs::write(new.0.join("bin/sh"), b"both").unwrap();
+    fs::hard_link(new.0.join("bin/sh"), new.0.join("sbin/sh")).unwrap();
+    assert_eq!(content(vec![Addition::new(&new.0, "/")])[2], "both");
+}
+
+/// The kernel keeps a name as long as a name can be for each file that has several.
+#[test]
+fn only_a_file_with_several_names_in_the_tree_has_links() {
+    let (root, other) = (Directory::new(), Directory::new());
+    fs::write(root.0.join("a"), b"").unwrap();
+    fs::hard_link(root.0.join("a"), other.0.join("a")).unwrap();
+    let unpacked = |root: &Root| pack(&memory(), &ROOM, root, &mut |_| {}).unwrap().unpacked;
+    let (entries, _) = packed(&directory(&root.0));
+    assert_eq!(entries[1].1.links, 1);
+    let one = unpacked(&directory(&root.0));
+    for (name, links) in [("b", 3), ("c", 4)] {
+        fs::hard_link(root.0.join("a"), root.0.join(name)).unwrap();
+        let (entries, _) = packed(&directory(&root.0));
+        assert!(entries[1..].iter().all(|(_, entry)| entry.links == links), "{entries:?}");
+    }
+    assert_eq!(unpacked(&directory(&root.0)) - one, 2 * 1024 + 8192);
+}
+
+#[test]
+fn a_file_goes_into_a_directory() {
+    let (root, new) = (Directory::new(), Directory::new());
+    fs::create_dir_all(root.0.join("usr/bin")).unwrap();
+    symlink("usr/bin", root.0.join("bin")).unwrap();
+    fs::write(new.0.join("tool"), b"").unwrap();
+    for (guest, name) in [
+        ("/", "tool"),
+        ("/new/", "new/tool"),
+        ("/usr/bin", "usr/bin/tool"),
+        ("/bin", "usr/bin/tool"),
+        ("/bin/", "usr/bin/tool"),
+        ("bin/other", "usr/bin/other"),
+    ] {
+        let additions = vec![Addition::new(new.0.join("tool"), guest)];
+        let (entries, _) = packed(&Root { additions, ..directory(&root.0) });
+        assert_eq!(names(&entries).last().unwrap(), name, "{guest}");
+    }
+}
+
+#[test]
+fn what_the_kernel_would_skip_is_left_out() {
+    let (root, overlay) = (Directory::new(), Directory::new());
+    fs::create_dir(root.0.join("etc")).unwrap();
+    fs::write(root.0.join("TRAILER!!!"), b"").unwrap();
+    fs::write(overlay.0.join("etc"), b"").unwrap();
+    fs::write(overlay.0.join("last"), b"").unwrap();
+    let long = "x/".repeat((4095 - "last".len()) / 2);
+    let additions = vec![Addition::new(&overlay.0, "/"), Addition::new(overlay.0.join("last"), format!("{long}/last"))];
+    let (entries, notes) = packed(&Root { additions, ..directory(&root.0) });
+    assert_eq!(
+        (&names(&entries)[..3], entries.last().unwrap().0.len()),
+        (&[".", "etc", "last"].map(String::from)[..], 4094)
+    );
+    assert_eq!(
+        notes,
+        [
+            "warning: 'TRAILER!!!' is left out: That name ends an initramfs",
+            "warning: 'etc' is left out: A directory has its place"
+        ]
+    );
+    fs::write(overlay.0.join("longer"), b"").unwrap();
+    let (_, notes) = packed(&Root { additions: vec![Addition::new(&overlay.0, &long)], ..Root::default() });
+    assert!(notes.len() == 1 && notes[0].ends_with("longer' is left out: Its path in the guest would be too long"));
+    for guest in [format!("{long}/longer"), "x".repeat(256), "/etc".into()] {
+        fs::create_dir_all(root.0.join("etc/last")).unwrap();
+        let root = Root { additions: vec![Addition::new(overlay.0.join("last"), guest)], ..directory(&root.0) };
+        let error = pack(&memory(), &ROOM, &root, &mut |_| {}).unwrap_err().to_string();
+        assert!(
+            error.ends_with("/last': Its path in the guest would be too long")
+                || error.ends_with("/last': A directory has its place"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -41,8 +41,9 @@ pub fn set_up() -> Vec<String> {
         let _ = symlink(target, Path::new("/dev").join(link)); // it may be there
     }
     if statfs("/").is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
-        // By default it may take half of the memory; here nearly everything is in it.
-        let _ = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT, Some("size=90%")); // so be it
+        // By default it may take half of the memory, and an inode for each page of that; here nearly everything is in it.
+        let options = Some("size=90%,nr_inodes=0"); // as many as there may be
+        let _ = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT, options); // so be it
     }
     warn("set the host name", nix::unistd::sethostname(HOST_NAME));
     warn("start the loopback device", start_loopback());
