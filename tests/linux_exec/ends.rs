@@ -5,6 +5,7 @@ use super::exec::Exec;
 on_kernel!(by_pvh, Pvh, status_42);
 on_kernel!(by_elf, Elf, status_42);
 on_both_kernels!(status_42, status_200, killed_by_a_signal);
+on_kernel!(real_time, BzImage, killed_by_a_real_time_signal);
 on_kernel!(
     ours_only,
     BzImage,
@@ -31,6 +32,10 @@ fn status_42(exec: Exec) {
 
 fn status_200(exec: Exec) {
     exec.sh("exit 200").assert(200, "", "");
+}
+
+fn killed_by_a_real_time_signal(exec: Exec) {
+    exec.sh("kill -34 $$").assert(162, "", "");
 }
 
 fn killed_by_a_signal(exec: Exec) {

@@ -81,7 +81,7 @@ impl Header {
             user: stat.st_uid,
             group: stat.st_gid,
             links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-            time: u32::try_from(stat.st_mtime).unwrap_or(0), // before 1970 or after 2106: the format has no such time
+            time: stat.st_mtime.clamp(0, u32::MAX.into()) as u32, // the format ends in 2106
             size,
             device: (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)),
         }

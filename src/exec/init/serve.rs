@@ -4,10 +4,10 @@ use super::command::Running;
 use super::link::Link;
 use crate::event::{EventSet, Poll, Registry, Signals, Token};
 use crate::exec::channel::{Consumer, Lane, Order, Producer, take};
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, wait};
 use std::fs::File;
 use std::io;
 
@@ -103,13 +103,15 @@ impl Server {
     /// Takes note of every process that has ended. When the command has, so must all it left behind.
     fn bury(&mut self) {
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, status as u8),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                _ => continue, // interrupted, or a stop, which was not asked for
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status),
+                Err(Errno::INTR) => continue,
+                Ok(None) | Err(_) => return,
             };
-            if pid == self.running.pid {
+            // It may be any signal, real-time ones too.
+            let status = status.exit_status().or_else(|| Some(128 + status.terminating_signal()?));
+            let Some(status) = status.map(|status| status as u8) else { continue };
+            if pid == self.running.pid.as_raw() {
                 self.status = Some(status);
                 let _ = kill(Pid::from_raw(-1), Signal::SIGKILL); // there may be none
                 self.running.terminal = None;
