@@ -25,7 +25,7 @@ pub const ROUNDS: usize = 21;
 pub const PATTERNS: [Pattern; 3] = [
     Pattern { name: "sequential-128k", block: 128 << 10, depth: 1, random: false, requests: 100 },
     Pattern { name: "random-4k-depth-1", block: 4 << 10, depth: 1, random: true, requests: 200 },
-    Pattern { name: "random-4k-depth-32", block: 4 << 10, depth: 32, random: true, requests: 1000 },
+    Pattern { name: "random-4k-depth-32", block: 4 << 10, depth: 32, random: true, requests: 3000 },
 ];
 
 const DISK: &str = "/dev/vda";

@@ -2,6 +2,8 @@
 
 use super::guest::{PATTERNS, Pattern, ROUNDS};
 use super::{Result, cpio};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::{Path, PathBuf};
@@ -111,7 +113,8 @@ impl Files {
 
     fn qemu(&self, engine: &str) -> Result<Command> {
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", "256", "-smp", "1", "-nodefaults"]);
+        command.args(["-name", "guest,debug-threads=on", "-M", "microvm", "-accel", "kvm", "-cpu", "host"]);
+        command.args(["-m", "256", "-smp", "1", "-nodefaults"]);
         command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
         command
             .args(["-append", "console=ttyS0 panic=-1 quiet", "-kernel", &self.kernel, "-initrd"])
@@ -127,6 +130,17 @@ impl Drop for Files {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// The processor of all vCPUs, and that of everything else, as where vCPUs are pinned. One guest reads at a time.
+const GUESTS: usize = 1;
+const HOST: usize = 0;
+
+fn pin(thread: Pid, cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    let _ = sched_setaffinity(thread, &cpus); // where there is only one processor, all are on it anyway
+    Ok(())
 }
 
 /// A guest that is killed when dropped.
@@ -147,14 +161,29 @@ impl Drop for Guest {
 impl Guest {
     /// Starts it, and waits until it has booted.
     fn start(mut command: Command) -> Result<Self> {
+        pin(Pid::this(), GUESTS)?;
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        pin(Pid::this(), HOST)?;
         let mut child = child.map_err(|error| format!("{command:?}: {error}"))?;
         let stdin = child.stdin.take().ok_or("no pipe")?;
         let lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
         let mut guest = Self { child, stdin, lines, seen: Vec::new() };
         guest.wait_for("up")?;
+        guest.part()?;
         guest.go_on()?;
         Ok(guest)
+    }
+
+    /// Leaves only the vCPU where all started.
+    fn part(&self) -> Result<()> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?;
+            let name = fs::read_to_string(thread.path().join("comm"))?;
+            if !name.starts_with("vcpu") && !name.ends_with("/KVM\n") {
+                pin(Pid::from_raw(thread.file_name().to_string_lossy().parse()?), HOST)?;
+            }
+        }
+        Ok(())
     }
 
     fn wait_for(&mut self, word: &str) -> Result<Vec<String>> {

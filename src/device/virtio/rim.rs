@@ -6,6 +6,7 @@ use io_uring::{IoUring, opcode, squeue};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -64,10 +65,10 @@ pub fn transfer(
     flags: i32,
 ) -> io::Result<usize> {
     const MOST: usize = 64;
-    let mut list = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST];
+    let mut list = [const { MaybeUninit::<libc::iovec>::uninit() }; MOST];
     let mut count = 0;
-    for piece in pieces(memory, buffers).take(MOST) {
-        list[count] = piece?;
+    for (entry, piece) in list.iter_mut().zip(pieces(memory, buffers)) {
+        entry.write(piece?);
         count += 1;
     }
     let call = match direction {
@@ -76,9 +77,9 @@ pub fn transfer(
     };
     let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     loop {
-        // SAFETY: the first `count` entries of `list` are pieces of guest RAM, which stays mapped while `memory` lives. Nobody
-        // has Rust references to it, so the kernel may read and write it as the guest does.
-        let done = unsafe { call(file.as_raw_fd(), list.as_ptr(), count as i32, offset, flags) };
+        // SAFETY: the first `count` entries of `list` were written: pieces of guest RAM, which stays mapped while `memory` lives.
+        // Nobody has Rust references to it, so the kernel may read and write it as the guest does.
+        let done = unsafe { call(file.as_raw_fd(), list.as_ptr().cast(), count, offset, flags) };
         match usize::try_from(done).map_err(|_| io::Error::last_os_error()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
