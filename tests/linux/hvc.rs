@@ -46,23 +46,42 @@ fn our_kernel_takes_and_gives_lines() {
     takes_and_gives_lines(linux!(BzImage));
 }
 
-/// The console that init was given is the virtio console, so a shell is on it.
-#[test]
-fn the_size_of_the_terminal_reaches_the_guest_when_it_starts_and_when_it_changes() {
-    let guest = virtio(linux!(BzImage));
+#[track_caller]
+fn follows_the_terminal(guest: Guest) {
+    let script = format!(
+        "{ON_HVC}
+until [ \"$(stty size)\" = '40 100' ]; do usleep 10000; done 2>/dev/null; echo sized
+until [ \"$(stty size)\" = '50 132' ]; do usleep 10000; done; echo resized
+stty opost"
+    );
     let size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = Pty::new();
     tcsetwinsize(&pty.master, size(40, 100)).expect("a terminal has a size");
-    let keyboard = pty.master.try_clone().expect("cannot duplicate a descriptor");
-    let mut terminal = Terminal::start_on(pty, guest);
-    assert_eq!(terminal.ask("stty size"), ["40 100"]);
-    let wait = "until [ \"$(stty size)\" = '50 132' ]; do usleep 10000; done; echo resized";
-    terminal.press(&format!("{wait}\r"));
-    terminal.wait_for_line(wait); // from here on no line is being edited, which would be drawn anew
-    tcsetwinsize(&keyboard, size(50, 132)).expect("a terminal has a size");
+    let host = pty.master.try_clone().expect("cannot duplicate a descriptor");
+    let mut terminal = Terminal::start_on(pty, job(virtio(guest), &script));
+    terminal.wait_for_line("sized");
+    tcsetwinsize(&host, size(50, 132)).expect("a terminal has a size");
     terminal.wait_for_line("resized");
+    drop(host);
+    terminal.finish().assert_code(0);
+}
+
+#[test]
+fn the_size_of_the_terminal_reaches_a_stock_kernel_when_it_starts_and_when_it_changes() {
+    follows_the_terminal(linux!(Stock));
+}
+
+#[test]
+fn the_size_of_the_terminal_reaches_our_kernel_when_it_starts_and_when_it_changes() {
+    follows_the_terminal(linux!(BzImage));
+}
+
+/// The console that init was given is the virtio console, so a shell is on it.
+#[test]
+fn a_shell_on_it_answers_and_can_be_left() {
+    let mut terminal = Terminal::start(virtio(linux!(BzImage)));
+    assert_eq!(terminal.ask("tty"), ["/dev/hvc0"]);
     terminal.press(&format!("{CTRL_A}x"));
-    drop(keyboard);
     terminal.finish().assert_code(0);
 }
 

@@ -28,12 +28,15 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `guest` and waits for the shell's prompt.
     pub fn start(guest: Guest) -> Self {
-        Self::start_on(Pty::new(), guest)
+        let greeting = guest.greeting();
+        let mut terminal = Self::start_on(Pty::new(), guest);
+        terminal.running.wait_for_line(&greeting);
+        terminal.wait_for_prompt();
+        terminal
     }
 
-    /// The same on a terminal that is there.
+    /// Starts `guest` on a terminal that is there, and waits for nothing.
     pub fn start_on(pty: Pty, guest: Guest) -> Self {
-        let greeting = guest.greeting();
         let Pty { master: keyboard, slave } = pty;
         let before = tcgetattr(&keyboard).expect("cannot ask a terminal");
         let mut command = guest.command();
@@ -45,10 +48,7 @@ impl Terminal {
         drop(command); // its descriptors of the terminal with it: the terminal hangs up when kickvm ends
         let screen = keyboard.try_clone().expect("cannot duplicate a descriptor");
         let running = Running::new(child, Transcript::of(screen), guest);
-        running.wait_for_line(&greeting);
-        let mut terminal = Self { running, keyboard, before, read: 0 };
-        terminal.wait_for_prompt();
-        terminal
+        Self { running, keyboard, before, read: 0 }
     }
 
     /// Types at the keyboard.

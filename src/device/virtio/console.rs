@@ -7,6 +7,7 @@ use crate::device::{GuestRequest, Response};
 use crate::event::{EventOps, EventSet, Events};
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::mem::take;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -85,7 +86,7 @@ impl ConsolePort for Port {
     fn pull(&self, into: &mut Vec<u8>) {
         let mut state = self.lock();
         state.output.pull(into);
-        if std::mem::take(&mut state.blocked) {
+        if take(&mut state.blocked) {
             ring(&self.work);
         }
     }
@@ -138,6 +139,7 @@ pub struct Console {
     unsent: bool, // `sending` holds a request that is not done
     receiving: Chain,
     sized: bool,
+    fresh: bool,      // the driver has only just come
     config: [u8; 12], // cols, rows, max_nr_ports, emerg_wr
     block: Box<[u8; BLOCK]>,
 }
@@ -152,6 +154,7 @@ impl Console {
             unsent: false,
             receiving: Chain::default(),
             sized,
+            fresh: false,
             config: [0; 12],
             block: Box::new([0; BLOCK]),
         };
@@ -230,6 +233,12 @@ impl VirtioDevice for Console {
         let _ = ops.add(Events::with_data(&self.port.work, BACKEND, EventSet::IN | EventSet::EDGE_TRIGGERED));
     }
 
+    /// Linux looks at the size when it is told of a change, and not before (drivers/char/virtio_console.c, config_work_handler).
+    fn activate(&mut self, _features: u64) {
+        self.fresh = self.sized;
+        ring(&self.port.work);
+    }
+
     fn reset(&mut self) {
         self.unsent = false;
     }
@@ -239,7 +248,7 @@ impl VirtioDevice for Console {
             RECEIVE => self.receive(turn),
             TRANSMIT => self.transmit(turn),
             _ => {
-                turn.config_changed = self.resize();
+                turn.config_changed = self.resize() | take(&mut self.fresh);
                 self.receive(turn);
                 self.transmit(turn);
             }
@@ -341,10 +350,9 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_of_the_terminal_reaches_the_guest() {
+    fn a_driver_hears_of_the_terminal_s_size_when_it_is_ready_and_when_that_changes() {
         let (mut driver, port, _wake) = console(Some((80, 25)));
-        assert_eq!(driver.read(CONFIG), 25 << 16 | 80);
-        driver.interrupts();
+        assert_eq!((driver.read(CONFIG), driver.read(INTERRUPT_STATUS), driver.interrupts()), (25 << 16 | 80, 3, 1));
         port.resize((132, 50));
         driver.run();
         assert_eq!((driver.read(CONFIG), driver.read(INTERRUPT_STATUS), driver.interrupts()), (50 << 16 | 132, 3, 1));
