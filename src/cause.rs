@@ -2,13 +2,16 @@
 
 use std::io;
 
-/// The text of `error` without Rust's trailing "(os error N)".
+/// The text of `error` without Rust's trailing "(os error N)", and what mends it where that is always the same.
 pub fn cause(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    let mut text = error.to_string();
+    if let Some(end) = text.rfind(" (os error ") {
+        text.truncate(end);
     }
+    if error.raw_os_error() == Some(libc::EMFILE) {
+        text.push_str("; 'ulimit -n 1024' allows this process more");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -19,5 +22,11 @@ mod tests {
     fn the_error_number_is_left_out() {
         assert_eq!(cause(&io::Error::from_raw_os_error(libc::ENOENT)), "No such file or directory");
         assert_eq!(cause(&io::Error::other("odd")), "odd");
+    }
+
+    #[test]
+    fn a_limit_of_the_shell_comes_with_the_line_that_raises_it() {
+        let text = cause(&io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!(text, "Too many open files; 'ulimit -n 1024' allows this process more");
     }
 }

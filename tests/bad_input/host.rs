@@ -96,7 +96,11 @@ fn however_few_descriptors_there_are_the_error_is_one_line() {
             break;
         }
         let line = ended.stderr.trim_end();
-        assert!(line.starts_with("kickvm: cannot ") && line.ends_with(": Too many open files"), "{enough}: {line}");
+        assert!(
+            line.starts_with("kickvm: cannot ")
+                && line.ends_with(": Too many open files; 'ulimit -n 1024' allows this process more"),
+            "{enough}: {line}"
+        );
         ended.assert(125, "", &[line]);
         enough += 1;
     }
