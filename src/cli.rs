@@ -243,11 +243,12 @@ fn parse_net(text: &str) -> Result<Net, String> {
 
 fn parse_vsock(text: &str) -> Result<Vsock, String> {
     const FORM: &str = "give cid=N,socket=PATH, such as cid=3,socket=vsock.sock";
-    // The path is the rest of the text, as it may have commas.
-    let (cid, socket) = match text.split_once(",socket=").map(|(cid, socket)| (cid.strip_prefix("cid="), socket)) {
-        Some((Some(cid), socket)) if !socket.is_empty() => (cid, socket),
-        _ => return Err(FORM.to_owned()),
+    // The path may have commas.
+    let parts = match text.strip_prefix("cid=") {
+        Some(rest) => rest.split_once(",socket="),
+        None => text.strip_prefix("socket=").and_then(|rest| rest.rsplit_once(",cid=")).map(|(path, cid)| (cid, path)),
     };
+    let (cid, socket) = parts.filter(|(_, socket)| !socket.is_empty()).ok_or(FORM)?;
     // 0 to 2 and the last are everybody, the hypervisor, or the host (linux/vm_sockets.h).
     match cid.parse().ok().filter(|cid| (3..u32::MAX).contains(cid)) {
         Some(cid) => Ok(Vsock { cid, socket: socket.into() }),
@@ -284,7 +285,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 fn parse_balloon(text: &str) -> Result<u64, String> {
     match text.split_once('=') {
         Some(("size", size)) => parse_size(size),
-        _ => Err("give size=SIZE, such as size=64M, or nothing".to_owned()),
+        _ => Err("give size=SIZE, such as size=64M, or nothing, and then '--' before a command".to_owned()),
     }
 }
 
@@ -336,8 +337,12 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "t" => 40,
         _ => return Err("give a number with K, M, G or T, such as 512M".to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "give a number with K, M, G or T, such as 512M".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "that is more than a 64-bit machine has".to_owned())
+    if number.is_empty() {
+        return Err("give a number with K, M, G or T, such as 512M".to_owned());
+    }
+    // Digits alone: what is no number is too large.
+    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "that is more than a 64-bit machine has".to_owned())
 }
 
 /// A duration in which something can happen.
@@ -468,6 +473,7 @@ mod tests {
         let vsock = |cid, socket: &str| Ok(Vsock { cid, socket: socket.into() });
         assert_eq!(parse_vsock("cid=3,socket=/run/a b,c=d.sock"), vsock(3, "/run/a b,c=d.sock"));
         assert_eq!(parse_vsock("cid=4294967294,socket=x"), vsock(u32::MAX - 1, "x"));
+        assert_eq!(parse_vsock("socket=/run/a,cid=b.sock,cid=4"), vsock(4, "/run/a,cid=b.sock"));
         for text in ["", "cid=3", "socket=x", "cid=3,socket=", "cid=,socket=x", "cid=2,socket=x", "cid=-3,socket=x"] {
             assert!(parse_vsock(text).is_err(), "{text}");
         }

@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use cli::{Cli, Command};
 use kickvm::vmm::{self, VMMConfig, Vmm, code, complain};
 use kickvm::{boot, exec};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 use tell::Teller;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn command() -> u8 {
+    raise_limit();
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(run) => run_vm(*run),
@@ -31,6 +33,16 @@ fn command() -> u8 {
             Command::Doctor => doctor(),
         },
         Err(error) => usage(&error),
+    }
+}
+
+/// Sockets and devices take more descriptors than the usual soft limit allows, which is low for the sake of select(2).
+fn raise_limit() {
+    const ENOUGH: u64 = 4096;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < ENOUGH
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(ENOUGH), hard); // if not, there is less room
     }
 }
 

@@ -129,7 +129,7 @@ ping -c 1 10.9.0.1 | grep transmitted
     running.wait_for_line("1 02:00:00:c0:ff:ee");
     ip("link del gone0");
     let ended = finish(running);
-    ended.assert(0, &[]);
+    ended.assert(0, &["kickvm: tap interface 'gone0' was deleted; the guest sees its cable pulled"]);
     let ping = "1 packets transmitted, 1 packets received, 0% packet loss";
     assert_eq!(ended.between(&greeting, "reboot: Power down"), ["local", "1 02:00:00:c0:ff:ee", ping]);
 }
@@ -163,7 +163,7 @@ fn a_tap_that_cannot_be_had_is_said_with_the_line_that_mends_it() {
     refused("other0", &format!("it is not yours; make it so with '{del} && {add} other0'"));
 
     let twice = kickvm(&["run", "--kernel", "none", "--net", "tap=other0", "--net", "tap=other0"]);
-    end(twice).assert(125, "", &["kickvm: cannot use tap interface 'other0': another program uses it"]);
+    end(twice).assert(125, "", &["kickvm: cannot use tap interface 'other0': it is an interface of this guest already"]);
 }
 
 fn contained(mut command: Command) -> Command {

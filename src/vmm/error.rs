@@ -49,7 +49,7 @@ pub enum Error {
     #[error(transparent)]
     Boot(#[from] boot::Error),
     /// The console's file cannot be opened.
-    #[error("cannot open console file '{path}': {}", cause(.source))]
+    #[error("cannot open console file '{path}': {}{}", cause(.source), nobody_reads(.source))]
     ConsoleFile {
         /// As the user wrote it.
         path: PathBuf,
@@ -90,7 +90,7 @@ pub enum Error {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A balloon as large as the guest.
-    #[error("cannot have a balloon of {size}: the guest has {memory} of memory")]
+    #[error("cannot have a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
     Balloon {
         /// Size asked for.
         size: boot::Size,
@@ -115,6 +115,11 @@ impl Error {
     pub(crate) fn host<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host { action, source: source.into() }
     }
+}
+
+/// What it means that a FIFO cannot be opened (fifo(7)).
+fn nobody_reads(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(libc::ENXIO) { "; nobody reads from it" } else { "" }
 }
 
 /// What mends a /dev/kvm that cannot be opened.

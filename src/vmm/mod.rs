@@ -290,6 +290,7 @@ impl Vmm {
         for (tap, dropped) in &self.virtio.dropped {
             match dropped.load(Ordering::Relaxed) {
                 0 => {}
+                1 => self.say(1, format_args!("1 frame of tap interface '{tap}' was dropped")),
                 count => self.say(1, format_args!("{count} frames of tap interface '{tap}' were dropped")),
             }
         }

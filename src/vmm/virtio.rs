@@ -14,7 +14,7 @@ use crate::device::virtio::block::{Block, Disk};
 use crate::device::virtio::console::{self, Console};
 use crate::device::virtio::net::Net;
 use crate::device::virtio::rng::Rng;
-use crate::device::virtio::tap::Tap;
+use crate::device::virtio::tap::{Tap, TapError};
 use crate::device::virtio::vsock::{Listener, Vsock};
 use crate::device::virtio::{Interrupt, Page, REGISTERS, Registers, Virtio, VirtioDevice};
 use crate::vcpu::GuestRam;
@@ -69,7 +69,10 @@ impl VirtioDevices {
             let block = Block::new(file, disk.id.as_deref().unwrap_or(""), sockets.ram.memory(), on_error);
             devices.plug(block.map_err(Error::host("make a disk"))?, sockets)?;
         }
-        for net in &config.nets {
+        for (index, net) in config.nets.iter().enumerate() {
+            if config.nets[..index].iter().any(|other| other.tap == net.tap) {
+                return Err(Error::Tap { tap: net.tap.clone(), source: TapError::Twice });
+            }
             let device = open_net(net)?;
             devices.dropped.push((net.tap.clone(), device.dropped().clone()));
             devices.plug(device, sockets)?;
@@ -80,7 +83,8 @@ impl VirtioDevices {
             devices.plug(Vsock::new(*cid, listener), sockets)?;
         }
         if let Some(port) = hvc {
-            devices.plug(Console::new(port.clone()), sockets)?;
+            let console = Console::new(port.clone()).map_err(Error::host("make a virtio console"))?;
+            devices.plug(console, sockets)?;
         }
         if config.rng {
             devices.plug(Rng::new(), sockets)?;
@@ -138,7 +142,9 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, prompt: bool) -> Result<Interrupt, Error>
 fn open_net(config: &config::Net) -> Result<Net, Error> {
     let tap = Tap::open(&config.tap).map_err(|source| Error::Tap { tap: config.tap.clone(), source })?;
     let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("make up a MAC address"))?;
-    Ok(Net::new(tap, mac))
+    let name = config.tap.clone();
+    let on_gone = move || complain(format_args!("tap interface '{name}' was deleted; the guest sees its cable pulled"));
+    Ok(Net::new(tap, mac, Box::new(on_gone)))
 }
 
 /// An address that nobody else has, probably. One made from the tap's name would meet itself where two hosts share a network.

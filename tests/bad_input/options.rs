@@ -120,15 +120,19 @@ fn what_the_host_cannot_give_is_said() {
     let line = format!("kickvm: cannot use tap interface 'tap%d': {name}");
     run(&["--net", "tap=tap%d"]).assert(125, "", &[&line]);
 
+    let line = "kickvm: cannot have a balloon of 64M: it must be smaller than the guest's memory, 64M";
+    run(&["--memory", "64M", "--balloon", "size=64M"]).assert(125, "", &[line]);
+
     let socket = dir.path().join("socket");
     let option = format!("cid=3,socket={}", socket.display());
     let cannot = |why: &str| format!("kickvm: cannot listen at vsock socket '{}': {why}", socket.display());
+    let mend = "remove it, or take another path";
     let live = UnixListener::bind(&socket).unwrap();
     run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens there")]);
     drop(live);
     fs::remove_file(&socket).unwrap();
     fs::write(&socket, "").unwrap();
-    run(&["--vsock", &option]).assert(125, "", &[&cannot("the file exists and is not a socket")]);
+    run(&["--vsock", &option]).assert(125, "", &[&cannot(&format!("there is something else than a socket; {mend}"))]);
     fs::remove_file(&socket).unwrap();
     let line = "kickvm: cannot listen at vsock socket '/nonexistent/x': No such file or directory";
     run(&["--vsock", "cid=3,socket=/nonexistent/x"]).assert(125, "", &[line]);

@@ -46,6 +46,26 @@ fn our_kernel_takes_and_gives_lines() {
     takes_and_gives_lines(linux!(BzImage));
 }
 
+/// As in `echo … | kickvm run --console virtio`.
+#[track_caller]
+fn keeps_early_input(guest: Guest) {
+    let mut guest = job(virtio(guest), "read line </dev/hvc0; echo got $line >/dev/hvc0").start();
+    guest.say("a line\n");
+    let ended = guest.finish();
+    ended.assert_code(0);
+    assert!(lines(&ended.stdout).contains(&"got a line"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_stock_kernel_reads_what_was_said_before_it_had_a_console() {
+    keeps_early_input(linux!(Stock));
+}
+
+#[test]
+fn our_kernel_reads_what_was_said_before_it_had_a_console() {
+    keeps_early_input(linux!(BzImage));
+}
+
 #[track_caller]
 fn follows_the_terminal(guest: Guest) {
     let script = format!(

@@ -4,12 +4,13 @@
 use super::{BACKEND, Chain, Turn, VirtioDevice};
 use crate::device::console::{ConsolePort, Listener, Output, SILENT_TICKS, Work};
 use crate::device::{GuestRequest, Response};
-use crate::event::{EventOps, EventSet, Events};
+use crate::event::{EventOps, EventSet, Events, Timer};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem::take;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 // The queues.
@@ -24,6 +25,11 @@ const INPUT_LIMIT: usize = 64 << 10;
 const BLOCK: usize = 4 << 10;
 /// Blocks moved before other devices have their turn.
 const BLOCKS: usize = 16;
+
+/// How long a driver that is ready may take until it has a terminal for the input.
+const PATIENCE: Duration = Duration::from_secs(1);
+const WORK_EVENT: u32 = BACKEND;
+const TIMER_EVENT: u32 = BACKEND + 1;
 
 /// Columns and rows of a terminal.
 pub type TerminalSize = (u16, u16);
@@ -138,6 +144,10 @@ pub struct Console {
     sending: Chain,
     unsent: bool, // `sending` holds a request that is not done
     receiving: Chain,
+    /// Whether input would have a reader. Linux throws away what comes between its first buffer and its terminal
+    /// (drivers/char/virtio_console.c, add_port), so input waits until the driver has written something, or had time to.
+    open: bool,
+    patience: Timer,
     sized: bool,
     fresh: bool,      // the driver has only just come
     config: [u8; 12], // cols, rows, max_nr_ports, emerg_wr
@@ -146,20 +156,24 @@ pub struct Console {
 
 impl Console {
     /// The guest's end of `port`.
-    pub fn new(port: Arc<Port>) -> Self {
+    ///
+    /// Fails when the host has no more descriptors.
+    pub fn new(port: Arc<Port>) -> io::Result<Self> {
         let sized = port.lock().size.is_some();
         let mut console = Self {
             port,
             sending: Chain::default(),
             unsent: false,
             receiving: Chain::default(),
+            open: false,
+            patience: Timer::new()?,
             sized,
             fresh: false,
             config: [0; 12],
             block: Box::new([0; BLOCK]),
         };
         console.resize();
-        console
+        Ok(console)
     }
 
     /// Takes a new size over; returns whether there is one.
@@ -179,6 +193,7 @@ impl Console {
                 break;
             }
             self.unsent = true;
+            self.open = true;
             let room = state.output.room().min(BLOCK);
             let len = self.sending.readable.read(queue.memory(), &mut self.block[..room]);
             let _ = state.output.write(&self.block[..len]); // it takes every byte
@@ -203,7 +218,7 @@ impl Console {
     fn receive(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(queue) = turn.queues.get_mut(RECEIVE as usize) else { return };
         let mut state = self.port.lock();
-        while !state.input.is_empty() && queue.pop(&mut self.receiving) {
+        while self.open && !state.input.is_empty() && queue.pop(&mut self.receiving) {
             let (front, _) = state.input.as_slices();
             let len = self.receiving.writable.write(queue.memory(), front);
             state.input.drain(..len);
@@ -229,30 +244,35 @@ impl VirtioDevice for Console {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // It was just made and nobody else has it; if the host is out of memory the console is mute.
-        let _ = ops.add(Events::with_data(&self.port.work, BACKEND, EventSet::IN | EventSet::EDGE_TRIGGERED));
+        // They were just made and nobody else has them; if the host is out of memory the console is mute.
+        let _ = ops.add(Events::with_data(&self.port.work, WORK_EVENT, EventSet::IN | EventSet::EDGE_TRIGGERED));
+        let _ = ops.add(Events::with_data(&self.patience, TIMER_EVENT, EventSet::IN));
     }
 
     /// Linux looks at the size when it is told of a change, and not before (drivers/char/virtio_console.c, config_work_handler).
     fn activate(&mut self, _features: u64) {
         self.fresh = self.sized;
+        self.open = self.patience.arm(PATIENCE).is_err();
         ring(&self.port.work);
     }
 
     fn reset(&mut self) {
         self.unsent = false;
+        self.open = false;
+        let _ = self.patience.disarm(); // it can be
     }
 
     fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>) {
         match events.data() {
-            RECEIVE => self.receive(turn),
+            RECEIVE => {}
             TRANSMIT => self.transmit(turn),
+            TIMER_EVENT => self.open |= matches!(self.patience.read(), Ok(Some(_))),
             _ => {
                 turn.config_changed = self.resize() | take(&mut self.fresh);
-                self.receive(turn);
                 self.transmit(turn);
             }
         }
+        self.receive(turn);
     }
 }
 
@@ -260,12 +280,13 @@ impl VirtioDevice for Console {
 mod tests {
     use super::*;
     use crate::device::virtio::testing::*;
+    use std::time::Instant;
 
     fn console(size: Option<TerminalSize>) -> (Driver<Console>, Arc<Port>, EventFd) {
         let wake = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let port = Arc::new(Port::new(wake.try_clone().unwrap(), size).unwrap());
         let features = VERSION_1 | size.map_or(0, |_| SIZE_FEATURE);
-        (Driver::running(Console::new(port.clone()), features), port, wake)
+        (Driver::running(Console::new(port.clone()).unwrap(), features), port, wake)
     }
 
     const SIZE_FEATURE: u64 = super::SIZE;
@@ -336,6 +357,9 @@ mod tests {
     #[test]
     fn input_waits_for_buffers_and_a_full_queue_wakes_the_loop_when_there_is_room() {
         let (mut driver, port, wake) = console(None);
+        driver.request(TRANSMIT, &[(BUFFERS, 1)], &[]);
+        pulled(&port);
+        wake.read().unwrap();
         assert_eq!(port.feed(&[7; INPUT_LIMIT + 1]), INPUT_LIMIT);
         assert!(!port.look().hungry);
         driver.run();
@@ -347,6 +371,28 @@ mod tests {
         assert_eq!(driver.used(RECEIVE)[1], (0, INPUT_LIMIT as u32 - 200));
         assert!(wake.read().is_ok());
         assert!(port.look().hungry);
+    }
+
+    #[test]
+    fn input_waits_for_a_driver_that_has_written_or_had_time_to() {
+        let (mut driver, port, _wake) = console(None);
+        port.feed(b"early");
+        driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
+        assert_eq!(driver.used(RECEIVE), []);
+        driver.request(TRANSMIT, &[(BUFFERS, 1)], &[]);
+        assert_eq!(driver.used(RECEIVE), [(0, 5)]);
+
+        driver.write(STATUS, 0);
+        driver.start(VERSION_1);
+        port.feed(b"late");
+        driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
+        assert_eq!(driver.used(RECEIVE), []);
+        let begun = Instant::now();
+        while driver.used(RECEIVE).is_empty() {
+            assert!(begun.elapsed() < 60 * PATIENCE);
+            driver.run();
+        }
+        assert_eq!(driver.used(RECEIVE), [(0, 4)]);
     }
 
     #[test]

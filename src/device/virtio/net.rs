@@ -11,6 +11,7 @@ use super::tap::{HEADER, Tap};
 use super::{BACKEND, Chain, Turn, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -43,7 +44,6 @@ const LINK: usize = 6;
 const MTU: usize = 10;
 
 /// A network interface.
-#[derive(Debug)]
 pub struct Net {
     tap: Tap,
     config: [u8; 12],
@@ -53,6 +53,7 @@ pub struct Net {
     outgoing: Outgoing,
     interest: EventSet, // what the event loop has been asked for
     gone: bool,         // the tap was deleted
+    on_gone: Option<Box<dyn FnOnce() + Send>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -85,9 +86,16 @@ struct Outgoing {
     waits: bool,
 }
 
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net").field("tap", &self.tap).field("gone", &self.gone).finish_non_exhaustive()
+    }
+}
+
 impl Net {
     /// An interface with this MAC address whose frames go to `tap`.
-    pub fn new(tap: Tap, mac: [u8; 6]) -> Self {
+    /// Calls `on_gone` if the tap is deleted.
+    pub fn new(tap: Tap, mac: [u8; 6], on_gone: Box<dyn FnOnce() + Send>) -> Self {
         let mut config = [0; 12];
         config[..LINK].copy_from_slice(&mac);
         config[LINK..LINK + 2].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
@@ -112,6 +120,7 @@ impl Net {
             outgoing: Outgoing::default(),
             interest: EventSet::empty(),
             gone: false,
+            on_gone: Some(on_gone),
             dropped: Arc::default(),
         }
     }
@@ -207,6 +216,9 @@ impl Net {
     fn unplug(&mut self, turn: &mut Turn<'_, '_>) {
         let _ = turn.ops.remove(Events::empty(&self.tap)); // it is registered, see `init`
         self.gone = true;
+        if let Some(call) = self.on_gone.take() {
+            call();
+        }
         self.config[LINK] = 0;
         turn.config_changed = true;
     }

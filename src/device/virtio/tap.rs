@@ -44,6 +44,9 @@ pub enum TapError {
     /// It belongs to somebody else.
     #[error("it is not yours; make it so with '{}'", again(.0))]
     NotYours(String),
+    /// It is given twice.
+    #[error("it is an interface of this guest already")]
+    Twice,
     /// Another program has it.
     #[error("another program uses it")]
     Busy,

@@ -74,7 +74,8 @@ impl Disk {
         // For a block device O_EXCL means: not if it is mounted.
         let exclusive = if kind.is_block_device() && !read_only { libc::O_EXCL } else { 0 };
         let open = |path: &Path, flags| OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
-        let mut file = open(path, exclusive).map_err(|error| host("open", hint(&error, read_only))(error))?;
+        let mut file = open(path, exclusive)
+            .map_err(|error| host("open", hint(&error, !read_only && File::open(path).is_ok()))(error))?;
         let size = match kind.is_file() {
             true => file.metadata().map(|metadata| metadata.len()),
             false => file.seek(SeekFrom::End(0)),
@@ -230,9 +231,10 @@ pub fn shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "The file has become shorter")
 }
 
-fn hint(error: &io::Error, read_only: bool) -> &'static str {
+/// What mends an error of opening a disk, which `could_read` or not.
+fn hint(error: &io::Error, could_read: bool) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) if !read_only => {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) if could_read => {
             "; if the guest need not write, give ',ro' behind it"
         }
         Some(libc::EBUSY) => "; it is mounted here, or part of something that is",

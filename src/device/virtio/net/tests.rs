@@ -3,6 +3,7 @@ use crate::device::virtio::tap::Tap;
 use crate::device::virtio::testing::*;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use proptest::prelude::*;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
 use vm_memory::{Bytes, GuestAddress};
@@ -21,6 +22,11 @@ struct Bench {
     dropped: Arc<AtomicU64>,
 }
 
+thread_local! {
+    /// How many taps were gone.
+    static GONE: Cell<u32> = const { Cell::new(0) };
+}
+
 impl Bench {
     fn new(features: u64) -> Self {
         let mut bench = Self::without_driver();
@@ -32,7 +38,7 @@ impl Bench {
         // A socket that keeps messages apart behaves as a tap does.
         let flags = SockFlag::SOCK_NONBLOCK;
         let (ours, wire) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        let net = Net::new(Tap::stand_in(ours.into()), MAC);
+        let net = Net::new(Tap::stand_in(ours.into()), MAC, Box::new(|| GONE.set(GONE.get() + 1)));
         let dropped = net.dropped().clone();
         Self { driver: Driver::new(net), wire: wire.into(), dropped }
     }
@@ -280,6 +286,7 @@ fn a_tap_that_is_gone_is_a_cable_pulled() {
     driver.run();
     assert_eq!(driver.read(CONFIG + 4) >> 16, 0);
     assert_eq!(driver.read(INTERRUPT_STATUS), 3);
+    assert_eq!(GONE.get(), 1);
     driver.put(BUFFERS, &frame(60));
     driver.request(TX, &[(BUFFERS, 72)], &[]);
     assert_eq!((driver.used(TX), dropped.load(Ordering::Relaxed)), (vec![(0, 0)], 1));

@@ -74,6 +74,8 @@ pub struct Connection {
     pub queued: bool,
     /// What the event loop has been asked for; nothing if the socket is not registered.
     pub interest: Option<EventSet>,
+    /// Its number among all that there have been.
+    pub arrival: u64,
     line: Vec<u8>,
     /// A packet that the guest has to get first.
     pub owed: Option<u16>,
@@ -105,6 +107,7 @@ impl Connection {
             stage,
             queued: false,
             interest: None,
+            arrival: 0,
             line: Vec::new(),
             owed: None,
             backlog: VecDeque::new(),

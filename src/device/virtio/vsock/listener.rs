@@ -28,8 +28,11 @@ pub enum ListenError {
     #[error("a socket's path may have {LONGEST} bytes at most")]
     TooLong,
     /// There is a file that is not ours to replace.
-    #[error("the file exists and is not a socket")]
+    #[error("there is something else than a socket; remove it, or take another path")]
     NotASocket,
+    /// There is a socket that may not be connected to.
+    #[error("there is a socket of another user; remove it if nobody uses it, or take another path")]
+    NotYours,
     /// There is one that somebody listens on.
     #[error("another program listens there")]
     Taken,
@@ -53,7 +56,8 @@ impl Listener {
                     fs::remove_file(path).map_err(ListenError::Host)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone meanwhile
-                _ => return Err(ListenError::Taken),                        // even if it is too busy to answer
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(ListenError::NotYours),
+                _ => return Err(ListenError::Taken), // even if it is too busy to answer
             }
         }
         let socket = UnixListener::bind(path).map_err(ListenError::Host)?;

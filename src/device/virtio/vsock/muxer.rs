@@ -40,6 +40,7 @@ pub struct Muxer {
     /// RST packets of no connection.
     refusals: VecDeque<Header>,
     next_port: u32,
+    arrivals: u64,
     chain: Chain,
     vectors: Vectors,
     scratch: Box<[u8]>,
@@ -59,6 +60,7 @@ impl Muxer {
             waiting: VecDeque::new(),
             refusals: VecDeque::new(),
             next_port: FIRST_PORT,
+            arrivals: 0,
             chain: Chain::default(),
             vectors: Vectors::new(),
             scratch: vec![0; SCRATCH].into(),
@@ -105,21 +107,46 @@ impl Muxer {
 
     fn accept(&mut self, ops: &mut EventOps) {
         for _ in 0..ACCEPTED {
-            if self.len() == MOST_CONNECTIONS {
+            if self.len() == MOST_CONNECTIONS && self.oldest_silent().is_none() {
                 self.accepting = false; // until one is closed
                 return;
             }
             match self.listener.accept() {
-                Ok(socket) => drop(self.insert(Connection::new(socket, Stage::Greeting, Ports::default()), ops)),
+                Ok(socket) => {
+                    self.make_room(ops);
+                    let _ = self.insert(Connection::new(socket, Stage::Greeting, Ports::default()), ops);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
                 }
-                Err(_) => {
-                    self.accepting = false; // out of descriptors: until one is closed, or the guest stirs
-                    return;
-                }
+                // Out of descriptors.
+                Err(_) => match self.oldest_silent() {
+                    Some(silent) => self.close(silent, ops),
+                    None => {
+                        self.accepting = false; // until one is closed, or the guest stirs
+                        return;
+                    }
+                },
             }
         }
+    }
+
+    /// The host program that has waited longest without saying what it wants.
+    fn oldest_silent(&self) -> Option<usize> {
+        let connections = self.connections.iter().enumerate();
+        let silent = connections.filter_map(|(index, connection)| Some((connection.as_ref()?, index)));
+        let silent = silent.filter(|(connection, _)| connection.stage == Stage::Greeting);
+        silent.min_by_key(|(connection, _)| connection.arrival).map(|(_, index)| index)
+    }
+
+    /// Closes a connection of somebody who wants nothing if there is no room for those who do. Returns whether there is room.
+    fn make_room(&mut self, ops: &mut EventOps) -> bool {
+        if self.len() == MOST_CONNECTIONS
+            && let Some(silent) = self.oldest_silent()
+        {
+            self.close(silent, ops);
+        }
+        self.len() < MOST_CONNECTIONS
     }
 
     fn on_socket(&mut self, index: usize, happened: EventSet, ops: &mut EventOps) {
@@ -194,7 +221,7 @@ impl Muxer {
     }
 
     fn connect(&mut self, ports: Ports, header: &Header, ops: &mut EventOps) {
-        let socket = match self.len() < MOST_CONNECTIONS {
+        let socket = match self.make_room(ops) {
             true => self.listener.connect(ports.host).ok(),
             false => None,
         };
@@ -313,6 +340,8 @@ impl Muxer {
         let index = self.free.last().copied().unwrap_or(self.connections.len());
         let interest = connection.wants();
         connection.interest = Some(interest);
+        self.arrivals += 1;
+        connection.arrival = self.arrivals;
         ops.add(Events::with_data(&connection, LISTENER + 1 + index as u32, interest)).ok()?;
         match self.free.pop() {
             Some(index) => self.connections[index] = Some(connection),

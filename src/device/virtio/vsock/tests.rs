@@ -468,6 +468,20 @@ fn connections_are_bounded_and_whoever_is_too_many_waits_or_is_refused() {
 }
 
 #[test]
+fn whoever_says_nothing_makes_room_for_those_who_do() {
+    let mut bench = Bench::new();
+    let mut silent: Vec<_> = (0..MOST_CONNECTIONS).map(|_| bench.greet("")).collect();
+    let asking = bench.greet("CONNECT 7\n");
+    bench.expect(&[(op::REQUEST, 0, 0)]);
+    has_ended(&silent.remove(0));
+    silent.iter().for_each(is_open);
+    is_open(&asking);
+    bench.connect();
+    has_ended(&silent.remove(0));
+    silent.iter().for_each(is_open);
+}
+
+#[test]
 fn a_receive_buffer_without_room_for_a_byte_stops_its_queue_only() {
     let mut bench = Bench::without_driver();
     bench.driver.start(VERSION_1);
