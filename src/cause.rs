@@ -9,7 +9,7 @@ pub fn cause(error: &io::Error) -> String {
         text.truncate(end);
     }
     if error.raw_os_error() == Some(libc::EMFILE) {
-        text.push_str("; 'ulimit -n 1024' allows this process more");
+        text.push_str("; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more");
     }
     text
 }
@@ -27,6 +27,6 @@ mod tests {
     #[test]
     fn a_limit_of_the_shell_comes_with_the_line_that_raises_it() {
         let text = cause(&io::Error::from_raw_os_error(libc::EMFILE));
-        assert_eq!(text, "Too many open files; 'ulimit -n 1024' allows this process more");
+        assert_eq!(text, "Too many open files; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more");
     }
 }

@@ -285,7 +285,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 fn parse_balloon(text: &str) -> Result<u64, String> {
     match text.split_once('=') {
         Some(("size", size)) => parse_size(size),
-        _ => Err("give size=SIZE, such as size=64M, or nothing, and then '--' before a command".to_owned()),
+        _ => Err("give size=SIZE, such as size=64M, or nothing (and then '--' before exec's command)".to_owned()),
     }
 }
 

@@ -163,7 +163,11 @@ fn a_tap_that_cannot_be_had_is_said_with_the_line_that_mends_it() {
     refused("other0", &format!("it is not yours; make it so with '{del} && {add} other0'"));
 
     let twice = kickvm(&["run", "--kernel", "none", "--net", "tap=other0", "--net", "tap=other0"]);
-    end(twice).assert(125, "", &["kickvm: cannot use tap interface 'other0': it is an interface of this guest already"]);
+    end(twice).assert(
+        125,
+        "",
+        &["kickvm: cannot use tap interface 'other0': it is an interface of this guest already"],
+    );
 }
 
 fn contained(mut command: Command) -> Command {

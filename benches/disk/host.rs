@@ -2,12 +2,13 @@
 
 use super::guest::{PATTERNS, Pattern, ROUNDS};
 use super::{Result, cpio};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const SIDES: [&str; 3] = ["kickvm", "QEMU, aio=io_uring", "QEMU, aio=threads"];
@@ -132,15 +133,20 @@ impl Drop for Files {
     }
 }
 
-/// The processor of all vCPUs, and that of everything else, as where vCPUs are pinned. One guest reads at a time.
-const GUESTS: usize = 1;
+/// The processor of everything but vCPUs, and that of all vCPUs, as where those are pinned: one guest reads at a time.
+static PROCESSORS: LazyLock<[usize; 2]> = LazyLock::new(|| {
+    let own = sched_getaffinity(Pid::this()).expect("every process has some");
+    let mut own = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu) == Ok(true));
+    let host = own.next().expect("every process has one");
+    [host, own.next().unwrap_or(host)]
+});
 const HOST: usize = 0;
+const GUESTS: usize = 1;
 
-fn pin(thread: Pid, cpu: usize) -> Result<()> {
+fn pin(thread: Pid, place: usize) -> Result<()> {
     let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    let _ = sched_setaffinity(thread, &cpus); // where there is only one processor, all are on it anyway
-    Ok(())
+    cpus.set(PROCESSORS[place])?;
+    Ok(sched_setaffinity(thread, &cpus)?)
 }
 
 /// A guest that is killed when dropped.
@@ -178,7 +184,7 @@ impl Guest {
     fn part(&self) -> Result<()> {
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let thread = thread?;
-            let name = fs::read_to_string(thread.path().join("comm"))?;
+            let Ok(name) = fs::read_to_string(thread.path().join("comm")) else { continue }; // it has ended
             if !name.starts_with("vcpu") && !name.ends_with("/KVM\n") {
                 pin(Pid::from_raw(thread.file_name().to_string_lossy().parse()?), HOST)?;
             }

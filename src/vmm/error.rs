@@ -6,8 +6,10 @@ use crate::device::virtio::block::DiskError;
 use crate::device::virtio::tap::TapError;
 use crate::device::virtio::vsock::ListenError;
 use crate::event;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong with kickvm itself; how a guest ends is not an error.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,7 @@ pub enum Error {
     #[error(transparent)]
     Boot(#[from] boot::Error),
     /// The console's file cannot be opened.
-    #[error("cannot open console file '{path}': {}{}", cause(.source), nobody_reads(.source))]
+    #[error("cannot open console file '{path}': {}{}", cause(.source), nobody_reads(path, .source))]
     ConsoleFile {
         /// As the user wrote it.
         path: PathBuf,
@@ -118,8 +120,10 @@ impl Error {
 }
 
 /// What it means that a FIFO cannot be opened (fifo(7)).
-fn nobody_reads(error: &io::Error) -> &'static str {
-    if error.raw_os_error() == Some(libc::ENXIO) { "; nobody reads from it" } else { "" }
+fn nobody_reads(path: &Path, error: &io::Error) -> &'static str {
+    let no_reader = error.raw_os_error() == Some(libc::ENXIO);
+    let fifo = no_reader && fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+    if fifo { "; nobody reads from it" } else { "" }
 }
 
 /// What mends a /dev/kvm that cannot be opened.

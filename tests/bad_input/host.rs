@@ -98,7 +98,8 @@ fn however_few_descriptors_there_are_the_error_is_one_line() {
         let line = ended.stderr.trim_end();
         assert!(
             line.starts_with("kickvm: cannot ")
-                && line.ends_with(": Too many open files; 'ulimit -n 1024' allows this process more"),
+                && line
+                    .ends_with(": Too many open files; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more"),
             "{enough}: {line}"
         );
         ended.assert(125, "", &[line]);

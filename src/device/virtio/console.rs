@@ -27,7 +27,7 @@ const BLOCK: usize = 4 << 10;
 const BLOCKS: usize = 16;
 
 /// How long a driver that is ready may take until it has a terminal for the input.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 const WORK_EVENT: u32 = BACKEND;
 const TIMER_EVENT: u32 = BACKEND + 1;
 
@@ -375,19 +375,20 @@ mod tests {
 
     #[test]
     fn input_waits_for_a_driver_that_has_written_or_had_time_to() {
+        let begun = Instant::now();
         let (mut driver, port, _wake) = console(None);
         port.feed(b"early");
         driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
-        assert_eq!(driver.used(RECEIVE), []);
+        assert!(driver.used(RECEIVE).is_empty() || begun.elapsed() > PATIENCE);
         driver.request(TRANSMIT, &[(BUFFERS, 1)], &[]);
         assert_eq!(driver.used(RECEIVE), [(0, 5)]);
 
         driver.write(STATUS, 0);
+        let begun = Instant::now();
         driver.start(VERSION_1);
         port.feed(b"late");
         driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
-        assert_eq!(driver.used(RECEIVE), []);
-        let begun = Instant::now();
+        assert!(driver.used(RECEIVE).is_empty() || begun.elapsed() > PATIENCE);
         while driver.used(RECEIVE).is_empty() {
             assert!(begun.elapsed() < 60 * PATIENCE);
             driver.run();

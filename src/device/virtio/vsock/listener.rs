@@ -31,8 +31,8 @@ pub enum ListenError {
     #[error("there is something else than a socket; remove it, or take another path")]
     NotASocket,
     /// There is a socket that may not be connected to.
-    #[error("there is a socket of another user; remove it if nobody uses it, or take another path")]
-    NotYours,
+    #[error("there is a socket that you may not connect to; remove it if nobody uses it, or take another path")]
+    Forbidden,
     /// There is one that somebody listens on.
     #[error("another program listens there")]
     Taken,
@@ -56,7 +56,8 @@ impl Listener {
                     fs::remove_file(path).map_err(ListenError::Host)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone meanwhile
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(ListenError::NotYours),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(ListenError::Forbidden),
+                Err(error) if is_out_of_descriptors(&error) => return Err(ListenError::Host(error)),
                 _ => return Err(ListenError::Taken), // even if it is too busy to answer
             }
         }
@@ -87,6 +88,11 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(socket))
+}
+
+/// Whether a descriptor could not be had because there are too many.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl AsRawFd for Listener {

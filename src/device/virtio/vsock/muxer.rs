@@ -1,7 +1,7 @@
 //! All connections of a device: which packet is whose, and whose turn it is to send one to the guest.
 
 use super::connection::{Connection, Greeting, Ports, Stage};
-use super::listener::Listener;
+use super::listener::{Listener, is_out_of_descriptors};
 use super::packet::{HEADER, HOST_CID, Header, STREAM, op};
 use crate::device::virtio::rim::Vectors;
 use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
@@ -107,46 +107,57 @@ impl Muxer {
 
     fn accept(&mut self, ops: &mut EventOps) {
         for _ in 0..ACCEPTED {
-            if self.len() == MOST_CONNECTIONS && self.oldest_silent().is_none() {
-                self.accepting = false; // until one is closed
+            let full = self.len() == MOST_CONNECTIONS;
+            let silent = if full { self.silent(ops) } else { None };
+            if silent.is_none() && self.len() == MOST_CONNECTIONS {
+                self.accepting = false; // until one is closed, or the guest stirs
                 return;
             }
             match self.listener.accept() {
                 Ok(socket) => {
-                    self.make_room(ops);
-                    let _ = self.insert(Connection::new(socket, Stage::Greeting, Ports::default()), ops);
+                    if let Some(silent) = silent {
+                        self.close(silent, ops);
+                    }
+                    let connection = Connection::new(socket, Stage::Greeting, Ports::default());
+                    if let Some(index) = self.insert(connection, ops) {
+                        self.on_socket(index, EventSet::IN, ops); // it may have said already what it wants
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
                 }
                 // Out of descriptors.
-                Err(_) => match self.oldest_silent() {
-                    Some(silent) => self.close(silent, ops),
-                    None => {
+                Err(_) => {
+                    let before = self.len();
+                    self.close_silent(ops);
+                    if self.len() == before {
                         self.accepting = false; // until one is closed, or the guest stirs
                         return;
                     }
-                },
+                }
             }
         }
     }
 
     /// The host program that has waited longest without saying what it wants.
-    fn oldest_silent(&self) -> Option<usize> {
-        let connections = self.connections.iter().enumerate();
-        let silent = connections.filter_map(|(index, connection)| Some((connection.as_ref()?, index)));
-        let silent = silent.filter(|(connection, _)| connection.stage == Stage::Greeting);
-        silent.min_by_key(|(connection, _)| connection.arrival).map(|(_, index)| index)
+    fn silent(&mut self, ops: &mut EventOps) -> Option<usize> {
+        loop {
+            let places = self.connections.iter().enumerate();
+            let connections = places.filter_map(|(index, place)| Some((place.as_ref()?, index)));
+            let silent = connections.filter(|(connection, _)| connection.stage == Stage::Greeting);
+            let (_, index) = silent.min_by_key(|(connection, _)| connection.arrival)?;
+            self.on_socket(index, EventSet::IN, ops); // it may have said it just now, or be gone
+            if connection(&mut self.connections, index).is_some_and(|it| it.stage == Stage::Greeting) {
+                return Some(index);
+            }
+        }
     }
 
-    /// Closes a connection of somebody who wants nothing if there is no room for those who do. Returns whether there is room.
-    fn make_room(&mut self, ops: &mut EventOps) -> bool {
-        if self.len() == MOST_CONNECTIONS
-            && let Some(silent) = self.oldest_silent()
-        {
+    /// Closes the connection of that program, if there is one.
+    fn close_silent(&mut self, ops: &mut EventOps) {
+        if let Some(silent) = self.silent(ops) {
             self.close(silent, ops);
         }
-        self.len() < MOST_CONNECTIONS
     }
 
     fn on_socket(&mut self, index: usize, happened: EventSet, ops: &mut EventOps) {
@@ -201,7 +212,7 @@ impl Muxer {
 
     /// Handles a packet.
     pub fn on_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
-        self.accepting = self.len() < MOST_CONNECTIONS;
+        self.accepting = true; // or else `accept` takes that back
         let mut bytes = [0; HEADER];
         if packet.read_at(memory, 0, &mut bytes) < HEADER {
             return; // nobody to answer
@@ -221,10 +232,17 @@ impl Muxer {
     }
 
     fn connect(&mut self, ports: Ports, header: &Header, ops: &mut EventOps) {
-        let socket = match self.make_room(ops) {
-            true => self.listener.connect(ports.host).ok(),
-            false => None,
-        };
+        let mut socket = self.listener.connect(ports.host);
+        if socket.as_ref().is_err_and(is_out_of_descriptors) {
+            self.close_silent(ops);
+            socket = self.listener.connect(ports.host);
+        }
+        if socket.is_ok() && self.len() == MOST_CONNECTIONS {
+            self.close_silent(ops);
+        }
+        // A program that was heard just now may have been given the same ports.
+        let fits = self.len() < MOST_CONNECTIONS && !self.by_ports.contains_key(&ports);
+        let socket = socket.ok().filter(|_| fits);
         let index = socket.and_then(|socket: UnixStream| {
             let mut connection = Connection::new(socket, Stage::Open, ports);
             connection.owed = Some(op::RESPONSE);
@@ -322,7 +340,7 @@ impl Muxer {
 
     /// The guest stirs, so it is worth another look whether there are descriptors.
     pub fn look_again(&mut self) {
-        self.accepting = self.len() < MOST_CONNECTIONS;
+        self.accepting = true; // or else `accept` takes that back
     }
 
     /// Ends all connections for the programs of the host.

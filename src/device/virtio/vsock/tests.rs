@@ -478,7 +478,24 @@ fn whoever_says_nothing_makes_room_for_those_who_do() {
     is_open(&asking);
     bench.connect();
     has_ended(&silent.remove(0));
+    // Whatever the guest does meanwhile.
+    bench.say(SERVED, op::CREDIT_REQUEST, &[]);
+    bench.packets();
+    let asking = bench.greet("CONNECT 8\n");
+    bench.expect(&[(op::REQUEST, 0, 0)]);
+    is_open(&asking);
+    has_ended(&silent.remove(0));
     silent.iter().for_each(is_open);
+}
+
+#[test]
+fn whoever_has_said_what_it_wants_is_not_silent() {
+    let mut bench = Bench::new();
+    let silent = bench.greet("");
+    let asking: Vec<_> = (0..MOST_CONNECTIONS + 1).map(|_| bench.greet("CONNECT 7\n")).collect();
+    assert_eq!(bench.packets().len(), MOST_CONNECTIONS);
+    has_ended(&silent);
+    asking.iter().for_each(is_open);
 }
 
 #[test]
