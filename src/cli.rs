@@ -329,20 +329,16 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
 
 /// Bytes: a number of MiB, or of the unit K, M, G or T behind it.
 fn parse_size(text: &str) -> Result<u64, String> {
+    const FORM: &str = "give a number with K, M, G or T, such as 512M";
     let (number, unit) = split_unit(text);
     let shift = match unit {
         "K" | "k" => 10,
         "" | "M" | "m" => 20,
         "G" | "g" => 30,
         "T" | "t" => 40,
-        _ => return Err("give a number with K, M, G or T, such as 512M".to_owned()),
+        _ => return Err(FORM.to_owned()),
     };
-    if number.is_empty() {
-        return Err("give a number with K, M, G or T, such as 512M".to_owned());
-    }
-    // Digits alone: what is no number is too large.
-    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "that is more than a 64-bit machine has".to_owned())
+    multiply(number, 1 << shift, FORM)?.ok_or_else(|| "that is more than a 64-bit machine has".to_owned())
 }
 
 /// A duration in which something can happen.
@@ -357,15 +353,24 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "give a number with ms, s, m or h, such as 30s";
     let (number, unit) = split_unit(text);
-    let number: u64 = number.parse().map_err(|_| FORM.to_owned())?;
     let milliseconds = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
         _ => return Err(FORM.to_owned()),
     };
+    let milliseconds = multiply(number, milliseconds, FORM)?;
     milliseconds.map(Duration::from_millis).ok_or_else(|| "that is longer than anybody waits".to_owned())
+}
+
+/// So many times `unit`; nothing if that is more than 64 bits have. `digits` come from [`split_unit`].
+fn multiply(digits: &str, unit: u64, form: &str) -> Result<Option<u64>, String> {
+    match digits {
+        "" => Err(form.to_owned()),
+        // Being digits, what is no number is too large.
+        _ => Ok(digits.parse().ok().and_then(|number: u64| number.checked_mul(unit))),
+    }
 }
 
 fn split_unit(text: &str) -> (&str, &str) {

@@ -8,7 +8,6 @@ use clap::error::ErrorKind;
 use cli::{Cli, Command};
 use kickvm::vmm::{self, VMMConfig, Vmm, code, complain};
 use kickvm::{boot, exec};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 use tell::Teller;
@@ -19,12 +18,12 @@ fn main() -> ExitCode {
         return ExitCode::from(status);
     }
     vmm::terminal::restore_on_panic();
+    vmm::raise_descriptor_limit();
     // A panic has printed its message by the time it gets here.
     ExitCode::from(std::panic::catch_unwind(command).unwrap_or(code::FAILED))
 }
 
 fn command() -> u8 {
-    raise_limit();
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(run) => run_vm(*run),
@@ -33,16 +32,6 @@ fn command() -> u8 {
             Command::Doctor => doctor(),
         },
         Err(error) => usage(&error),
-    }
-}
-
-/// Sockets and devices take more descriptors than the usual soft limit allows, which is low for the sake of select(2).
-fn raise_limit() {
-    const ENOUGH: u64 = 4096;
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < ENOUGH
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(ENOUGH), hard); // if not, there is less room
     }
 }
 

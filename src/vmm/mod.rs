@@ -7,6 +7,7 @@ mod config;
 mod console;
 mod console_watch;
 mod demo;
+mod descriptors;
 mod doctor;
 mod error;
 mod exit_handler;
@@ -30,6 +31,7 @@ pub use config::{
 };
 pub use console_watch::ConsoleLog;
 pub use demo::demo_config;
+pub use descriptors::raise_descriptor_limit;
 pub use doctor::{Finding, doctor};
 pub use error::Error;
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
