@@ -8,9 +8,9 @@
 #[path = "../tests/common/images.rs"]
 mod images;
 
-use kickvm::boot::pack::{Room, pack};
-use kickvm::boot::{Root, layout};
-use kickvm::vcpu::GuestRam;
+use kickvm::boot::layout;
+use kickvm::exec::rootfs::{Room, Root, pack};
+use kickvm::memory::GuestRam;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use std::fs;

@@ -6,7 +6,7 @@ mod minimal;
 
 use kickvm::boot::Image;
 use kickvm::device::{Device, GuestRequest, Response};
-use kickvm::vmm::{Console, VMMConfig, Vmm};
+use kickvm::vmm::{ConsoleConfig, VMMConfig, Vmm};
 use kvm_ioctls::VcpuExit;
 use nix::time::{ClockId, clock_gettime};
 use std::io::{Read, Write};
@@ -190,7 +190,7 @@ fn port_exit() -> Result<Duration> {
         }
     }
     let stamps = Arc::new(Stamps::default());
-    let config = VMMConfig { memory: RAM, console: Console::None, ..VMMConfig::new(Image::Raw(MANY_EXITS)) };
+    let config = VMMConfig { memory: RAM, console: ConsoleConfig::None, ..VMMConfig::new(Image::Raw(MANY_EXITS)) };
     let mut vmm = Vmm::try_from(config)?;
     vmm.add_port_device(STAMP_PORT, 1, stamps.clone())?;
     vmm.run()?;

@@ -2,7 +2,7 @@
 //! `DIRECTORY/man/man1/kickvm*.1` and completions for bash, zsh and fish. `make install` runs it.
 
 #[allow(dead_code)]
-#[path = "../src/cli.rs"]
+#[path = "../src/cli/mod.rs"]
 mod cli;
 
 use clap::CommandFactory;

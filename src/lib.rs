@@ -57,14 +57,20 @@
 #[cfg(feature = "vmm")]
 pub mod boot;
 #[cfg(feature = "vmm")]
-mod cause;
+pub mod console;
 #[cfg(feature = "vmm")]
 pub mod device;
+#[cfg(feature = "vmm")]
+pub mod doctor;
 pub mod event;
 #[cfg(feature = "vmm")]
 pub mod exec;
 #[cfg(feature = "vmm")]
+pub mod memory;
+#[cfg(feature = "vmm")]
 pub mod report;
+#[cfg(feature = "vmm")]
+pub mod sys;
 #[cfg(feature = "vmm")]
 pub mod vcpu;
 #[cfg(feature = "vmm")]

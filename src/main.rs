@@ -1,24 +1,26 @@
 //! kickvm: parse, build, run, tell, exit code. Nothing else.
 
 mod cli;
-mod tell;
+
+use std::io::Write;
+use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+
 use cli::{Cli, Command};
-use kickvm::vmm::{self, VMMConfig, Vmm, code, complain};
-use kickvm::{boot, exec};
-use std::io::Write;
-use std::process::ExitCode;
-use tell::Teller;
+use kickvm::report::RunReporter;
+use kickvm::sys::os_error;
+use kickvm::vmm::{VMMConfig, Vmm, code, complain};
+use kickvm::{console, doctor as checks, exec, sys};
 
 fn main() -> ExitCode {
     // In a guest of `kickvm exec` this is the first process.
     if let Some(status) = exec::act() {
         return ExitCode::from(status);
     }
-    vmm::terminal::restore_on_panic();
-    vmm::raise_descriptor_limit();
+    console::terminal::restore_on_panic();
+    sys::rlimit::raise_nofile_limit();
     // A panic has printed its message by the time it gets here.
     ExitCode::from(std::panic::catch_unwind(command).unwrap_or(code::FAILED))
 }
@@ -28,7 +30,7 @@ fn command() -> u8 {
         Ok(cli) => match cli.command {
             Command::Run(run) => run_vm(*run),
             Command::Exec(exec) => run_command(*exec),
-            Command::Demo => run_demo(vmm::demo_config()),
+            Command::Demo => run_demo(checks::demo_config()),
             Command::Doctor => doctor(),
         },
         Err(error) => usage(&error),
@@ -36,17 +38,17 @@ fn command() -> u8 {
 }
 
 fn run_vm(run: cli::Run) -> u8 {
-    let (config, report, verdicts) = run.into_parts();
-    match Teller::new("run", &[], &config, report, verdicts) {
-        Ok(teller) => teller.tell(Vmm::try_from(config).and_then(Vmm::run).map(exec::Ended::from)),
+    let (config, paths) = run.into_parts();
+    match RunReporter::new("run", &[], &config, paths) {
+        Ok(reporter) => reporter.finish(Vmm::try_from(config).and_then(Vmm::run).map(exec::Ended::from)),
         Err(why) => fail(why),
     }
 }
 
 fn run_command(exec: cli::Exec) -> u8 {
-    let (config, report, verdicts) = exec.into_parts();
-    match Teller::new("exec", &config.command, &config.vmm, report, verdicts) {
-        Ok(teller) => teller.tell(exec::run(config)),
+    let (config, paths) = exec.into_parts();
+    match RunReporter::new("exec", &config.command, &config.vmm, paths) {
+        Ok(reporter) => reporter.finish(exec::run(config)),
         Err(why) => fail(why),
     }
 }
@@ -67,11 +69,11 @@ fn fail(why: impl std::fmt::Display) -> u8 {
 }
 
 fn doctor() -> u8 {
-    let findings = vmm::doctor();
+    let findings = checks::doctor();
     let mut stdout = std::io::stdout();
     for finding in &findings {
         if let Err(error) = writeln!(stdout, "{finding}") {
-            return fail(format_args!("cannot write to standard output: {}", vmm::cause(&error)));
+            return fail(format_args!("cannot write to standard output: {}", os_error::describe(&error)));
         }
     }
     if findings.iter().all(|finding| finding.good) { code::OK } else { code::FAILED }
@@ -83,7 +85,7 @@ fn usage(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => code::OK,
-            Err(error) => fail(format_args!("cannot write to standard output: {}", vmm::cause(&error))),
+            Err(error) => fail(format_args!("cannot write to standard output: {}", os_error::describe(&error))),
         },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             fail("say what to do: run, exec, demo or doctor; 'kickvm --help' explains")

@@ -2,7 +2,7 @@
 #![cfg(feature = "vmm")]
 
 #[allow(dead_code)]
-#[path = "../src/cli.rs"]
+#[path = "../src/cli/mod.rs"]
 mod cli;
 
 use clap::Parser;

@@ -2,9 +2,6 @@
 //!
 //! RSDP → XSDT → FADT (→ DSDT) and MADT, one behind the other from [`ACPI_TABLES`] (ACPI 6.5, chapters 4.1 and 5).
 
-use super::Error;
-use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC, PAGE_SIZE, virtio_slots};
-use crate::device::{acpi_pm, pvpanic, serial};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     self, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package,
@@ -17,6 +14,10 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::Error;
+use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC, PAGE_SIZE, virtio_slots};
+use crate::device::{acpi_pm, pvpanic, serial};
 
 const OEM_ID: [u8; 6] = *b"KICKVM";
 const OEM_TABLE_ID: [u8; 8] = *b"KICKVM  ";

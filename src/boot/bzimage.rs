@@ -1,12 +1,13 @@
 //! bzImage: the compressed image that distributions ship (Documentation/arch/x86/boot.rst).
 
+use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
+use linux_loader::loader::{BzImage, KernelLoader};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
+
 use super::error::Error;
 use super::kernel::{CMDLINE_MAX, Kernel, Protocol};
 use super::layout::HIGH_RAM;
 use super::source::Source;
-use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
-use linux_loader::loader::{BzImage, KernelLoader};
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 const HEADER_OFFSET: u64 = 0x1f1;
 /// Where "HdrS" stands.

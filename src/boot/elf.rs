@@ -1,12 +1,13 @@
 //! ELF: the uncompressed vmlinux, and other guests that come as an executable.
 
+use linux_loader::elf::{ELFDATA2LSB, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
+use linux_loader::loader::{Elf, KernelLoader};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
+
 use super::error::Error;
 use super::kernel::{CMDLINE_MAX, Kernel, Protocol};
 use super::layout::{HIGH_RAM, MMIO_GAP};
 use super::source::Source;
-use linux_loader::elf::{ELFDATA2LSB, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
-use linux_loader::loader::{Elf, KernelLoader};
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 // ELF header fields: e_ident[4..6], and e_machine (System V ABI, gABI 4.1).
 const EI_CLASS: usize = 4;

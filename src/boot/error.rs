@@ -1,15 +1,16 @@
 //! What can be wrong with the files a guest is made of.
 
-use crate::cause::cause;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use crate::sys::os_error;
 
 /// Why a guest could not be loaded. Each message names the file and says what would mend it where something would.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be opened or read.
-    #[error("cannot {action} {role} '{path}': {}", cause(.source))]
+    #[error("cannot {action} {role} '{path}': {}", os_error::describe(.source))]
     File {
         /// "open" or "read".
         action: &'static str,
@@ -36,18 +37,18 @@ pub enum Error {
     )]
     NoRoom {
         /// RAM below 4 GiB, where both must be.
-        ram: Size,
+        ram: ByteSize,
         /// The kernel's file.
         kernel: PathBuf,
         /// RAM up to the end of the kernel.
-        needed: Size,
+        needed: ByteSize,
         /// Bytes of initramfs.
-        initramfs: Size,
+        initramfs: ByteSize,
         /// RAM that would do.
-        suggestion: Size,
+        suggestion: ByteSize,
     },
     /// What was to be packed cannot be.
-    #[error("cannot pack '{path}': {}", cause(.source))]
+    #[error("cannot pack '{path}': {}", os_error::describe(.source))]
     Pack {
         /// As the user wrote it.
         path: PathBuf,
@@ -68,15 +69,15 @@ pub enum Error {
     )]
     NoRoomForRoot {
         /// All RAM.
-        ram: Size,
+        ram: ByteSize,
         /// The root directory.
         path: PathBuf,
         /// Bytes of its files.
-        files: Size,
+        files: ByteSize,
         /// RAM that is needed.
-        needed: Size,
+        needed: ByteSize,
         /// RAM that would do.
-        suggestion: Size,
+        suggestion: ByteSize,
     },
     /// No guest's RAM is large enough for the files that were packed.
     #[error("'{path}' is too large to be an initramfs: its files take {files}, and this kernel takes {most} at most")]
@@ -84,9 +85,9 @@ pub enum Error {
         /// The root directory.
         path: PathBuf,
         /// Bytes of its files.
-        files: Size,
+        files: ByteSize,
         /// Bytes an archive can have.
-        most: Size,
+        most: ByteSize,
     },
     /// The command line is longer than the kernel can take.
     #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
@@ -121,9 +122,9 @@ impl fmt::Display for Role {
 
 /// A number of bytes, shown rounded up in a unit that `--memory` takes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
+pub struct ByteSize(pub u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes if bytes >= 1 << 30 && bytes % (1 << 30) == 0 => write!(f, "{}G", bytes >> 30),

@@ -3,9 +3,10 @@
 //! The kernel unpacks any number of archives in a row, each compressed or not, if each begins at a multiple of four
 //! (Documentation/driver-api/early-userspace/buffer-format.rst). A later archive's files replace an earlier one's.
 
+use std::path::PathBuf;
+
 use super::error::{Error, Role};
 use super::source::Source;
-use std::path::PathBuf;
 
 const ALIGNMENT: u64 = 4;
 

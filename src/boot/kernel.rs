@@ -1,12 +1,14 @@
 //! Which kind of kernel a file holds, where it will lie, and how it is entered.
 
+use std::fmt;
+use std::path::Path;
+
+use linux_loader::loader::bootparam::setup_header;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
 use super::error::{Error, Role};
 use super::source::Source;
 use super::{bzimage, elf};
-use linux_loader::loader::bootparam::setup_header;
-use std::fmt;
-use std::path::Path;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// How the guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

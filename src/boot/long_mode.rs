@@ -1,7 +1,8 @@
 //! What a processor needs in memory to start in 64-bit mode: descriptors and an identity map of the first 4 GiB.
 
-use super::layout::{GDT, PAGE_TABLES};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::layout::{GDT, PAGE_TABLES};
 
 /// Selector of the code segment (Linux's `__BOOT_CS`).
 pub const CODE_SELECTOR: u16 = 0x10;

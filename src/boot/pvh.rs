@@ -1,18 +1,19 @@
 //! PVH's start info: the same facts as the zero page in a form that is not Linux's own
 //! (Xen, xen/include/public/arch-x86/hvm/start_info.h).
 
-use super::layout::{ACPI_TABLES, COMMAND_LINE, PVH_MEMORY_MAP, PVH_MODULES, PVH_START_INFO, memory_map};
-use super::{Error, Placed, ram_size};
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::layout::{ACPI_TABLES, COMMAND_LINE, PVH_MEMORY_MAP, PVH_MODULES, PVH_START_INFO, memory_map};
+use super::{Error, Range, ram_size};
+
 /// The version that has a memory map.
 const VERSION: u32 = 1;
 
 /// Writes the start info, its memory map, and its one module if there is an initramfs.
-pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Option<Placed>) -> Result<(), Error> {
+pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Option<Range>) -> Result<(), Error> {
     let mut info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: VERSION,
@@ -21,7 +22,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Option<Placed>) -> Resu
         memmap_paddr: PVH_MEMORY_MAP,
         ..Default::default()
     };
-    if let Some(Placed { start, len }) = initramfs {
+    if let Some(Range { start, len }) = initramfs {
         let module = hvm_modlist_entry { paddr: start, size: len, ..Default::default() };
         memory.write_obj(module, GuestAddress(PVH_MODULES))?;
         info.modlist_paddr = PVH_MODULES;

@@ -3,9 +3,10 @@
 //! A kernel with EFI support on hardware-reduced ACPI reboots through EFI, and where there is none (as here) by a jump to
 //! the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution kernels do.
 
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
 use super::Error;
 use super::layout::RESET_VECTOR;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// 16-bit code that pulses the i8042's reset line.
 const CODE: [u8; 7] = [

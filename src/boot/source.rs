@@ -1,10 +1,11 @@
 //! A file that becomes part of the guest.
 
-use super::error::{Error, Role};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use super::error::{Error, Role};
 
 /// An open regular file that is not empty.
 #[derive(Debug)]

@@ -3,16 +3,18 @@
 #[path = "../../tests/common/images.rs"]
 mod images;
 
+use std::io::Write;
+
+use linux_loader::loader::bootparam::boot_params;
+use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use proptest::prelude::*;
+use vm_memory::ByteValued;
+use vmm_sys_util::tempfile::TempFile;
+
 use super::layout::{ACPI_TABLES, ACPI_TABLES_END, PAGE_TABLES, memory_map, ram_ranges};
 use super::source::Source;
 use super::*;
 use images::{bzimage, cpio, elf, pvh};
-use linux_loader::loader::bootparam::boot_params;
-use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
-use proptest::prelude::*;
-use std::io::Write;
-use vm_memory::ByteValued;
-use vmm_sys_util::tempfile::TempFile;
 
 const MIB: u64 = 1 << 20;
 const CODE: &[u8] = b"\xb0\x07\xe6\xf4";
@@ -35,7 +37,7 @@ fn load_into(memory: &GuestMemoryMmap, kernel: &[u8], archives: &[&[u8]], cmdlin
     let initramfs: Vec<_> = archives.iter().map(|archive| archive.as_path().to_owned()).collect();
     let image = Image::File(kernel.as_path().to_owned());
     let (image, initramfs) = (&image, &initramfs[..]);
-    load(memory, &Payload { image, initramfs, root: None, cmdline, cpus: 1, virtio: 0, wake_line: false })
+    load(memory, &BootParams { image, initramfs, root: None, cmdline, cpus: 1, virtio: 0, wake_line: false })
 }
 
 fn bytes(memory: &GuestMemoryMmap, at: u64, len: usize) -> Vec<u8> {
@@ -338,7 +340,7 @@ proptest! {
 /// A tmpfs has an inode for each page that it may have.
 #[test]
 fn many_small_files_are_too_many_for_a_tmpfs() {
-    let packed = |unpacked, entries| pack::Packed { len: 0, unpacked, entries };
+    let packed = |unpacked, entries| crate::exec::rootfs::Packed { len: 0, unpacked, entries };
     let free = 480 * MIB;
     assert!(fits_tmpfs(packed(200 * MIB, 50_000), free) && !fits_tmpfs(packed(220 * MIB, 50_000), free));
     assert!(!fits_tmpfs(packed(70 * MIB, 70_000), free), "it has 61,440");

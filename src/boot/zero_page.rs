@@ -1,10 +1,11 @@
 //! The zero page, `boot_params`: how the Linux boot protocol tells a kernel where everything is
 //! (Documentation/arch/x86/zero-page.rst).
 
-use super::layout::{ACPI_TABLES, COMMAND_LINE, ZERO_PAGE, memory_map};
-use super::{Error, Placed, ram_size};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::layout::{ACPI_TABLES, COMMAND_LINE, ZERO_PAGE, memory_map};
+use super::{Error, Range, ram_size};
 
 /// A boot loader without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -18,7 +19,7 @@ pub(super) fn write(
     memory: &GuestMemoryMmap,
     cmdline: &str,
     setup: Option<setup_header>,
-    initramfs: Option<Placed>,
+    initramfs: Option<Range>,
 ) -> Result<(), Error> {
     let mut params = boot_params {
         acpi_rsdp_addr: ACPI_TABLES,
@@ -33,7 +34,7 @@ pub(super) fn write(
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
     params.hdr.cmdline_size = cmdline.len() as u32;
-    if let Some(Placed { start, len }) = initramfs {
+    if let Some(Range { start, len }) = initramfs {
         // Both are below 4 GiB, where `place` looked for room.
         params.hdr.ramdisk_image = start as u32;
         params.hdr.ramdisk_size = len as u32;

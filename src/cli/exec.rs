@@ -1,16 +1,19 @@
 //! The grammar of `kickvm exec`, and how it becomes an [`ExecConfig`].
 
-use super::{Devices, Report, Verdicts, parse_console, parse_cpus, parse_duration, parse_memory, parse_timeout};
-use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use kickvm::boot::Image;
-use kickvm::boot::pack::Addition;
-use kickvm::exec::ExecConfig;
-use kickvm::vmm::{Console, DEFAULT_CMDLINE, Trouble, VMMConfig};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use super::{Devices, Report, Verdicts, parse_console, parse_cpus, parse_duration, parse_memory, parse_timeout};
+use kickvm::boot::Image;
+use kickvm::exec::ExecConfig;
+use kickvm::exec::rootfs::Overlay;
+use kickvm::report::ReportPaths;
+use kickvm::vmm::{ConsoleConfig, DEFAULT_CMDLINE, KernelFault, VMMConfig};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -37,7 +40,7 @@ pub struct Exec {
     initramfs: Vec<PathBuf>,
     /// File or directory to add to the guest; without GUESTPATH where it is on the host
     #[arg(long, value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_addition))]
-    add: Vec<Addition>,
+    add: Vec<Overlay>,
     /// Directory in the guest in which the command starts
     #[arg(long, short = 'C', value_name = "DIR")]
     cwd: Option<OsString>,
@@ -58,7 +61,7 @@ pub struct Exec {
     memory: u64,
     /// Where the kernel's console goes: none, stderr, or file=PATH
     #[arg(long, value_name = "WHERE", default_value = "none", value_parser = parse_exec_console)]
-    console: Console,
+    console: ConsoleConfig,
     #[command(flatten)]
     devices: Devices,
     /// End the run after this long, with exit code 124
@@ -81,11 +84,11 @@ pub struct Exec {
 
 impl Exec {
     /// What is asked for, and what is to be told of it.
-    pub fn into_parts(self) -> (ExecConfig, Report, Verdicts) {
+    pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
         // Who wants to see the console wants to see it whole; warnings are not among what a quiet kernel says.
-        if self.console == Console::None {
-            let warn = self.verdicts.fail_on.contains(&Trouble::Warn);
+        if self.console == ConsoleConfig::None {
+            let warn = self.verdicts.fail_on.contains(&KernelFault::Warn);
             cmdline += if warn { " loglevel=5" } else { " quiet" };
         }
         if self.verdicts.symbols.is_some() {
@@ -113,12 +116,12 @@ impl Exec {
         config.env = self.env.into_iter().filter_map(variable).collect();
         config.modules = self.module;
         config.grace = self.grace;
-        (config, self.report, self.verdicts)
+        (config, self.report.paths(&self.verdicts))
     }
 }
 
-fn parse_addition(text: OsString) -> Result<Addition, String> {
-    let addition = Addition::from(text);
+fn parse_addition(text: OsString) -> Result<Overlay, String> {
+    let addition = Overlay::from(text);
     match addition.host.as_os_str().is_empty() || addition.guest.as_os_str().is_empty() {
         true => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
         false => Ok(addition),
@@ -145,9 +148,9 @@ fn variable(text: OsString) -> Option<OsString> {
 }
 
 /// The command has standard input and output for itself.
-fn parse_exec_console(text: &str) -> Result<Console, String> {
+fn parse_exec_console(text: &str) -> Result<ConsoleConfig, String> {
     match parse_console(text) {
-        Ok(console @ (Console::None | Console::Stderr | Console::File(_))) => Ok(console),
+        Ok(console @ (ConsoleConfig::None | ConsoleConfig::Stderr | ConsoleConfig::File(_))) => Ok(console),
         _ => Err("give none, stderr or file=PATH".to_owned()),
     }
 }

@@ -1,7 +1,8 @@
 //! The three registers of hardware-reduced ACPI: sleep control, sleep status, reset (ACPI 6.5, 4.8.3.6-7).
 
-use super::{Device, GuestRequest, Response};
 use std::ops::ControlFlow;
+
+use super::{Device, GuestRequest, Response};
 
 /// First port of the block.
 pub const BASE_PORT: u16 = 0x600;

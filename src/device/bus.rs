@@ -1,9 +1,10 @@
 //! Address ranges and the devices behind them. Built once, then only read: looking a device up takes no lock.
 
-use super::{Device, Response};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use super::{Device, Response};
 
 /// A range that cannot be put on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

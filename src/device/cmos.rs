@@ -1,9 +1,10 @@
 //! The CMOS clock's registers, for kernels that read the time from it. It cannot be set and raises no interrupt.
 
-use super::{Device, Response};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Device, Response};
 
 /// The index port; the data port follows it.
 pub const INDEX_PORT: u16 = 0x70;

@@ -1,7 +1,8 @@
 //! A port for guests that want to end with a status of their own, as test kernels do.
 
-use super::{Device, GuestRequest, Response};
 use std::ops::ControlFlow;
+
+use super::{Device, GuestRequest, Response};
 
 /// Where the exit port is; QEMU's isa-debug-exit is usually put at the same place.
 pub const EXIT_PORT: u16 = 0xf4;

@@ -1,7 +1,8 @@
 //! The keyboard controller's command port, which on a PC is also wired to the reset line. There is no keyboard.
 
-use super::{Device, GuestRequest, Response};
 use std::ops::ControlFlow;
+
+use super::{Device, GuestRequest, Response};
 
 /// The command (write) and status (read) port.
 pub const COMMAND_PORT: u16 = 0x64;

@@ -6,18 +6,15 @@
 pub mod acpi_pm;
 mod bus;
 pub mod cmos;
-mod console;
-pub mod exec_port;
+mod console_port;
 pub mod exit_port;
 pub mod i8042;
-mod panic_watch;
 pub mod pvpanic;
 pub mod serial;
 pub mod virtio;
 
 pub use bus::{Bus, BusError};
-pub use console::{ConsolePort, FLUSH_DELAY, Listener, Work};
-pub use panic_watch::without_stamp;
+pub use console_port::{ConsolePort, FLUSH_DELAY, OutputTap, Pending};
 
 use std::ops::ControlFlow;
 

@@ -1,7 +1,8 @@
 //! The paravirtual panic notifier (Linux: `CONFIG_PVPANIC`), found by the guest through the DSDT as `QEMU0001`.
 
-use super::{Device, GuestRequest, Response};
 use std::ops::ControlFlow;
+
+use super::{Device, GuestRequest, Response};
 
 /// Where the device is, as QEMU puts it.
 pub const PVPANIC_PORT: u16 = 0x505;

@@ -1,20 +1,23 @@
 //! kickvm's end of the channel: a subscriber of the event loop that moves bytes between the rings and its own streams.
 
-use super::channel::{Broken, Consumer, Event, Lane, Order, Producer, must_wake, take};
-use super::pages::GuestPages;
-use super::stream::Outlet;
-use crate::device::ConsolePort;
-use crate::device::exec_port::ExecPort;
-use crate::device::serial::Serial;
-use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
-use crate::vcpu::GuestRam;
-use crate::vmm::stdin::{KEY_HELP, Key, Stdin};
-use crate::vmm::{Companion, ExitHandler, ExitReason, complain, kick, window};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
 use vmm_sys_util::eventfd::EventFd;
+
+use super::channel::{Broken, Consumer, Event, Lane, Order, Producer, must_wake, take};
+use super::pages::GuestPages;
+use super::port::ExecPort;
+use super::stream::Outlet;
+use crate::console::input::{KEY_HELP, Key, Stdin};
+use crate::device::ConsolePort;
+use crate::device::serial::Serial;
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
+use crate::memory::GuestRam;
+use crate::sys::winsize::WinSize;
+use crate::vmm::{Companion, ExitHandler, ExitReason, complain, kick};
 
 // The user data of each descriptor's events.
 const BELL: u32 = 0;
@@ -25,11 +28,11 @@ const GRACE: u32 = 4;
 const WINDOW: u32 = 5;
 
 /// Bytes of input after which the loop gets a turn, however fast the guest takes them.
-const MOST_INPUT: usize = 1 << 20;
+const MAX_INPUT: usize = 1 << 20;
 
 /// When things happened.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Milestones {
+pub struct Timings {
     /// Init was there.
     pub init: Option<Instant>,
     /// The command ran.
@@ -76,7 +79,7 @@ pub struct Host<EH> {
     /// The kernel's banner.
     pub banner: Option<String>,
     /// When things happened.
-    pub milestones: Milestones,
+    pub timings: Timings,
     /// The command's exit status.
     pub status: Option<u8>,
 }
@@ -103,7 +106,7 @@ impl<EH: ExitHandler> Host<EH> {
             failure: None,
             exit_handler,
             banner: None,
-            milestones: Milestones::default(),
+            timings: Timings::default(),
             status: None,
         })
     }
@@ -130,7 +133,7 @@ impl<EH: ExitHandler> Host<EH> {
             let done = stream.pump(&link.pages, ops, data, &self.parts.bell)?;
             wake |= done.relieved;
             if done.moved {
-                self.milestones.first_byte.get_or_insert_with(Instant::now);
+                self.timings.first_byte.get_or_insert_with(Instant::now);
             }
             match stream.failure() {
                 _ if !done.lost => {}
@@ -173,11 +176,11 @@ impl<EH: ExitHandler> Host<EH> {
             match Event::decode(kind, &payload).ok_or(Broken)? {
                 Event::Hello(banner) => {
                     self.banner = Some(banner);
-                    self.milestones.init.get_or_insert(now);
+                    self.timings.init.get_or_insert(now);
                 }
-                Event::Started => drop(self.milestones.started.get_or_insert(now)),
+                Event::Started => drop(self.timings.started.get_or_insert(now)),
                 Event::Ended(status) => {
-                    self.milestones.ended.get_or_insert(now);
+                    self.timings.ended.get_or_insert(now);
                     self.status.get_or_insert(status);
                     self.kick(ExitReason::Command(status));
                 }
@@ -209,14 +212,14 @@ impl<EH: ExitHandler> Host<EH> {
         if let Some(link) = &self.link
             && must_wake(&link.pages)?
         {
-            self.parts.wake.feed(&[0]); // where there is no room for it, enough are waiting
+            self.parts.wake.push_input(&[0]); // where there is no room for it, enough are waiting
         }
         Ok(())
     }
 
     fn tell_size(&mut self) -> Result<(), Broken> {
-        match window::size(io::stdout()) {
-            Ok(window::Size { rows, columns }) => self.order(Order::Size { rows, columns }),
+        match WinSize::of(io::stdout()) {
+            Ok(size) => self.order(Order::Size(size)),
             Err(_) => Ok(()),
         }
     }
@@ -235,7 +238,7 @@ impl<EH: ExitHandler> Host<EH> {
         };
         let mut feed = |bytes: &[u8]| {
             let Some(link) = &mut self.link else { return 0 };
-            if fed >= MOST_INPUT {
+            if fed >= MAX_INPUT {
                 enough = true;
                 return 0;
             }
@@ -282,7 +285,7 @@ impl<EH: ExitHandler> Host<EH> {
 
 impl<EH: ExitHandler + Send + fmt::Debug> Companion for Host<EH> {
     fn on_signal(&mut self, number: i32) -> bool {
-        let first = self.signal.is_none() && self.milestones.started.is_some() && self.status.is_none();
+        let first = self.signal.is_none() && self.timings.started.is_some() && self.status.is_none();
         let Ok(order) = u8::try_from(number).map(Order::Signal) else { return false };
         if !first || self.grace.arm(self.parts.grace).is_err() || self.order(order).is_err() {
             return false;

@@ -4,6 +4,8 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use crate::sys::winsize::WinSize;
+
 /// Where the file is in the guest.
 pub const JOB_PATH: &str = "/.kickvm/job";
 /// Where kickvm itself is in the guest.
@@ -25,7 +27,7 @@ pub struct Job {
     /// Kernel modules to load before, in order.
     pub modules: Vec<OsString>,
     /// The size of its terminal, if it gets one: lines and characters a line.
-    pub terminal: Option<(u16, u16)>,
+    pub terminal: Option<WinSize>,
     /// Whether its errors do not go to that terminal.
     pub errors_apart: bool,
     /// Whether kickvm is started through a dynamic linker.
@@ -53,8 +55,8 @@ impl Job {
         self.cwd.iter().for_each(|word| put(CWD, word));
         self.env.iter().for_each(|word| put(ENV, word));
         self.modules.iter().for_each(|word| put(MODULE, word));
-        if let Some((rows, columns)) = self.terminal {
-            put(TERMINAL, OsStr::new(&format!("{rows} {columns}")));
+        if let Some(WinSize { rows, cols }) = self.terminal {
+            put(TERMINAL, OsStr::new(&format!("{rows} {cols}")));
         }
         if self.errors_apart {
             put(ERRORS_APART, OsStr::new(""));
@@ -78,7 +80,8 @@ impl Job {
                 MODULE => job.modules.push(word),
                 TERMINAL => {
                     let size = word.to_str().and_then(|text| text.split_once(' '));
-                    job.terminal = size.and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
+                    job.terminal = size
+                        .and_then(|(rows, cols)| Some(WinSize { rows: rows.parse().ok()?, cols: cols.parse().ok()? }));
                 }
                 ERRORS_APART => job.errors_apart = true,
                 LINKED => job.linked = true,
@@ -101,7 +104,7 @@ mod tests {
             cwd: Some(odd.clone()),
             env: vec!["A=1\n2".into(), odd.clone(), "B=".into()],
             modules: vec!["virtio_net".into()],
-            terminal: Some((24, 80)),
+            terminal: Some(WinSize { rows: 24, cols: 80 }),
             errors_apart: true,
             linked: true,
         };

@@ -9,32 +9,37 @@ mod host;
 mod init;
 mod job;
 mod pages;
+mod port;
+pub mod rootfs;
 mod stream;
 
-pub use host::Milestones;
+pub use host::Timings;
 pub use init::act;
 
-use crate::boot::Root;
-use crate::boot::pack::{Addition, NewFile, libraries_of};
-use crate::device::ConsolePort;
-use crate::device::exec_port::{BELL, EXEC_PORT, EXEC_PORTS, ExecPort};
-use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
-use crate::event::Signals;
-use crate::vcpu::ExitStats;
-use crate::vmm::stdin::Stdin;
-use crate::vmm::stdout::Stdout;
-use crate::vmm::{Console, ConsoleLog, Error, ExitReason, Outcome, VMMConfig, Vmm, terminal, window};
-use channel::Lane;
-use host::{Host, Parts};
-use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
-use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use stream::Outlet;
+
+use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::input::Stdin;
+use crate::console::output::Stdout;
+use crate::console::terminal;
+use crate::device::ConsolePort;
+use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
+use crate::event::Signals;
+use crate::sys::winsize::WinSize;
+use crate::vcpu::ExitStats;
+use crate::vmm::{ConsoleConfig, ConsoleLog, Error, ExitReason, Outcome, VMMConfig, Vmm};
+use channel::Lane;
+use host::{Host, Parts};
+use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
+use port::{BELL, EXEC_PORT, EXEC_PORTS, ExecPort};
+use rootfs::{NewFile, Overlay, Root, libraries_of};
+use stream::Outlet;
 
 /// One command, the guest it runs in, and what belongs to both.
 #[derive(Clone, Debug)]
@@ -46,7 +51,7 @@ pub struct ExecConfig {
     /// A directory that becomes the guest's root.
     pub root: Option<PathBuf>,
     /// What is laid over that.
-    pub additions: Vec<Addition>,
+    pub additions: Vec<Overlay>,
     /// Where in the guest the command starts.
     pub cwd: Option<OsString>,
     /// Its environment, as NAME=VALUE.
@@ -63,7 +68,7 @@ pub struct Ended {
     /// The machine's end.
     pub outcome: Outcome,
     /// When things happened.
-    pub milestones: Milestones,
+    pub timings: Timings,
     /// The kernel's banner.
     pub banner: Option<String>,
 }
@@ -74,7 +79,7 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 /// Runs the command in a guest of its own.
 pub fn run(config: ExecConfig) -> Result<Ended, Error> {
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
-    let size = has_terminal.then(|| window::size(io::stdout()).unwrap_or(window::Size { rows: 24, columns: 80 }));
+    let size = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF))?;
 
     let mut job = Job {
@@ -82,7 +87,7 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
         cwd: config.cwd,
         env: config.env,
         modules: config.modules,
-        terminal: size.map(|size| (size.rows, size.columns)),
+        terminal: size,
         errors_apart: !io::stderr().is_terminal(),
         linked: linked.is_some(),
     };
@@ -95,13 +100,13 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
     let own = machine.initramfs.is_empty() && config.root.is_none();
     let mut additions = config.additions;
     additions.iter_mut().for_each(|addition| addition.with_libraries = own);
-    additions.push(Addition { only_loaded: true, ..Addition::new(SELF, INIT_PATH) });
+    additions.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
     let mut first = INIT_PATH.to_owned();
     if let Some(linked) = linked {
-        additions.push(Addition::new(linked.linker, LINKER_PATH));
+        additions.push(Overlay::new(linked.linker, LINKER_PATH));
         additions.extend(linked.libraries.into_iter().map(|host| {
             let guest = Path::new(LIBRARIES_PATH).join(host.file_name().unwrap_or_default());
-            Addition::new(host, guest)
+            Overlay::new(host, guest)
         }));
         // What follows the dashes are the first process's arguments.
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
@@ -121,7 +126,7 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
     vmm.set_companion(&host);
     let outcome = vmm.run()?;
     let host = host.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Ended { outcome, milestones: host.milestones, banner: host.banner.clone() })
+    Ok(Ended { outcome, timings: host.timings, banner: host.banner.clone() })
 }
 
 /// This program's own file.
@@ -167,7 +172,7 @@ impl ExecConfig {
     /// A command in a guest made of `vmm`, whose console nobody sees.
     pub fn new(vmm: VMMConfig, command: Vec<OsString>) -> Self {
         Self {
-            vmm: VMMConfig { console: Console::None, ..vmm },
+            vmm: VMMConfig { console: ConsoleConfig::None, ..vmm },
             command,
             root: None,
             additions: Vec::new(),
@@ -185,7 +190,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 impl From<Outcome> for Ended {
     /// A machine's end without a command.
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, milestones: Milestones::default(), banner: None }
+        Self { outcome, timings: Timings::default(), banner: None }
     }
 }
 

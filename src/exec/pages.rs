@@ -1,9 +1,11 @@
 //! The channel's pages as kickvm sees them: where the guest says they are, as far as that is RAM.
 
-use super::channel::{Broken, PAGE, Pages, TOTAL_PAGES, frame, is_published};
-use crate::vcpu::GuestRam;
 use std::sync::Arc;
+
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+use super::channel::{Broken, PAGE, Pages, TOTAL_PAGES, frame, is_published};
+use crate::memory::GuestRam;
 
 /// The rings' pages in the guest's RAM.
 #[derive(Debug)]

@@ -1,13 +1,15 @@
 //! One of the command's outputs, from its ring to a file of kickvm's.
 
-use super::channel::{Broken, Consumer, Lane, Pages};
-use crate::cause::cause;
-use crate::event::{EventOps, EventSet, Events, Signals};
-use crate::vmm::stdout::Stdout;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
+
 use vmm_sys_util::eventfd::EventFd;
+
+use super::channel::{Broken, Consumer, Lane, Pages};
+use crate::console::output::Stdout;
+use crate::event::{EventOps, EventSet, Events, Signals};
+use crate::sys::os_error;
 
 /// What is taken out of a ring at once.
 const BATCH: usize = 64 << 10;
@@ -89,7 +91,7 @@ impl Outlet {
     /// Why something was lost, unless it was because nobody reads.
     pub fn failure(&self) -> Option<String> {
         let error = self.lost.as_ref().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)?;
-        Some(format!("cannot write the command's output: {}", cause(error)))
+        Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
     /// Writes all there is, the guest having stopped; see [`Stdout::write_all`]. What goes wrong is then the

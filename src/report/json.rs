@@ -1,11 +1,13 @@
 //! The report as JSON.
 
-use super::Report;
-use crate::vcpu::ExitStats;
+use std::time::{Instant, UNIX_EPOCH};
+
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
-use std::time::{Instant, UNIX_EPOCH};
+
+use super::Report;
+use crate::vcpu::ExitStats;
 
 /// The version of the format. It changes when a field goes away or changes its meaning, and not when one is added.
 pub const VERSION: u32 = 1;
@@ -20,8 +22,8 @@ pub fn json(report: &Report) -> String {
     let mut exits = ExitStats::default();
     report.vcpus.iter().for_each(|vcpu| exits.add(&vcpu.stats));
     let count = |stats: &ExitStats| json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other });
-    let vcpu = |vcpu: &crate::vmm::VcpuEnd| json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": count(&vcpu.stats) });
-    let milestones = &report.milestones;
+    let vcpu = |vcpu: &crate::vmm::VcpuSummary| json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": count(&vcpu.stats) });
+    let timings = &report.timings;
     let value = json!({
         "version": VERSION,
         "kickvm": env!("CARGO_PKG_VERSION"),
@@ -39,10 +41,10 @@ pub fn json(report: &Report) -> String {
             "to_guest": after(report.guest.map(|(began, _)| began)),
             "to_end": after(report.guest.map(|(_, ended)| ended)),
             "to_first_console_byte": after(report.console.first_byte),
-            "to_init": after(milestones.init),
-            "to_command": after(milestones.started),
-            "to_first_output": after(milestones.first_byte),
-            "to_exit": after(milestones.ended),
+            "to_init": after(timings.init),
+            "to_command": after(timings.started),
+            "to_first_output": after(timings.first_byte),
+            "to_exit": after(timings.ended),
         },
         "exits": count(&exits),
         "vcpus": report.vcpus.iter().map(vcpu).collect::<Value>(),

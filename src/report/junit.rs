@@ -1,8 +1,9 @@
 //! The report as a JUnit test case, the XML that every CI can show.
 
+use std::fmt::Write;
+
 use super::Report;
 use crate::vmm::ExitReason;
-use std::fmt::Write;
 
 /// The report, as a file of one test suite with one test case.
 pub fn junit(report: &Report) -> String {

@@ -1,16 +1,21 @@
 //! A run, told to machines: as JSON (`resources/report.schema.json` says what is in it) and as a JUnit test case.
 
+mod file;
 mod json;
 mod junit;
+mod summary;
+mod symbols;
 
 pub use json::{VERSION, json};
 pub use junit::junit;
+pub use summary::{ReportPaths, RunReporter};
 
-use crate::device::GuestRequest;
-use crate::exec::Milestones;
-use crate::vmm::{ConsoleLog, ExitReason, VcpuEnd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
+
+use crate::device::GuestRequest;
+use crate::exec::Timings;
+use crate::vmm::{ConsoleLog, ExitReason, VcpuSummary};
 
 /// Lines of the console that a report holds.
 pub const CONSOLE_LINES: usize = 200;
@@ -35,13 +40,13 @@ pub struct Report {
     /// Why it ended.
     pub reason: ExitReason,
     /// What is left of each vCPU.
-    pub vcpus: Vec<VcpuEnd>,
+    pub vcpus: Vec<VcpuSummary>,
     /// What the console had to say.
     pub console: ConsoleLog,
     /// When the guest began to run, and when the run was known to be over.
     pub guest: Option<(Instant, Instant)>,
     /// What the command's guest went through.
-    pub milestones: Milestones,
+    pub timings: Timings,
     /// The kernel's banner.
     pub banner: Option<String>,
 }

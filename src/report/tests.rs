@@ -1,6 +1,7 @@
+use serde_json::Value;
+
 use super::*;
 use crate::vcpu::ExitStats;
-use serde_json::Value;
 
 fn report(reason: ExitReason) -> Report {
     let began = Instant::now();
@@ -13,10 +14,10 @@ fn report(reason: ExitReason) -> Report {
         began,
         wall: Duration::from_millis(1234),
         reason,
-        vcpus: vec![VcpuEnd { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
+        vcpus: vec![VcpuSummary { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
         console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 300], ..ConsoleLog::default() },
         guest: Some((began, began + Duration::from_secs(1))),
-        milestones: Milestones { init: Some(began + Duration::from_millis(100)), ..Milestones::default() },
+        timings: Timings { init: Some(began + Duration::from_millis(100)), ..Timings::default() },
         banner: None,
     }
 }

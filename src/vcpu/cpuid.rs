@@ -2,9 +2,10 @@
 //!
 //! Leaves are those of the Intel SDM (volume 2, CPUID) and, from 0x8000_0000 on, the AMD APM (volume 3, appendix E).
 
+use std::io;
+
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
-use std::io;
 
 /// Leaf 1, ECX: the TSC-deadline timer, which KVM's local APIC has but does not list.
 const TSC_DEADLINE: u32 = 1 << 24;

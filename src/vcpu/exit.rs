@@ -1,14 +1,16 @@
 //! Exits as values: why `KVM_RUN` came back, and what that means. No system call in here, so that the rarest exit can be tested
 //! like the commonest.
 
-use crate::device::{Bus, GuestRequest};
+use std::fmt;
+use std::ops::ControlFlow;
+
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTR, KVM_EXIT_IOAPIC_EOI,
     KVM_EXIT_MEMORY_FAULT, KVM_EXIT_NOTIFY, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_BUS_LOCK,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
 };
-use std::fmt;
-use std::ops::ControlFlow;
+
+use crate::device::{Bus, GuestRequest};
 
 /// The machine's two address spaces.
 #[derive(Debug, Default)]

@@ -2,29 +2,31 @@
 
 mod cpuid;
 mod exit;
+mod kick_signal;
 mod registers;
-mod rim;
+mod run_page;
 mod stats;
 
 pub use cpuid::CpuidTemplate;
 pub use exit::{Buses, End, Fault, VmExit, handle};
-pub(crate) use rim::Ports;
-pub use rim::{CoalescedPort, GuestRam};
 pub use stats::ExitStats;
 
-use rim::{Kickable, RunPage};
-
-use crate::boot::Entry;
-use crate::device::GuestRequest;
-use kvm_bindings::CpuId;
-use kvm_ioctls::{VcpuFd, VmFd};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::Killable;
+
+use crate::boot::Entry;
+use crate::device::GuestRequest;
+use crate::memory::GuestRam;
+use kick_signal::KickGuard;
+use run_page::RunPage;
 
 /// What the machine's vCPUs should do. There is one such word a machine, and only shutdown changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +138,7 @@ impl Vcpu {
     }
 
     fn run_to_end(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> io::Result<Option<End>> {
-        let mut kickable = Kickable::new(&mut self.page);
+        let mut kickable = KickGuard::new(&mut self.page);
         while state.get() == VmRunState::Running {
             match self.fd.run().map(drop) {
                 Ok(()) => {
@@ -179,10 +181,10 @@ impl Vcpu {
 
 /// Prepares this process for [`kick`]. To be called before the first vCPU thread starts.
 pub fn prepare_kicks() -> io::Result<()> {
-    rim::install_kick_handler()
+    kick_signal::install_kick_handler()
 }
 
 /// Gets the vCPU that `thread` runs out of the guest, now or, if it has not entered it, as soon as it does.
 pub fn kick<T>(thread: &JoinHandle<T>) -> io::Result<()> {
-    thread.kill(rim::kick_signal()).map_err(io::Error::from)
+    thread.kill(kick_signal::kick_signal()).map_err(io::Error::from)
 }

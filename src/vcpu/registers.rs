@@ -1,11 +1,13 @@
 //! The state in which a boot protocol hands over: registers and model-specific registers of the first vCPU.
 
+use std::io;
+
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::VcpuFd;
+
 use crate::boot::layout::{BOOT_STACK, GDT, PAGE_TABLES};
 use crate::boot::long_mode::{CODE_SELECTOR, DATA_SELECTOR, GDT_32, GDT_64};
 use crate::boot::{Entry, Protocol};
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
-use kvm_ioctls::VcpuFd;
-use std::io;
 
 // Control register and EFER bits (Intel SDM volume 3, 2.2.1 and 2.5).
 const CR0_PROTECTED: u64 = 1 << 0;

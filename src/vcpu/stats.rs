@@ -1,7 +1,8 @@
 //! How often a vCPU left the guest, and why. Counted by its own thread, so counting takes no lock.
 
-use super::exit::VmExit;
 use std::fmt;
+
+use super::exit::VmExit;
 
 const PORTS: usize = 1 << 16;
 

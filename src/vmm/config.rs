@@ -1,13 +1,15 @@
 //! What a user asks for.
 
-use super::rules::Rules;
-use crate::boot::{Image, Root};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::boot::Image;
+use crate::console::Rules;
+use crate::exec::rootfs::Root;
+
 /// Where the guest's console goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Console {
+pub enum ConsoleConfig {
     /// Standard input and output.
     #[default]
     Stdio,
@@ -23,7 +25,7 @@ pub enum Console {
 
 /// A disk: a raw image or a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskConfig {
     /// The file.
     pub path: PathBuf,
     /// Whether the guest may only read.
@@ -36,7 +38,7 @@ pub struct Disk {
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Net {
+pub struct NetConfig {
     /// The host's tap interface.
     pub tap: String,
     /// The guest's MAC address; one is made up if there is none.
@@ -45,7 +47,7 @@ pub struct Net {
 
 /// A socket device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vsock {
+pub struct VsockConfig {
     /// The guest's context identifier, 3 or more.
     pub cid: u32,
     /// The Unix socket by which host programs reach the guest.
@@ -66,13 +68,13 @@ pub struct VMMConfig {
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// Where the console goes.
-    pub console: Console,
+    pub console: ConsoleConfig,
     /// Disks, the first of which is /dev/vda.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<DiskConfig>,
     /// Network interfaces, the first of which is eth0.
-    pub nets: Vec<Net>,
-    /// Sockets between host and guest.
-    pub vsock: Option<Vsock>,
+    pub nets: Vec<NetConfig>,
+    /// Attachment between host and guest.
+    pub vsock: Option<VsockConfig>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
     /// Bytes of RAM a balloon takes from the guest at first; without one there is no balloon.
@@ -113,7 +115,7 @@ impl VMMConfig {
             cmdline: DEFAULT_CMDLINE.to_owned(),
             cpus: 1,
             memory: DEFAULT_MEMORY,
-            console: Console::default(),
+            console: ConsoleConfig::default(),
             disks: Vec::new(),
             nets: Vec::new(),
             vsock: None,

@@ -1,21 +1,22 @@
 //! Why kickvm could not do what it was asked for.
 
-use crate::boot;
-use crate::cause::cause;
-use crate::device::virtio::block::DiskError;
-use crate::device::virtio::tap::TapError;
-use crate::device::virtio::vsock::ListenError;
-use crate::event;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::boot;
+use crate::device::virtio::block::DiskError;
+use crate::device::virtio::net::tap::TapError;
+use crate::device::virtio::vsock::ListenError;
+use crate::event;
+use crate::sys::os_error;
+
 /// Everything that can go wrong with kickvm itself; how a guest ends is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/kvm` cannot be opened.
-    #[error("cannot open /dev/kvm: {}{}", cause(.0), hint(.0))]
+    #[error("cannot open /dev/kvm: {}{}", os_error::describe(.0), hint(.0))]
     OpenKvm(io::Error),
     /// `/dev/kvm` is not KVM, or not one that this program knows.
     #[error("/dev/kvm has API version {0}, but 12 is needed: it is not the KVM device, or not of a Linux since 2.6.22")]
@@ -24,7 +25,7 @@ pub enum Error {
     #[error("this host's KVM cannot {0}: a newer Linux is needed")]
     Capability(&'static str),
     /// KVM refused something.
-    #[error("cannot {action}: {}", cause(.source))]
+    #[error("cannot {action}: {}", os_error::describe(.source))]
     Kvm {
         /// What it refused.
         action: &'static str,
@@ -42,8 +43,8 @@ pub enum Error {
     /// Guest memory cannot be had.
     #[error("cannot have {size} of guest memory: {why}")]
     Memory {
-        /// Size asked for.
-        size: boot::Size,
+        /// ByteSize asked for.
+        size: boot::ByteSize,
         /// Why not.
         why: String,
     },
@@ -51,7 +52,7 @@ pub enum Error {
     #[error(transparent)]
     Boot(#[from] boot::Error),
     /// The console's file cannot be opened.
-    #[error("cannot open console file '{path}': {}{}", cause(.source), nobody_reads(path, .source))]
+    #[error("cannot open console file '{path}': {}{}", os_error::describe(.source), nobody_reads(path, .source))]
     ConsoleFile {
         /// As the user wrote it.
         path: PathBuf,
@@ -78,10 +79,10 @@ pub enum Error {
         source: ListenError,
     },
     /// The event loop cannot be set up.
-    #[error("cannot set up the event loop: {}", cause(&(*.0).into()))]
+    #[error("cannot set up the event loop: {}", os_error::describe(&(*.0).into()))]
     Event(#[from] event::Error),
     /// The host is out of something.
-    #[error("cannot {action}: {}", cause(.source))]
+    #[error("cannot {action}: {}", os_error::describe(.source))]
     Host {
         /// What could not be done.
         action: &'static str,
@@ -94,10 +95,10 @@ pub enum Error {
     /// A balloon as large as the guest.
     #[error("cannot have a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
     Balloon {
-        /// Size asked for.
-        size: boot::Size,
+        /// ByteSize asked for.
+        size: boot::ByteSize,
         /// The guest's memory.
-        memory: boot::Size,
+        memory: boot::ByteSize,
     },
     /// More virtio devices than there are interrupts for.
     #[error("a machine has {0} virtio devices at most (disks, network interfaces, vsock, rng, console and balloon)")]
@@ -127,7 +128,7 @@ fn nobody_reads(path: &Path, error: &io::Error) -> &'static str {
 }
 
 /// What mends a /dev/kvm that cannot be opened.
-pub(super) fn hint(error: &io::Error) -> &'static str {
+pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => {
             "; load KVM with 'sudo modprobe -a kvm_intel kvm_amd', and switch virtualization on in the firmware"

@@ -11,12 +11,14 @@
 //!   kicked out of KVM_RUN ◄────────────── vm.shutdown(), join
 //! ```
 
-use super::outcome::ExitReason;
-use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use vmm_sys_util::eventfd::EventFd;
+
+use super::outcome::ExitReason;
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 
 /// What a VM uses to say that it is over. Clones share one fate; a clone goes to each vCPU thread.
 pub trait ExitHandler: Clone {

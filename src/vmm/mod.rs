@@ -2,55 +2,30 @@
 //!
 //! Read [`Vmm::run`] first; it is the pattern this program exists to show. Then `exit_handler` and `vm`.
 
-mod companion;
 mod config;
-mod console;
-mod console_watch;
-mod demo;
-mod descriptors;
-mod doctor;
 mod error;
 mod exit_handler;
-mod guests;
-mod machine;
+mod fast_path;
+mod hooks;
+mod legacy_devices;
 mod outcome;
-mod rules;
-mod shortcuts;
-pub(crate) mod stdin;
-pub(crate) mod stdout;
-mod symbols;
-pub mod terminal;
+mod subscribers;
 mod virtio;
 mod vm;
-mod watchers;
-pub(crate) mod window;
 
-pub use companion::Companion;
+pub use crate::console::{ConsoleLog, KernelFault, Rules};
 pub use config::{
-    Console, DEFAULT_CMDLINE, DEFAULT_MEMORY, Disk, MAX_CPUS, MIN_MEMORY, Net, VIRTIO_CMDLINE, VMMConfig, Vsock,
+    ConsoleConfig, DEFAULT_CMDLINE, DEFAULT_MEMORY, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE,
+    VMMConfig, VsockConfig,
 };
-pub use console_watch::ConsoleLog;
-pub use demo::demo_config;
-pub use descriptors::raise_descriptor_limit;
-pub use doctor::{Finding, doctor};
 pub use error::Error;
+pub(crate) use error::hint;
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
+pub use hooks::Companion;
 pub use outcome::{ExitReason, code};
-pub use rules::{Rules, Trouble};
-pub use symbols::Symbols;
-pub use vm::{KvmVm, VcpuEnd};
-pub(crate) use watchers::kick;
+pub(crate) use subscribers::kick;
+pub use vm::{KvmVm, VcpuSummary};
 
-use crate::boot::{self, Entry, Image, Payload, Size, layout};
-pub use crate::cause::cause;
-use crate::device::virtio::console::Port;
-use crate::device::{BusError, ConsolePort, Device};
-use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
-use crate::vcpu::{Buses, CpuidTemplate, ExitStats, GuestRam};
-use console::ConsoleIo;
-use console_watch::ConsoleWatch;
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use machine::Devices;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -58,11 +33,22 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use stdin::Stdin;
-use stdout::{LAST_WORDS, Stdout};
-use terminal::RawTerminal;
-use virtio::{Sockets, VirtioDevices};
-use watchers::{SignalWatch, TimeoutWatch};
+
+use kvm_ioctls::{Cap, Kvm, VmFd};
+
+use crate::boot::{self, BootParams, ByteSize, Entry, Image, layout};
+use crate::console::output::{DRAIN_TIMEOUT, Stdout, has_room};
+use crate::console::terminal::{self, RawTerminal};
+use crate::console::{ConsoleIo, ConsoleMonitor, input::Stdin, terminal_size};
+use crate::device::virtio::console::Port;
+use crate::device::{BusError, ConsolePort, Device};
+use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
+use crate::memory::GuestRam;
+use crate::sys::os_error;
+use crate::vcpu::{Buses, CpuidTemplate, ExitStats};
+use legacy_devices::Devices;
+use subscribers::{SignalSubscriber, TimeoutSubscriber};
+use virtio::{Attachment, VirtioDevices};
 
 type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
@@ -74,7 +60,7 @@ pub struct Outcome {
     /// The exits of all vCPUs.
     pub stats: ExitStats,
     /// What is left of each vCPU, in order.
-    pub vcpus: Vec<VcpuEnd>,
+    pub vcpus: Vec<VcpuSummary>,
     /// What the console had to say.
     pub console: ConsoleLog,
     /// When the vCPUs were started, and when the run was known to be over; between the two the guest ran.
@@ -91,7 +77,7 @@ pub struct Vmm {
     virtio: VirtioDevices,
     console: Arc<Mutex<ConsoleIo<WrappedExitHandler>>>,
     companion: Option<Arc<Mutex<dyn Companion>>>,
-    watch: ConsoleWatch<WrappedExitHandler>,
+    watch: ConsoleMonitor<WrappedExitHandler>,
     ram: Arc<GuestRam>, // last, so that it is unmapped when nobody else has it any more
 }
 
@@ -122,22 +108,25 @@ impl TryFrom<VMMConfig> for Vmm {
 
         let mut ports: Vec<Arc<dyn ConsolePort>> = vec![serial];
         let mut hvc = None;
-        if config.console == Console::Virtio {
-            let wake = events.wake.try_clone().and_then(|wake| Port::new(wake, console::terminal_size()));
+        if config.console == ConsoleConfig::Virtio {
+            let wake = events.wake.try_clone().and_then(|wake| Port::new(wake, terminal_size()));
             let port = Arc::new(wake.map_err(Error::host("make a virtio console"))?);
             ports.push(port.clone());
             hvc = Some(port);
         }
-        let virtio =
-            VirtioDevices::new(&config, hvc.as_ref(), &mut Sockets { vm: vm.fd(), ram: &ram, bus: &mut buses.mmio })?;
+        let virtio = VirtioDevices::new(
+            &config,
+            hvc.as_ref(),
+            &mut Attachment { vm: vm.fd(), ram: &ram, bus: &mut buses.mmio },
+        )?;
 
-        let watch = ConsoleWatch::new(&config.rules, exit_handler.clone()).map_err(Error::Rule)?;
+        let watch = ConsoleMonitor::new(&config.rules, exit_handler.clone()).map_err(Error::Rule)?;
         if let Some(port) = ports.last() {
-            port.set_listener(Box::new(watch.clone()));
+            port.set_tap(Box::new(watch.clone()));
         }
         let output = Stdout::open(&config.console)?;
         let input = match config.console {
-            Console::Stdio | Console::Virtio => Stdin::new().map_err(Error::host("use standard input"))?,
+            ConsoleConfig::Stdio | ConsoleConfig::Virtio => Stdin::new().map_err(Error::host("use standard input"))?,
             _ => None,
         };
         let console = ConsoleIo::new(ports, events, output, input, exit_handler.clone());
@@ -187,7 +176,8 @@ impl Vmm {
         let entry = self.load()?;
         self.begin_output()?;
         let stop = self.subscribe()?;
-        let raw = matches!(self.config.console, Console::Stdio | Console::Virtio) || self.config.raw_terminal;
+        let raw =
+            matches!(self.config.console, ConsoleConfig::Stdio | ConsoleConfig::Virtio) || self.config.raw_terminal;
         let terminal = match raw {
             true => RawTerminal::enter().map_err(Error::host("make the terminal raw"))?,
             false => None,
@@ -201,7 +191,7 @@ impl Vmm {
         self.narrate("loop: event_mgr.run() waits");
         loop {
             if let Err(error) = self.event_mgr.run() {
-                watchers::kick(&self.exit_handler, ExitReason::Failed(format!("the event loop failed: {error}")));
+                subscribers::kick(&self.exit_handler, ExitReason::Failed(format!("the event loop failed: {error}")));
                 break;
             }
             if !self.exit_handler.keep_running() {
@@ -215,7 +205,7 @@ impl Vmm {
         self.console().close(); // a vCPU that waits for room in the console's buffer must not wait any longer
         let shutdown = self.vm.shutdown();
         drop(terminal); // Ctrl-C is a signal again, should the last words find no reader
-        let reason = self.last_words(reason, &stop, deadline);
+        let reason = self.drain_output(reason, &stop, deadline);
         let vcpus = shutdown?;
         self.narrate("vm.shutdown(): every vCPU has left the guest, every thread is joined");
         let mut stats = ExitStats::default();
@@ -226,7 +216,7 @@ impl Vmm {
 
     /// Empties the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.
     fn begin_output(&self) -> Result<(), Error> {
-        let Console::File(path) = &self.config.console else { return Ok(()) };
+        let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
         let kernel = match &self.config.image {
             Image::File(kernel) => Some(kernel),
             Image::Raw(_) => None,
@@ -238,15 +228,16 @@ impl Vmm {
 
     /// Adds what can end the run from outside, and the console. Returns where signals can be read.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
-        let stop = Arc::new(watchers::stop_signals().map_err(Error::host("wait for signals"))?);
+        let stop = Arc::new(subscribers::stop_signals().map_err(Error::host("wait for signals"))?);
         let (signals, companion) = (stop.clone(), self.companion.clone());
-        let signals = SignalWatch { signals, exit_handler: self.exit_handler.clone(), companion };
+        let signals = SignalSubscriber { signals, exit_handler: self.exit_handler.clone(), companion };
         self.event_mgr.add_subscriber(Arc::new(Mutex::new(signals)));
         if let Some(companion) = &self.companion {
             self.event_mgr.add_subscriber(companion.clone());
         }
         if let Some(after) = self.config.timeout {
-            let timeout = TimeoutWatch::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
+            let timeout =
+                TimeoutSubscriber::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
             self.event_mgr.add_subscriber(Arc::new(Mutex::new(timeout)));
         }
         self.event_mgr.add_subscriber(self.console.clone());
@@ -259,7 +250,7 @@ impl Vmm {
     fn load(&self) -> Result<Entry, Error> {
         let VMMConfig { image, initramfs, root, cmdline, cpus, wake_line, .. } = &self.config;
         let (root, cpus, wake_line, virtio) = (root.as_ref(), *cpus, *wake_line, self.virtio.subscribers.len());
-        let payload = Payload { image, initramfs, root, cmdline, cpus, virtio, wake_line };
+        let payload = BootParams { image, initramfs, root, cmdline, cpus, virtio, wake_line };
         let entry = boot::load_noting(self.ram.memory(), &payload, &mut |note| complain(note))?;
         self.say(1, format_args!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0));
         self.say(1, format_args!("command line: {cmdline}"));
@@ -267,9 +258,9 @@ impl Vmm {
     }
 
     /// Writes the rest of the guest's output, and lets a console that announced a panic explain the end.
-    fn last_words(&self, reason: ExitReason, stop: &Signals, deadline: Option<Instant>) -> ExitReason {
+    fn drain_output(&self, reason: ExitReason, stop: &Signals, deadline: Option<Instant>) -> ExitReason {
         let hurry = matches!(reason, ExitReason::Signal(_) | ExitReason::Timeout(_) | ExitReason::UserQuit);
-        let soon = Instant::now() + LAST_WORDS;
+        let soon = Instant::now() + DRAIN_TIMEOUT;
         let deadline = if hurry { Some(soon) } else { deadline.map(|deadline| deadline.max(soon)) };
         let reason = match &self.companion {
             Some(it) => it.lock().unwrap_or_else(PoisonError::into_inner).finish(reason, stop, deadline, hurry),
@@ -277,7 +268,9 @@ impl Vmm {
         };
         let mut console = self.console();
         match console.finish(stop.as_fd(), deadline) {
-            Err(error) if !hurry => ExitReason::Failed(format!("cannot write the guest's output: {}", cause(&error))),
+            Err(error) if !hurry => {
+                ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(&error)))
+            }
             _ if console.panicked() => self.watch.judge(reason.after_panic()),
             _ => self.watch.judge(reason),
         }
@@ -323,7 +316,7 @@ pub fn complain(what: impl fmt::Display) {
     let mut stderr = io::stderr();
     for piece in line.as_bytes().chunks(libc::PIPE_BUF) {
         // What is ready takes so much without waiting (poll(2), pipe(7)).
-        let heard = !DEAF.load(Ordering::Relaxed) && stdout::has_room(stderr.as_fd(), LAST_WORDS);
+        let heard = !DEAF.load(Ordering::Relaxed) && has_room(stderr.as_fd(), DRAIN_TIMEOUT);
         if !heard || stderr.write_all(piece).is_err() {
             return DEAF.store(!heard, Ordering::Relaxed);
         }
@@ -344,7 +337,7 @@ fn open_kvm() -> Result<Kvm, Error> {
 }
 
 /// What a machine needs from KVM, and what it is for.
-const CAPABILITIES: [(Cap, &str); 6] = [
+pub(crate) const CAPABILITIES: [(Cap, &str); 6] = [
     (Cap::UserMemory, "map guest memory (KVM_CAP_USER_MEMORY)"),
     (Cap::Irqchip, "emulate interrupt controllers (KVM_CAP_IRQCHIP)"),
     (Cap::Irqfd, "take interrupts from event descriptors (KVM_CAP_IRQFD)"),
@@ -354,16 +347,16 @@ const CAPABILITIES: [(Cap, &str); 6] = [
 ];
 
 fn map_ram(size: u64, address_bits: u32) -> Result<Arc<GuestRam>, Error> {
-    let refuse = |why| Error::Memory { size: Size(size), why };
+    let refuse = |why| Error::Memory { size: ByteSize(size), why };
     let end = layout::ram_ranges(size).map(|(start, len)| start.saturating_add(len)).max().unwrap_or(0);
-    let most = 1u64.checked_shl(address_bits).unwrap_or(u64::MAX).min(MOST_ADDRESSES);
+    let most = 1u64.checked_shl(address_bits).unwrap_or(u64::MAX).min(MAX_ADDRESSES);
     if end > most {
-        return Err(refuse(format!("this host's guests can have {} at most", Size(most - GAP))));
+        return Err(refuse(format!("this host's guests can have {} at most", ByteSize(most - GAP))));
     }
-    let ram = GuestRam::new(layout::ram_ranges(size)).map_err(|error| refuse(cause(&error)))?;
+    let ram = GuestRam::new(layout::ram_ranges(size)).map_err(|error| refuse(os_error::describe(&error)))?;
     Ok(Arc::new(ram))
 }
 
 const GAP: u64 = layout::MMIO_GAP_END - layout::MMIO_GAP;
 /// Where guest-physical addresses end: KVM takes less than 2^31 pages a slot (`KVM_MEM_MAX_NR_PAGES`).
-const MOST_ADDRESSES: u64 = 4 << 40;
+const MAX_ADDRESSES: u64 = 4 << 40;

@@ -1,9 +1,10 @@
 //! How a run ends, and the exit code that says so.
 
-use crate::device::GuestRequest;
-use crate::vcpu::{Fault, VcpuStop};
 use std::fmt;
 use std::time::Duration;
+
+use crate::device::GuestRequest;
+use crate::vcpu::{Fault, VcpuStop};
 
 /// The process's exit codes that do not come from the guest or from a signal.
 pub mod code {

@@ -1,30 +1,32 @@
-//! Puts virtio devices into a machine: registers on the MMIO bus, interrupts as irqfds, and shortcuts between the two.
+//! Puts virtio devices into a machine: registers on the MMIO bus, interrupts as irqfds, and fast_path between the two.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VmFd;
+use vm_memory::MmapRegion;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Subscriber;
 use super::complain;
-use super::config::{self, VMMConfig};
+use super::config::{NetConfig, VMMConfig, VsockConfig};
 use super::error::Error;
-use super::shortcuts::Shortcuts;
-use crate::boot::Size;
+use super::fast_path::FastPath;
+use crate::boot::ByteSize;
 use crate::boot::layout::{VIRTIO_GSIS, virtio_slots};
-use crate::cause::cause;
 use crate::device::Bus;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::block::{Block, Disk};
 use crate::device::virtio::console::{self, Console};
 use crate::device::virtio::net::Net;
+use crate::device::virtio::net::tap::{Tap, TapError};
 use crate::device::virtio::rng::Rng;
-use crate::device::virtio::tap::{Tap, TapError};
-use crate::device::virtio::vsock::{Listener, Vsock};
-use crate::device::virtio::{Interrupt, Page, REGISTERS, Registers, Virtio, VirtioDevice};
-use crate::vcpu::GuestRam;
-use kvm_ioctls::VmFd;
-use std::fmt;
-use std::io;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
-use vm_memory::MmapRegion;
-use vmm_sys_util::eventfd::EventFd;
+use crate::device::virtio::vsock::{UdsListener, Vsock};
+use crate::device::virtio::{Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
+use crate::memory::GuestRam;
+use crate::sys::os_error;
 
 /// The virtio devices of one machine.
 pub struct VirtioDevices {
@@ -33,7 +35,7 @@ pub struct VirtioDevices {
     /// How many frames each network interface has dropped, by its tap.
     pub dropped: Vec<(String, Arc<AtomicU64>)>,
     registers: Arc<MmapRegion>,
-    shortcuts: Arc<Shortcuts>,
+    fast_path: Arc<FastPath>,
 }
 
 impl fmt::Debug for VirtioDevices {
@@ -44,7 +46,7 @@ impl fmt::Debug for VirtioDevices {
 
 /// What a device is connected to.
 #[derive(Debug)]
-pub struct Sockets<'a> {
+pub struct Attachment<'a> {
     /// The machine.
     pub vm: &'a Arc<VmFd>,
     /// Its RAM.
@@ -55,19 +57,27 @@ pub struct Sockets<'a> {
 
 impl VirtioDevices {
     /// Makes the devices that `config` asks for: disks first, so that they are in order. A virtio console is the end of `hvc`.
-    pub fn new(config: &VMMConfig, hvc: Option<&Arc<console::Port>>, sockets: &mut Sockets<'_>) -> Result<Self, Error> {
+    pub fn new(
+        config: &VMMConfig,
+        hvc: Option<&Arc<console::Port>>,
+        attachment: &mut Attachment<'_>,
+    ) -> Result<Self, Error> {
         let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS as usize).map_err(io::Error::other);
         let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
-        let shortcuts = Arc::new(Shortcuts::new(sockets.vm, sockets.ram, registers.clone()));
-        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), registers, shortcuts };
+        let fast_path = Arc::new(FastPath::new(attachment.vm, attachment.ram, registers.clone()));
+        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), registers, fast_path };
         for disk in &config.disks {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
             let on_error = Box::new(move |error: &io::Error| {
-                complain(format_args!("disk '{}' fails: {}; the guest sees I/O errors", path.display(), cause(error)));
+                complain(format_args!(
+                    "disk '{}' fails: {}; the guest sees I/O errors",
+                    path.display(),
+                    os_error::describe(error)
+                ));
             });
-            let block = Block::new(file, disk.id.as_deref().unwrap_or(""), sockets.ram.memory(), on_error);
-            devices.plug(block.map_err(Error::host("make a disk"))?, sockets)?;
+            let block = Block::new(file, disk.id.as_deref().unwrap_or(""), attachment.ram.memory(), on_error);
+            devices.attach(block.map_err(Error::host("make a disk"))?, attachment)?;
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
@@ -75,44 +85,44 @@ impl VirtioDevices {
             }
             let device = open_net(net)?;
             devices.dropped.push((net.tap.clone(), device.dropped().clone()));
-            devices.plug(device, sockets)?;
+            devices.attach(device, attachment)?;
         }
-        if let Some(config::Vsock { cid, socket: path }) = &config.vsock {
-            let listener = Listener::bind(path);
+        if let Some(VsockConfig { cid, socket: path }) = &config.vsock {
+            let listener = UdsListener::bind(path);
             let listener = listener.map_err(|source| Error::Vsock { path: path.clone(), source })?;
-            devices.plug(Vsock::new(*cid, listener), sockets)?;
+            devices.attach(Vsock::new(*cid, listener), attachment)?;
         }
         if let Some(port) = hvc {
             let console = Console::new(port.clone()).map_err(Error::host("make a virtio console"))?;
-            devices.plug(console, sockets)?;
+            devices.attach(console, attachment)?;
         }
         if config.rng {
-            devices.plug(Rng::new(), sockets)?;
+            devices.attach(Rng::new(), attachment)?;
         }
         if let Some(size) = config.balloon {
             if size >= config.memory {
-                return Err(Error::Balloon { size: Size(size), memory: Size(config.memory) });
+                return Err(Error::Balloon { size: ByteSize(size), memory: ByteSize(config.memory) });
             }
-            devices.plug(Balloon::new(size), sockets)?;
+            devices.attach(Balloon::new(size), attachment)?;
         }
         Ok(devices)
     }
 
-    fn plug<D: VirtioDevice + 'static>(&mut self, device: D, sockets: &mut Sockets<'_>) -> Result<(), Error> {
+    fn attach<D: VirtioDevice + 'static>(&mut self, device: D, attachment: &mut Attachment<'_>) -> Result<(), Error> {
         let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
             return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
         };
-        let interrupt = interrupt(sockets.vm, gsi, device.prompt())?;
-        let page = Page::new(self.registers.clone(), self.subscribers.len());
-        let virtio = Virtio::new(device, sockets.ram.memory(), interrupt, page);
+        let interrupt = interrupt(attachment.vm, gsi, device.synchronous())?;
+        let page = RegisterPage::new(self.registers.clone(), self.subscribers.len());
+        let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page);
         let mut virtio = virtio.map_err(Error::host("make a virtio device"))?;
-        let doorbells = virtio.doorbells().filter(|_| !virtio.prompt());
-        self.shortcuts.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
-        let shortcuts = self.shortcuts.clone();
-        virtio.when_ready(Box::new(move || shortcuts.make()));
+        let doorbells = virtio.doorbells().filter(|_| !virtio.synchronous());
+        self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
+        let fast_path = self.fast_path.clone();
+        virtio.on_driver_ok(Box::new(move || fast_path.make()));
         let virtio = Arc::new(Mutex::new(virtio));
         let registers = Arc::new(Registers::new(virtio.clone()));
-        let inserted = sockets.bus.insert(address, REGISTERS, registers);
+        let inserted = attachment.bus.insert(address, REGISTERS, registers);
         inserted.map_err(|error| Error::host("lay out the virtio devices")(io::Error::other(error)))?;
         self.subscribers.push(virtio);
         Ok(())
@@ -121,12 +131,12 @@ impl VirtioDevices {
 
 impl Drop for VirtioDevices {
     fn drop(&mut self) {
-        self.shortcuts.stop();
+        self.fast_path.stop();
     }
 }
 
-fn interrupt(vm: &Arc<VmFd>, gsi: u32, prompt: bool) -> Result<Interrupt, Error> {
-    if prompt {
+fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, Error> {
+    if synchronous {
         let vm = vm.clone();
         return Ok(Interrupt::direct(move || {
             // An edge. That there is such an interrupt is sure: an irqfd would have had the same number.
@@ -139,7 +149,7 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, prompt: bool) -> Result<Interrupt, Error>
     Ok(Interrupt::new(irqfd))
 }
 
-fn open_net(config: &config::Net) -> Result<Net, Error> {
+fn open_net(config: &NetConfig) -> Result<Net, Error> {
     let tap = Tap::open(&config.tap).map_err(|source| Error::Tap { tap: config.tap.clone(), source })?;
     let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("make up a MAC address"))?;
     let name = config.tap.clone();

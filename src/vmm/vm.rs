@@ -1,21 +1,24 @@
 //! The virtual machine as KVM has it: interrupt controllers, RAM, vCPUs, and the threads that run them.
 
-use super::config::MAX_CPUS;
-use super::error::Error;
-use super::exit_handler::ExitHandler;
-use super::outcome::ExitReason;
-use super::watchers::kick;
-use crate::boot::Entry;
-use crate::boot::layout::{KVM_IDENTITY_MAP, KVM_TSS};
-use crate::cause::cause;
-use crate::vcpu::{self, Buses, CpuidTemplate, ExitStats, GuestRam, RunState, Vcpu, VmRunState};
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Kvm, VmFd};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Kvm, VmFd};
+
+use super::config::MAX_CPUS;
+use super::error::Error;
+use super::exit_handler::ExitHandler;
+use super::outcome::ExitReason;
+use super::subscribers::kick;
+use crate::boot::Entry;
+use crate::boot::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::GuestRam;
+use crate::sys::os_error;
+use crate::vcpu::{self, Buses, CpuidTemplate, ExitStats, RunState, Vcpu, VmRunState};
 
 /// How long a vCPU may take to leave the guest once it is kicked, before it is kicked again.
 const KICK_PERIOD: Duration = Duration::from_millis(10);
@@ -36,13 +39,13 @@ pub struct KvmVm<EH: ExitHandler + Send> {
 #[derive(Debug)]
 struct VcpuThread {
     id: u8,
-    handle: JoinHandle<VcpuEnd>,
+    handle: JoinHandle<VcpuSummary>,
     running: bool,
 }
 
 /// What is left of a vCPU.
 #[derive(Clone, Debug, Default)]
-pub struct VcpuEnd {
+pub struct VcpuSummary {
     /// Its number.
     pub id: u8,
     /// Its instruction pointer, where KVM still tells it.
@@ -103,7 +106,7 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         Ok(())
     }
 
-    fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuEnd>> {
+    fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuSummary>> {
         let id = vcpu.id();
         let state = self.state.clone();
         let mut guard = KickOnDrop {
@@ -116,9 +119,9 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
             let mut stats = ExitStats::new(by_port);
             guard.disarm(match vcpu.run(&buses, &state, &mut stats) {
                 Ok(stop) => ExitReason::of_vcpu(id, stop),
-                Err(error) => Some(ExitReason::Failed(format!("cannot run vCPU {id}: {}", cause(&error)))),
+                Err(error) => Some(ExitReason::Failed(format!("cannot run vCPU {id}: {}", os_error::describe(&error)))),
             });
-            VcpuEnd { id, rip: vcpu.rip(), stats }
+            VcpuSummary { id, rip: vcpu.rip(), stats }
         })
     }
 }
@@ -127,7 +130,7 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
     /// Gets every vCPU out of the guest and joins its thread. Returns what is left of each, in order.
     ///
     /// Takes a second at most; an error names the vCPUs that do not stop, whose threads are then left behind.
-    pub fn shutdown(&mut self) -> Result<Vec<VcpuEnd>, Error> {
+    pub fn shutdown(&mut self) -> Result<Vec<VcpuSummary>, Error> {
         self.state.set(VmRunState::Exiting);
         for _ in 0..KICKS {
             if self.threads.iter().all(|thread| !thread.running) {
@@ -150,7 +153,7 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
             match running {
                 true => stuck.push(id.to_string()),
                 // What a panicked thread counted is lost.
-                false => ends.push(handle.join().unwrap_or(VcpuEnd { id, ..VcpuEnd::default() })),
+                false => ends.push(handle.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
             }
         }
         if stuck.is_empty() { Ok(ends) } else { Err(Error::Stuck(stuck.join(", "))) }

@@ -5,7 +5,7 @@ use super::guest::Guest;
 use super::pty::Pty;
 use super::terminal::{CTRL_A, Terminal};
 use super::transcript::lines;
-use rustix::termios::{Winsize, tcsetwinsize};
+use kickvm::sys::winsize::WinSize;
 
 /// A stock kernel has no console before its driver is loaded.
 const ON_HVC: &str = "exec </dev/hvc0 >/dev/hvc0 2>&1";
@@ -74,13 +74,13 @@ until [ \"$(stty size)\" = '40 100' ]; do usleep 10000; done 2>/dev/null; echo s
 until [ \"$(stty size)\" = '50 132' ]; do usleep 10000; done; echo resized
 stty opost"
     );
-    let size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = |rows, cols| WinSize { rows, cols };
     let pty = Pty::new();
-    tcsetwinsize(&pty.master, size(40, 100)).expect("a terminal has a size");
+    size(40, 100).set(&pty.master).expect("a terminal has a size");
     let host = pty.master.try_clone().expect("cannot duplicate a descriptor");
     let mut terminal = Terminal::start_on(pty, job(virtio(guest), &script));
     terminal.wait_for_line("sized");
-    tcsetwinsize(&host, size(50, 132)).expect("a terminal has a size");
+    size(50, 132).set(&host).expect("a terminal has a size");
     terminal.wait_for_line("resized");
     drop(host);
     terminal.finish().assert_code(0);

@@ -86,7 +86,7 @@ fn a_vcpu_that_panics_restores_the_terminal() {
     need_kvm!();
     const ALONE: &str = "KICKVM_TEST_PANIC";
     if std::env::var_os(ALONE).is_some() {
-        kickvm::vmm::terminal::restore_on_panic();
+        kickvm::console::terminal::restore_on_panic();
         let config = VMMConfig { memory: MIN_MEMORY, ..VMMConfig::new(Image::Raw(&TOUCH)) };
         let mut vmm = Vmm::try_from(config).unwrap();
         vmm.add_port_device(0x700, 1, Arc::new(Panics)).unwrap();

@@ -4,12 +4,13 @@ use crate::common::DEADLINE;
 use crate::common::run::{eventually, in_own_process};
 use crate::ends::{HELLO, SPIN};
 use crate::{guest, need_kvm, never, outb};
-use kickvm::boot::{self, Image, Payload, layout};
+use kickvm::boot::{self, BootParams, Image, layout};
 use kickvm::device::{Device, Response};
 use kickvm::event::{EventManager, MutEventSubscriber, SubscriberOps};
-use kickvm::vcpu::{Buses, CpuidTemplate, GuestRam};
+use kickvm::memory::GuestRam;
+use kickvm::vcpu::{Buses, CpuidTemplate};
 use kickvm::vmm::{
-    Console, Error, ExitHandler, ExitReason, KvmVm, MIN_MEMORY, VMMConfig, VcpuEnd, Vmm, WrappedExitHandler,
+    ConsoleConfig, Error, ExitHandler, ExitReason, KvmVm, MIN_MEMORY, VMMConfig, VcpuSummary, Vmm, WrappedExitHandler,
 };
 use kvm_ioctls::Kvm;
 use std::fs;
@@ -22,7 +23,7 @@ guest!(TOUCH, outb!("0x700", "1"), never!(),);
 fn config(guest: &'static [u8]) -> VMMConfig {
     VMMConfig {
         memory: MIN_MEMORY,
-        console: Console::None,
+        console: ConsoleConfig::None,
         timeout: Some(DEADLINE),
         ..VMMConfig::new(Image::Raw(guest))
     }
@@ -61,7 +62,8 @@ impl Machine {
     fn start(kvm: &Kvm, cpuid: &CpuidTemplate, guest: &'static [u8], buses: Buses) -> Self {
         let ram = Arc::new(GuestRam::new(layout::ram_ranges(MIN_MEMORY)).unwrap());
         let image = &Image::Raw(guest);
-        let payload = Payload { image, initramfs: &[], root: None, cmdline: "", cpus: 1, virtio: 0, wake_line: false };
+        let payload =
+            BootParams { image, initramfs: &[], root: None, cmdline: "", cpus: 1, virtio: 0, wake_line: false };
         let entry = boot::load(ram.memory(), &payload).unwrap();
         let handler = WrappedExitHandler::new().unwrap();
         let mut manager = EventManager::new().unwrap();
@@ -72,7 +74,7 @@ impl Machine {
     }
 
     /// Takes turns of the loop until a kick, and shuts down.
-    fn end(mut self) -> Result<Vec<VcpuEnd>, Error> {
+    fn end(mut self) -> Result<Vec<VcpuSummary>, Error> {
         while self.handler.keep_running() {
             self.manager.run().unwrap();
         }

@@ -1,6 +1,7 @@
-use super::*;
-use crate::device::console::OUTPUT_LIMIT;
 use std::sync::Arc;
+
+use super::*;
+use crate::device::console_port::OUTPUT_LIMIT;
 
 const MCR: u64 = 4;
 
@@ -28,7 +29,7 @@ impl Machine {
     }
     fn output(&self) -> String {
         let mut bytes = Vec::new();
-        self.serial.pull(&mut bytes);
+        self.serial.drain(&mut bytes);
         String::from_utf8(bytes).unwrap()
     }
     fn rang(event: &EventFd) -> bool {
@@ -43,10 +44,10 @@ fn output_arrives_in_order_and_a_line_wakes_the_loop() {
         assert!(m.outb(THR, *byte).is_continue());
     }
     assert!(Machine::rang(&m.wake));
-    assert!(!m.serial.look().urgent);
+    assert!(!m.serial.poll().flush_now);
     assert!(m.outb(THR, b'\n').is_continue());
     assert!(Machine::rang(&m.wake));
-    assert!(m.serial.look().urgent);
+    assert!(m.serial.poll().flush_now);
     assert_eq!(m.output(), "ok\n");
     assert!(!Machine::rang(&m.wake));
 }
@@ -55,7 +56,7 @@ fn output_arrives_in_order_and_a_line_wakes_the_loop() {
 fn a_pasted_page_arrives_whole_even_if_the_guest_masks_its_interrupts_meanwhile() {
     let m = machine();
     let paste: Vec<u8> = (0..10_000u32).map(|n| b'a' + (n % 26) as u8).collect();
-    let mut sent = m.serial.feed(&paste);
+    let mut sent = m.serial.push_input(&paste);
     assert!(sent >= 4096);
     let mut got = Vec::new();
     let mut masked = true;
@@ -72,7 +73,7 @@ fn a_pasted_page_arrives_whole_even_if_the_guest_masks_its_interrupts_meanwhile(
             }
         }
         if Machine::rang(&m.wake) {
-            sent += m.serial.feed(&paste[sent..]);
+            sent += m.serial.push_input(&paste[sent..]);
         }
     }
     assert_eq!(got, paste);
@@ -83,7 +84,7 @@ fn input_that_comes_in_loopback_mode_waits_for_its_end() {
     let m = machine();
     let _ = m.outb(IER, 1);
     let _ = m.outb(MCR, 1 << 4);
-    assert_eq!(m.serial.feed(b"x"), 1);
+    assert_eq!(m.serial.push_input(b"x"), 1);
     assert_eq!(m.inb(LSR) & 1, 0);
     let _ = m.outb(MCR, 0);
     assert_eq!((m.inb(LSR) & 1, m.inb(THR)), (1, b'x'));
@@ -92,7 +93,7 @@ fn input_that_comes_in_loopback_mode_waits_for_its_end() {
 #[test]
 fn input_that_comes_while_linux_sets_the_port_up_is_not_cleared_away() {
     let m = machine();
-    assert_eq!(m.serial.feed(b"early"), 5);
+    assert_eq!(m.serial.push_input(b"early"), 5);
     for interrupts in [0x0f, 0] {
         let _ = m.outb(IER, interrupts); // which of them are there?
     }
@@ -109,7 +110,7 @@ fn input_that_comes_while_linux_sets_the_port_up_is_not_cleared_away() {
 fn a_handler_may_mask_the_interrupt_before_it_reads() {
     let m = machine();
     let _ = m.outb(IER, 1);
-    assert_eq!(m.serial.feed(b"ab"), 2);
+    assert_eq!(m.serial.push_input(b"ab"), 2);
     assert_eq!(m.inb(IIR) & 0xf, 0x4);
     let _ = m.outb(IER, 0);
     assert_eq!([m.inb(THR), m.inb(THR)], *b"ab");
@@ -119,7 +120,7 @@ fn a_handler_may_mask_the_interrupt_before_it_reads() {
 fn a_handler_that_masks_before_it_looks_at_anything_gets_its_input_too() {
     let m = machine();
     let _ = m.outb(IER, 1);
-    assert_eq!(m.serial.feed(b"a"), 1);
+    assert_eq!(m.serial.push_input(b"a"), 1);
     let read = (0..10).find_map(|_| {
         let _ = m.outb(IER, 0);
         let byte = (m.inb(LSR) & 1 != 0).then(|| m.inb(THR));
@@ -132,7 +133,7 @@ fn a_handler_that_masks_before_it_looks_at_anything_gets_its_input_too() {
 #[test]
 fn a_guest_that_polls_needs_no_interrupt() {
     let m = machine();
-    assert_eq!(m.serial.feed(b"poll"), 4);
+    assert_eq!(m.serial.push_input(b"poll"), 4);
     let got = [0; 4].map(|_| {
         while m.inb(LSR) & 1 == 0 {}
         m.inb(THR)
@@ -170,7 +171,7 @@ fn a_writer_waits_for_room_and_loses_nothing() {
     let mut got = Vec::new();
     while got.len() < total {
         let mut part = Vec::new();
-        m.serial.pull(&mut part);
+        m.serial.drain(&mut part);
         assert!(part.len() <= OUTPUT_LIMIT);
         got.extend(part);
         std::thread::yield_now(); // the lock is not a fair one
@@ -202,8 +203,8 @@ fn the_end_of_a_kernel_panic_ends_the_machine() {
     let m = machine();
     let print = |text: &str| text.bytes().for_each(|byte| assert!(m.outb(THR, byte).is_continue()));
     print("Kernel panic - not syncing: x\r\n---[ end Kernel panic ]---\r\n");
-    assert!(m.serial.look().ticking);
-    let ends = |ticks: u32| (0..ticks).any(|_| m.serial.tick() == ControlFlow::Break(GuestRequest::Panic));
+    assert!(m.serial.poll().needs_timer);
+    let ends = |ticks: u32| (0..ticks).any(|_| m.serial.on_timer() == ControlFlow::Break(GuestRequest::Panic));
     assert!(!ends(SILENT_TICKS) && ends(1));
     assert!(m.serial.panicked());
 }
@@ -213,7 +214,7 @@ fn a_panic_that_somebody_only_talks_about_does_not() {
     let m = machine();
     let print = |text: &str| text.bytes().for_each(|byte| assert!(m.outb(THR, byte).is_continue()));
     print("---[ end Kernel panic - not syncing: an old log ]---\r\n# ");
-    assert!(!m.serial.look().ticking);
+    assert!(!m.serial.poll().needs_timer);
 }
 
 #[test]
@@ -233,7 +234,7 @@ fn a_guest_that_floods_the_ring_is_held_back_and_does_not_stop_the_loop() {
     let reader = std::thread::spawn(move || (0..OUTPUT_LIMIT).for_each(|_| serial.read(LSR, &mut [0])));
     let mut most = 0;
     for _ in 0..50 {
-        while !m.serial.look().urgent {
+        while !m.serial.poll().flush_now {
             std::thread::yield_now();
         }
         most = most.max(m.output().len());
@@ -276,14 +277,14 @@ fn a_polling_guest_is_coalesced_in_order_until_it_falls_silent() {
         }
     }
     assert_eq!(exits, POLLED_BYTES);
-    assert!(Machine::rang(&m.wake) && m.serial.look().ticking);
-    assert!(m.serial.tick().is_continue());
+    assert!(Machine::rang(&m.wake) && m.serial.poll().needs_timer);
+    assert!(m.serial.on_timer().is_continue());
     assert_eq!(m.output(), text);
     for _ in 0..=SILENT_TICKS {
-        assert!(m.serial.look().ticking);
-        assert!(m.serial.tick().is_continue());
+        assert!(m.serial.poll().needs_timer);
+        assert!(m.serial.on_timer().is_continue());
     }
-    assert!(!m.serial.look().ticking && !ring.0.lock().unwrap().0);
+    assert!(!m.serial.poll().needs_timer && !ring.0.lock().unwrap().0);
 }
 
 #[test]
@@ -296,5 +297,5 @@ fn a_guest_that_does_not_poll_is_not_coalesced() {
             let _ = m.outb(THR, b'x');
         }
     }
-    assert!(!m.serial.look().ticking);
+    assert!(!m.serial.poll().needs_timer);
 }

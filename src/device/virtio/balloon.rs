@@ -3,10 +3,11 @@
 //! It does so in two ways. What the balloon holds is the guest's loss: the host asks for a size, the guest inflates. Free page
 //! reporting costs the guest nothing: it names pages that happen to be free.
 
-use super::rim;
-use super::{Buffers, Chain, Turn, VirtioDevice, Virtqueue};
-use crate::event::Events;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::{Buffers, Chain, DeviceContext, VirtioDevice, Virtqueue};
+use crate::event::Events;
+use crate::memory;
 
 // The queues. Reporting's is number 4 of the specification; those before it that are not offered do not count.
 const INFLATE: u32 = 0;
@@ -19,7 +20,7 @@ const PAGE_REPORTING: u64 = 1 << 5;
 
 /// The balloon counts pages of 4 KiB, whatever the guest's are.
 const PAGE_SHIFT: u64 = 12;
-/// Page numbers taken at once.
+/// RegisterPage numbers taken at once.
 const BATCH: usize = 256;
 /// The most page numbers taken from one request; Linux sends 256.
 const MOST: usize = 1 << 10;
@@ -61,8 +62,8 @@ impl VirtioDevice for Balloon {
         }
     }
 
-    fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>) {
-        let Some(queue) = turn.queues.get_mut(events.data() as usize) else { return };
+    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
+        let Some(queue) = ctx.queues.get_mut(events.data() as usize) else { return };
         while queue.pop(&mut self.chain) {
             match events.data() {
                 INFLATE => inflate(queue, &mut self.chain.readable),
@@ -103,11 +104,11 @@ fn inflate(queue: &Virtqueue, numbers: &mut Buffers) {
 fn give_back(memory: &GuestMemoryMmap, pages: std::ops::Range<u64>) {
     if !pages.is_empty() {
         let len = (pages.end - pages.start) << PAGE_SHIFT; // page numbers have 32 bits
-        rim::discard(memory, GuestAddress(pages.start << PAGE_SHIFT), len as usize);
+        memory::discard(memory, GuestAddress(pages.start << PAGE_SHIFT), len as usize);
     }
 }
 
 /// Gives the free pages back that the driver lends as buffers.
 fn report(queue: &Virtqueue, pages: &Buffers) {
-    pages.iter().for_each(|buffer| rim::discard(queue.memory(), buffer.address, buffer.len));
+    pages.iter().for_each(|buffer| memory::discard(queue.memory(), buffer.address, buffer.len));
 }

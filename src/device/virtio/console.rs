@@ -1,17 +1,20 @@
 //! Console (virtio 1.3, 5.3): the guest's `hvc0`. What a driver writes at once is one request, however long; a serial port has
 //! an exit or two a byte.
 
-use super::{BACKEND, Chain, Turn, VirtioDevice};
-use crate::device::console::{ConsolePort, Listener, Output, SILENT_TICKS, Work};
-use crate::device::{GuestRequest, Response};
-use crate::event::{EventOps, EventSet, Events, Timer};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem::take;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
 use vmm_sys_util::eventfd::EventFd;
+
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice};
+use crate::device::console_port::{ConsolePort, Output, OutputTap, Pending, SILENT_TICKS};
+use crate::device::{GuestRequest, Response};
+use crate::event::{EventOps, EventSet, Events, Timer};
+use crate::sys::winsize::WinSize;
 
 // The queues.
 const RECEIVE: u32 = 0;
@@ -23,16 +26,13 @@ const SIZE: u64 = 1 << 0;
 const INPUT_LIMIT: usize = 64 << 10;
 /// Bytes moved at once.
 const BLOCK: usize = 4 << 10;
-/// Blocks moved before other devices have their turn.
+/// Blocks moved before other devices have their ctx.
 const BLOCKS: usize = 16;
 
 /// How long a driver that is ready may take until it has a terminal for the input.
 const PATIENCE: Duration = Duration::from_secs(3);
 const WORK_EVENT: u32 = BACKEND;
 const TIMER_EVENT: u32 = BACKEND + 1;
-
-/// Columns and rows of a terminal.
-pub type TerminalSize = (u16, u16);
 
 /// The console's side towards the host.
 #[derive(Debug)]
@@ -51,12 +51,12 @@ struct State {
     silent: u32,
     input: VecDeque<u8>,
     starved: bool, // the host waits for room
-    size: Option<TerminalSize>,
+    size: Option<WinSize>,
 }
 
 impl Port {
     /// A port that rings `wake` when the event loop has something to do. A terminal has a `size`.
-    pub fn new(wake: EventFd, size: Option<TerminalSize>) -> io::Result<Self> {
+    pub fn new(wake: EventFd, size: Option<WinSize>) -> io::Result<Self> {
         let state = State {
             output: Output::default(),
             blocked: false,
@@ -74,7 +74,7 @@ impl Port {
     }
 
     /// Tells the guest that its terminal has another size.
-    pub fn resize(&self, size: TerminalSize) {
+    pub fn resize(&self, size: WinSize) {
         self.lock().size = Some(size);
         ring(&self.work);
     }
@@ -85,29 +85,29 @@ fn ring(event: &EventFd) {
 }
 
 impl ConsolePort for Port {
-    fn set_listener(&self, listener: Box<dyn Listener>) {
-        self.lock().output.listener = Some(listener);
+    fn set_tap(&self, tap: Box<dyn OutputTap>) {
+        self.lock().output.tap = Some(tap);
     }
 
-    fn pull(&self, into: &mut Vec<u8>) {
+    fn drain(&self, into: &mut Vec<u8>) {
         let mut state = self.lock();
-        state.output.pull(into);
+        state.output.drain(into);
         if take(&mut state.blocked) {
             ring(&self.work);
         }
     }
 
-    fn look(&self) -> Work {
+    fn poll(&self) -> Pending {
         let State { output, input, .. } = &*self.lock();
-        Work {
-            ticking: output.watch.ended(),
-            hungry: input.len() < INPUT_LIMIT,
-            urgent: output.urgent(),
-            any: !output.bytes.is_empty(),
+        Pending {
+            needs_timer: output.watch.ended(),
+            wants_input: input.len() < INPUT_LIMIT,
+            flush_now: output.flush_now(),
+            has_output: !output.bytes.is_empty(),
         }
     }
 
-    fn feed(&self, bytes: &[u8]) -> usize {
+    fn push_input(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
         let taken = bytes.len().min(INPUT_LIMIT.saturating_sub(state.input.len()));
         state.input.extend(&bytes[..taken]);
@@ -118,7 +118,7 @@ impl ConsolePort for Port {
         taken
     }
 
-    fn tick(&self) -> Response {
+    fn on_timer(&self) -> Response {
         let mut state = self.lock();
         state.silent += 1;
         match state.silent > SILENT_TICKS && state.output.watch.ended() {
@@ -178,15 +178,15 @@ impl Console {
 
     /// Takes a new size over; returns whether there is one.
     fn resize(&mut self) -> bool {
-        let Some((columns, rows)) = self.port.lock().size.take() else { return false };
-        self.config[..2].copy_from_slice(&columns.to_le_bytes());
+        let Some(WinSize { rows, cols }) = self.port.lock().size.take() else { return false };
+        self.config[..2].copy_from_slice(&cols.to_le_bytes());
         self.config[2..4].copy_from_slice(&rows.to_le_bytes());
         self.sized
     }
 
     /// Moves what the guest writes to the host, as far as there is room.
-    fn transmit(&mut self, turn: &mut Turn<'_, '_>) {
-        let Some(queue) = turn.queues.get_mut(TRANSMIT as usize) else { return };
+    fn transmit(&mut self, ctx: &mut DeviceContext<'_, '_>) {
+        let Some(queue) = ctx.queues.get_mut(TRANSMIT as usize) else { return };
         let mut state = self.port.lock();
         for _ in 0..BLOCKS {
             if !self.unsent && !queue.pop(&mut self.sending) {
@@ -209,14 +209,14 @@ impl Console {
         if !state.output.bytes.is_empty() {
             ring(&self.port.wake);
         }
-        if (self.unsent || queue.want_doorbell()) && !state.blocked {
+        if (self.unsent || queue.enable_notification()) && !state.blocked {
             ring(&self.port.work); // the rest is for the next turn
         }
     }
 
     /// Moves what the host has to the guest, as far as there are buffers.
-    fn receive(&mut self, turn: &mut Turn<'_, '_>) {
-        let Some(queue) = turn.queues.get_mut(RECEIVE as usize) else { return };
+    fn receive(&mut self, ctx: &mut DeviceContext<'_, '_>) {
+        let Some(queue) = ctx.queues.get_mut(RECEIVE as usize) else { return };
         let mut state = self.port.lock();
         while self.open && !state.input.is_empty() && queue.pop(&mut self.receiving) {
             let (front, _) = state.input.as_slices();
@@ -262,17 +262,17 @@ impl VirtioDevice for Console {
         let _ = self.patience.disarm(); // it can be
     }
 
-    fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>) {
+    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
         match events.data() {
             RECEIVE => {}
-            TRANSMIT => self.transmit(turn),
+            TRANSMIT => self.transmit(ctx),
             TIMER_EVENT => self.open |= matches!(self.patience.read(), Ok(Some(_))),
             _ => {
-                turn.config_changed = self.resize() | take(&mut self.fresh);
-                self.transmit(turn);
+                ctx.config_changed = self.resize() | take(&mut self.fresh);
+                self.transmit(ctx);
             }
         }
-        self.receive(turn);
+        self.receive(ctx);
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
     use crate::device::virtio::testing::*;
     use std::time::Instant;
 
-    fn console(size: Option<TerminalSize>) -> (Driver<Console>, Arc<Port>, EventFd) {
+    fn console(size: Option<WinSize>) -> (Driver<Console>, Arc<Port>, EventFd) {
         let wake = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let port = Arc::new(Port::new(wake.try_clone().unwrap(), size).unwrap());
         let features = VERSION_1 | size.map_or(0, |_| SIZE_FEATURE);
@@ -293,7 +293,7 @@ mod tests {
 
     fn pulled(port: &Port) -> Vec<u8> {
         let mut bytes = Vec::new();
-        port.pull(&mut bytes);
+        port.drain(&mut bytes);
         bytes
     }
 
@@ -304,14 +304,14 @@ mod tests {
         driver.request(TRANSMIT, &[(BUFFERS, 6), (BUFFERS + 6, 5)], &[]);
         assert_eq!(driver.used(TRANSMIT), [(0, 0)]);
         assert!(wake.read().is_ok());
-        assert!(port.look().urgent);
+        assert!(port.poll().flush_now);
         assert_eq!(pulled(&port), b"hello\nworld");
-        assert!(!port.look().any);
+        assert!(!port.poll().has_output);
     }
 
     #[test]
     fn a_full_buffer_holds_the_guest_back_and_loses_nothing() {
-        const OUTPUT_LIMIT: usize = crate::device::console::OUTPUT_LIMIT;
+        const OUTPUT_LIMIT: usize = crate::device::console_port::OUTPUT_LIMIT;
         let (mut driver, port, _wake) = console(None);
         let piece = 0x4_0000;
         let text: Vec<u8> = (0..piece).map(|n| (n % 251) as u8).collect();
@@ -349,9 +349,9 @@ mod tests {
         driver.request(TRANSMIT, &[(BUFFERS, 0x2_0000 + text.len() as u32)], &[]);
         assert_eq!(driver.used(TRANSMIT), [(0, 0)]);
         assert_eq!(pulled(&port), b"");
-        assert!(port.panicked() && port.look().ticking);
-        let silent = (0..SILENT_TICKS).all(|_| port.tick().is_continue());
-        assert!(silent && port.tick() == ControlFlow::Break(GuestRequest::Panic));
+        assert!(port.panicked() && port.poll().needs_timer);
+        let silent = (0..SILENT_TICKS).all(|_| port.on_timer().is_continue());
+        assert!(silent && port.on_timer() == ControlFlow::Break(GuestRequest::Panic));
     }
 
     #[test]
@@ -360,8 +360,8 @@ mod tests {
         driver.request(TRANSMIT, &[(BUFFERS, 1)], &[]);
         pulled(&port);
         wake.read().unwrap();
-        assert_eq!(port.feed(&[7; INPUT_LIMIT + 1]), INPUT_LIMIT);
-        assert!(!port.look().hungry);
+        assert_eq!(port.push_input(&[7; INPUT_LIMIT + 1]), INPUT_LIMIT);
+        assert!(!port.poll().wants_input);
         driver.run();
         driver.request(RECEIVE, &[], &[(BUFFERS, 100), (BUFFERS + 0x1000, 100)]);
         assert_eq!(driver.used(RECEIVE), [(0, 200)]);
@@ -370,14 +370,14 @@ mod tests {
         driver.request(RECEIVE, &[], &[(BUFFERS, INPUT_LIMIT as u32)]);
         assert_eq!(driver.used(RECEIVE)[1], (0, INPUT_LIMIT as u32 - 200));
         assert!(wake.read().is_ok());
-        assert!(port.look().hungry);
+        assert!(port.poll().wants_input);
     }
 
     #[test]
     fn input_waits_for_a_driver_that_has_written_or_had_time_to() {
         let begun = Instant::now();
         let (mut driver, port, _wake) = console(None);
-        port.feed(b"early");
+        port.push_input(b"early");
         driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
         assert!(driver.used(RECEIVE).is_empty() || begun.elapsed() > PATIENCE);
         driver.request(TRANSMIT, &[(BUFFERS, 1)], &[]);
@@ -386,7 +386,7 @@ mod tests {
         driver.write(STATUS, 0);
         let begun = Instant::now();
         driver.start(VERSION_1);
-        port.feed(b"late");
+        port.push_input(b"late");
         driver.request(RECEIVE, &[], &[(BUFFERS, 100)]);
         assert!(driver.used(RECEIVE).is_empty() || begun.elapsed() > PATIENCE);
         while driver.used(RECEIVE).is_empty() {
@@ -398,9 +398,9 @@ mod tests {
 
     #[test]
     fn a_driver_hears_of_the_terminal_s_size_when_it_is_ready_and_when_that_changes() {
-        let (mut driver, port, _wake) = console(Some((80, 25)));
+        let (mut driver, port, _wake) = console(Some(WinSize { rows: 25, cols: 80 }));
         assert_eq!((driver.read(CONFIG), driver.read(INTERRUPT_STATUS), driver.interrupts()), (25 << 16 | 80, 3, 1));
-        port.resize((132, 50));
+        port.resize(WinSize { rows: 50, cols: 132 });
         driver.run();
         assert_eq!((driver.read(CONFIG), driver.read(INTERRUPT_STATUS), driver.interrupts()), (50 << 16 | 132, 3, 1));
     }

@@ -14,32 +14,31 @@
 //! what is special about it. A [`Virtqueue`] checks all that the driver puts in its rings, so a device sees only requests
 //! whose buffers are in RAM; what the requests say is for the device to check.
 //!
-//! A [`prompt`](VirtioDevice::prompt) device has its doorbells among the other registers: the vCPU that rings one does the work.
+//! A [`synchronous`](VirtioDevice::synchronous) device has its doorbells among the other registers: the vCPU that rings one does the work.
 //!
 //! A driver that breaks the rules stops the queue it breaks them on, and is told so by DEVICE_NEEDS_RESET. Other queues and other
 //! devices go on.
 
 pub mod balloon;
 pub mod block;
-mod chain;
 pub mod console;
-mod mmio;
 pub mod net;
-mod queue;
-mod rim;
 pub mod rng;
-pub mod tap;
 #[cfg(test)]
 mod testing;
+mod transport;
 pub mod vsock;
 
-pub use chain::{Buffer, Buffers, Chain};
-pub use mmio::{ACKNOWLEDGE, NOTIFY, Page, REGISTERS, Registers, USED_BUFFER, Virtio};
-pub use queue::Virtqueue;
+pub use crate::sys::vectored_io::Buffer;
+pub use transport::{
+    Buffers, Chain, INT_VRING, INTERRUPT_ACK, QUEUE_NOTIFY, REGISTERS, RegisterPage, Registers, Virtio, Virtqueue,
+};
+
+use std::fmt;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::event::{EventOps, Events};
-use std::fmt;
-use vmm_sys_util::eventfd::EventFd;
 
 /// The first word of user data that is not the number of a queue. Devices number their own descriptors from here.
 pub const BACKEND: u32 = 0x100;
@@ -84,23 +83,23 @@ pub trait VirtioDevice: Send {
 
     /// Whether what a doorbell asks for takes less time than waking the event loop. Then the vCPU that rings it does it itself, by
     /// [`serve`](VirtioDevice::serve): an exit to user space, but neither a thread to wake nor a vCPU to put to sleep.
-    fn prompt(&self) -> bool {
+    fn synchronous(&self) -> bool {
         false
     }
 
-    /// Handles the doorbells of a [`prompt`](VirtioDevice::prompt) device. Called on a vCPU's thread.
+    /// Handles the doorbells of a [`synchronous`](VirtioDevice::synchronous) device. Called on a vCPU's thread.
     fn serve(&mut self, queues: &mut [Virtqueue]) {
         let _ = queues;
     }
 
     /// Handles one event: the doorbell of the queue whose number is the user data, or one of its own
     /// descriptors.
-    fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>);
+    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>);
 }
 
 /// What a device has at hand while it handles an event.
 #[derive(Debug)]
-pub struct Turn<'a, 'b> {
+pub struct DeviceContext<'a, 'b> {
     /// The queues, as many as [`VirtioDevice::QUEUES`]; none while the driver is not ready.
     pub queues: &'a mut [Virtqueue],
     /// To register descriptors with.
@@ -129,7 +128,7 @@ impl Interrupt {
         Self(Raise::Irqfd(irqfd))
     }
 
-    /// An interrupt that `raise` raises. Right for a [`prompt`](VirtioDevice::prompt) device, whose driver waits on this very thread.
+    /// An interrupt that `raise` raises. Right for a [`synchronous`](VirtioDevice::synchronous) device, whose driver waits on this very thread.
     pub fn direct(raise: impl Fn() + Send + 'static) -> Self {
         Self(Raise::Call(Box::new(raise)))
     }

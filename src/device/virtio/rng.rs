@@ -1,6 +1,6 @@
 //! Entropy (virtio 1.3, 5.4): the guest's buffers are filled by the host's random number generator.
 
-use super::{Chain, Turn, VirtioDevice, Virtqueue};
+use super::{Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::Events;
 
 /// The most bytes one request gets; the driver asks again for more.
@@ -30,7 +30,7 @@ impl VirtioDevice for Rng {
     const TYPE: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
     const QUEUES: &'static [u16] = &[64];
 
-    fn prompt(&self) -> bool {
+    fn synchronous(&self) -> bool {
         true // Linux asks for 64 bytes at a time, which come in a microsecond
     }
 
@@ -47,7 +47,7 @@ impl VirtioDevice for Rng {
         }
     }
 
-    fn process(&mut self, _events: Events, turn: &mut Turn<'_, '_>) {
-        self.serve(turn.queues);
+    fn process(&mut self, _events: Events, ctx: &mut DeviceContext<'_, '_>) {
+        self.serve(ctx.queues);
     }
 }

@@ -1,11 +1,13 @@
 //! A driver for tests: it does what a guest's would, and what none should.
 
-use super::{Interrupt, Page, REGISTERS, Registers, Virtio, VirtioDevice};
-use crate::device::Device;
-use crate::event::{EventManager, SubscriberOps};
 use std::sync::{Arc, Mutex};
+
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
+
+use super::{Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
+use crate::device::Device;
+use crate::event::{EventManager, SubscriberOps};
 
 pub const RAM: usize = 1 << 20;
 /// Entries of each queue.
@@ -78,7 +80,7 @@ impl<D: VirtioDevice> Driver<D> {
     /// A device that nobody has touched yet, and that has `memory` already.
     pub fn with_memory(device: D, memory: GuestMemoryMmap) -> Self {
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let page = Page::new(Arc::new(MmapRegion::new(REGISTERS as usize).unwrap()), 0);
+        let page = RegisterPage::new(Arc::new(MmapRegion::new(REGISTERS as usize).unwrap()), 0);
         let virtio = Virtio::new(device, &memory, Interrupt::new(irq.try_clone().unwrap()), page).unwrap();
         let virtio = Arc::new(Mutex::new(virtio));
         let mut manager = EventManager::new().unwrap();

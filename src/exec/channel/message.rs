@@ -1,5 +1,7 @@
 //! What is said in the rings for events and orders: a byte for the kind, a byte for the length, and up to 255 bytes.
 
+use crate::sys::winsize::WinSize;
+
 /// What init tells kickvm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -21,12 +23,7 @@ pub enum Order {
     /// Send this signal to the command.
     Signal(u8),
     /// The user's terminal has this size now.
-    Size {
-        /// Lines.
-        rows: u16,
-        /// Characters a line.
-        columns: u16,
-    },
+    Size(WinSize),
     /// Nobody reads this output any more: 1 or 2, as descriptors are numbered.
     Shut(u8),
 }
@@ -85,7 +82,7 @@ impl Order {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Signal(number) => encode(SIGNAL, &[*number]),
-            Self::Size { rows, columns } => encode(SIZE, &[rows.to_le_bytes(), columns.to_le_bytes()].concat()),
+            Self::Size(WinSize { rows, cols }) => encode(SIZE, &[rows.to_le_bytes(), cols.to_le_bytes()].concat()),
             Self::Shut(stream) => encode(SHUT, &[*stream]),
         }
     }
@@ -95,7 +92,7 @@ impl Order {
         Some(match (kind, payload) {
             (SIGNAL, [number]) => Self::Signal(*number),
             (SIZE, [a, b, c, d]) => {
-                Self::Size { rows: u16::from_le_bytes([*a, *b]), columns: u16::from_le_bytes([*c, *d]) }
+                Self::Size(WinSize { rows: u16::from_le_bytes([*a, *b]), cols: u16::from_le_bytes([*c, *d]) })
             }
             (SHUT, [stream]) => Self::Shut(*stream),
             _ => return None,

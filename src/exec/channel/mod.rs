@@ -20,6 +20,7 @@ pub use message::{Event, Order, take};
 pub use ring::{Broken, Consumer, Producer};
 
 use std::sync::atomic::Ordering;
+
 use vm_memory::{Bytes, VolatileSlice};
 
 /// Bytes of a page.

@@ -1,8 +1,10 @@
 //! One ring, from its two ends. Indices run freely and wrap at 2^32; what lies between them is in the ring.
 
-use super::{Lane, PAGE, Pages};
 use std::io;
+
 use vm_memory::{Bytes, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
+
+use super::{Lane, PAGE, Pages};
 
 // Words of a ring, as offsets into its part of the header.
 const HEAD: usize = 0;

@@ -1,8 +1,10 @@
-use super::*;
-use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, Write};
+
+use proptest::prelude::*;
 use vm_memory::{MmapRegion, VolatileMemory};
+
+use super::*;
 
 /// Pages that lie together, as the guest sees them, or each alone, as the host does.
 struct Memory(MmapRegion, bool);
@@ -123,7 +125,8 @@ fn messages_are_taken_whole_and_in_order() {
         seen.extend(take(&mut buffer).map(|(kind, payload)| Event::decode(kind, &payload).unwrap()));
     }
     assert_eq!(seen, events);
-    for order in [Order::Signal(15), Order::Size { rows: 24, columns: 500 }, Order::Shut(2)] {
+    for order in [Order::Signal(15), Order::Size(crate::sys::winsize::WinSize { rows: 24, cols: 500 }), Order::Shut(2)]
+    {
         let (kind, payload) = take(&mut order.encode()).unwrap();
         assert_eq!(Order::decode(kind, &payload), Some(order));
     }

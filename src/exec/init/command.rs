@@ -1,19 +1,21 @@
 //! The command, its streams, and how it is signalled.
 
-use super::SESSION;
-use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
-use crate::vmm::window::{self, Size};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::pty::openpty;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use super::SESSION;
+use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
+use crate::sys::winsize::WinSize;
 
 /// What a command finds in its environment unless told otherwise.
 const DEFAULTS: [(&str, &str); 2] =
@@ -44,13 +46,12 @@ pub fn start(job: &Job) -> io::Result<Running> {
         let value = bytes.get(at + 1..).unwrap_or_default();
         command.env(OsString::from_vec(bytes[..at].to_vec()), OsString::from_vec(value.to_vec()));
     }
-    let Some((rows, columns)) = job.terminal else { return start_with_pipes(command, job) };
-    let size = Size { rows, columns };
+    let Some(size) = job.terminal else { return start_with_pipes(command, job) };
     let pty = openpty(None, None)?;
     for end in [&pty.master, &pty.slave] {
         fcntl(end.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?; // the command has its own
     }
-    window::set_size(&pty.master, size)?;
+    size.set(&pty.master)?;
     let name = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
     let slave = || pty.slave.try_clone().map(Stdio::from);
     let errors = if job.errors_apart { Stdio::piped() } else { slave()? };
@@ -104,9 +105,9 @@ impl Running {
     }
 
     /// Tells the command's terminal its size.
-    pub fn resize(&self, rows: u16, columns: u16) {
+    pub fn resize(&self, size: WinSize) {
         if let Some(terminal) = &self.terminal {
-            let _ = window::set_size(terminal, Size { rows, columns }); // the old size is better than no terminal
+            let _ = size.set(terminal); // the old size is better than no terminal
         }
     }
 }

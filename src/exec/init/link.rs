@@ -1,13 +1,15 @@
 //! Init's end of the channel: locked memory whose guest-physical addresses it tells kickvm, the bell, and the wake line.
 
-use super::ports::Ports;
-use crate::exec::channel::{Broken, Consumer, Event, Lane, PAGE, Pages, Producer, TOTAL_PAGES, publish, set_sleeping};
-use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::Duration;
+
+use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+use super::ports::Ports;
+use crate::exec::channel::{Broken, Consumer, Event, Lane, PAGE, Pages, Producer, TOTAL_PAGES, publish, set_sleeping};
 
 /// The serial port by which kickvm wakes init. What comes over it means nothing.
 const WAKE_LINE: &str = "/dev/ttyS1";

@@ -11,16 +11,18 @@ mod serve;
 mod session;
 mod system;
 
-use super::channel::Event;
-use super::job::{INIT_PATH, JOB_PATH, Job};
-use crate::cause::cause;
-use command::Running;
-use link::Link;
-use nix::sys::reboot::{RebootMode, reboot};
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::time::Duration;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use super::channel::Event;
+use super::job::{INIT_PATH, JOB_PATH, Job};
+use crate::sys::os_error;
+use command::Running;
+use link::Link;
 
 /// What [`act`] calls itself with, to become the command.
 const SESSION: &str = "kickvm-session";
@@ -66,10 +68,12 @@ fn prepare(job: &Job, link: &mut Link) -> Result<Running, String> {
     }
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
-        let cannot = |error| format!("cannot start in '{}' in the guest: {}", cwd.display(), cause(&error));
+        let cannot =
+            |error| format!("cannot start in '{}' in the guest: {}", cwd.display(), os_error::describe(&error));
         std::env::set_current_dir(cwd).map_err(cannot)?;
     }
-    let running = command::start(job).map_err(|error| format!("cannot start the command: {}", cause(&error)))?;
+    let running =
+        command::start(job).map_err(|error| format!("cannot start the command: {}", os_error::describe(&error)))?;
     link.send(&Event::Started);
     Ok(running)
 }

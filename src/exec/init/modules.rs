@@ -1,12 +1,14 @@
 //! Kernel modules, found as modprobe finds them: by `/lib/modules/RELEASE/modules.dep`.
 
-use crate::cause::cause;
-use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+
+use crate::sys::os_error;
 
 /// The kernel unpacks a module that is compressed (linux/module.h, Linux 5.17).
 const COMPRESSED_FILE: i32 = 4;
@@ -19,8 +21,9 @@ pub fn load(names: &[OsString]) -> Result<(), String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|error| error.to_string())?;
     let directory = Path::new("/lib/modules").join(release.trim());
     let list = directory.join("modules.dep");
-    let dependencies = fs::read_to_string(&list)
-        .map_err(|error| format!("cannot load modules: '{}' in the guest: {}", list.display(), cause(&error)))?;
+    let dependencies = fs::read_to_string(&list).map_err(|error| {
+        format!("cannot load modules: '{}' in the guest: {}", list.display(), os_error::describe(&error))
+    })?;
     let builtin = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
     for name in names {
         let name = name.to_string_lossy();
@@ -49,7 +52,7 @@ fn is_module(file: &str, name: &str) -> bool {
 }
 
 fn insert(path: &Path) -> Result<(), String> {
-    let fail = |error: io::Error| format!("cannot load module '{}': {}", path.display(), cause(&error));
+    let fail = |error: io::Error| format!("cannot load module '{}': {}", path.display(), os_error::describe(&error));
     let file = File::open(path).map_err(fail)?;
     let flags = match path.extension().is_some_and(|extension| extension == "ko") {
         true => ModuleInitFlags::empty(),

@@ -1,22 +1,23 @@
 //! The exec port, from inside the guest.
 
-use crate::device::exec_port::{BELL, EXEC_PORT, EXEC_PORTS, SIGNATURE};
-use crate::vcpu;
 use std::io;
+
+use crate::exec::port::{BELL, EXEC_PORT, EXEC_PORTS, SIGNATURE};
+use crate::sys::port_io::PortIo;
 
 /// The ports, which this process may touch.
 #[derive(Debug)]
-pub struct Ports(vcpu::Ports);
+pub struct Ports(PortIo);
 
 impl Ports {
     /// Asks the kernel for the ports (`ioperm(2)`).
     pub fn open() -> io::Result<Self> {
-        vcpu::Ports::open(EXEC_PORT, EXEC_PORTS).map(Self)
+        PortIo::open(EXEC_PORT, EXEC_PORTS).map(Self)
     }
 
     /// Gives them back.
     pub fn close() {
-        vcpu::Ports::close(EXEC_PORT, EXEC_PORTS);
+        PortIo::close(EXEC_PORT, EXEC_PORTS);
     }
 
     /// Whether the device is there.

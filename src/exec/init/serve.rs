@@ -1,15 +1,16 @@
 //! The first process's loop: it moves bytes between the command and the rings, and buries the dead.
 
+use std::fs::File;
+use std::io;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::command::Running;
 use super::link::Link;
 use crate::event::{EventSet, Poll, Registry, Signals, Token};
 use crate::exec::channel::{Consumer, Lane, Order, Producer, take};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use rustix::io::Errno;
-use rustix::process::{WaitOptions, wait};
-use std::fs::File;
-use std::io;
+use crate::sys::wait::{Ended, try_wait_any};
 
 const DEATHS: Token = Token(0);
 const WAKE: Token = Token(1);
@@ -90,7 +91,7 @@ impl Server {
         while let Some((kind, payload)) = take(&mut self.orders) {
             match Order::decode(kind, &payload) {
                 Some(Order::Signal(number)) if self.status.is_none() => self.running.signal(number),
-                Some(Order::Size { rows, columns }) => self.running.resize(rows, columns),
+                Some(Order::Size(size)) => self.running.resize(size),
                 // The command is told as it would be anywhere else: by SIGPIPE.
                 Some(Order::Shut(1)) => self.output.shut(),
                 Some(Order::Shut(2)) => self.errors.shut(),
@@ -102,15 +103,7 @@ impl Server {
 
     /// Takes note of every process that has ended. When the command has, so must all it left behind.
     fn bury(&mut self) {
-        loop {
-            let (pid, status) = match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status),
-                Err(Errno::INTR) => continue,
-                Ok(None) | Err(_) => return,
-            };
-            // It may be any signal, real-time ones too.
-            let status = status.exit_status().or_else(|| Some(128 + status.terminating_signal()?));
-            let Some(status) = status.map(|status| status as u8) else { continue };
+        while let Some(Ended { pid, status }) = try_wait_any() {
             if pid == self.running.pid.as_raw() {
                 self.status = Some(status);
                 let _ = kill(Pid::from_raw(-1), Signal::SIGKILL); // there may be none

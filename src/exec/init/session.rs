@@ -1,11 +1,12 @@
 //! The last step of a command's start, in a process of its own: a session, a terminal, and then the command in its place.
 
-use super::ports::Ports;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use super::ports::Ports;
 
 /// As in a shell.
 const NOT_FOUND: u8 = 127;
@@ -19,7 +20,7 @@ pub fn become_command(arguments: Vec<OsString>) -> u8 {
         Ok(mut command) => command(program).args(words).exec(),
         Err(error) => error,
     };
-    eprintln!("kickvm: cannot run '{}': {}", program.display(), crate::cause::cause(&error));
+    eprintln!("kickvm: cannot run '{}': {}", program.display(), crate::sys::os_error::describe(&error));
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => NOT_FOUND,
         _ => NOT_EXECUTABLE,

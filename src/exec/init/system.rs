@@ -1,13 +1,14 @@
 //! What a command expects to find in a running Linux: file systems, names, a loopback device.
 
-use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 /// The guest's name for itself.
 const HOST_NAME: &str = "kickvm";

@@ -1,12 +1,14 @@
 //! What a driver is told about a disk before it asks for anything.
 
-use super::disk::Disk;
-use super::request::{MOST_DISCARDED, MOST_ZEROED, SECTOR};
 use std::mem::offset_of;
+
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, virtio_blk_config,
 };
+
+use super::disk::Disk;
+use super::request::{MAX_DISCARDED, MAX_ZEROED, SECTOR};
 
 /// Bytes of the configuration space that mean something.
 pub const LEN: usize = offset_of!(virtio_blk_config, write_zeroes_may_unmap) + 4;
@@ -35,10 +37,10 @@ pub fn space(disk: &Disk) -> [u8; LEN] {
     put(offset_of!(virtio_blk_config, physical_block_exp), &[blocks.ilog2() as u8]);
     put(offset_of!(virtio_blk_config, min_io_size), &(blocks as u16).to_le_bytes());
     let page_sectors = (PAGE / SECTOR as u32).to_le_bytes();
-    put(offset_of!(virtio_blk_config, max_discard_sectors), &MOST_DISCARDED.to_le_bytes());
+    put(offset_of!(virtio_blk_config, max_discard_sectors), &MAX_DISCARDED.to_le_bytes());
     put(offset_of!(virtio_blk_config, max_discard_seg), &1u32.to_le_bytes());
     put(offset_of!(virtio_blk_config, discard_sector_alignment), &page_sectors);
-    put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &MOST_ZEROED.to_le_bytes());
+    put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &MAX_ZEROED.to_le_bytes());
     put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &1u32.to_le_bytes());
     put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[1]);
     config

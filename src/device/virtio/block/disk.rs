@@ -1,12 +1,5 @@
 //! The host's side of a disk: a raw image or a block device, and all that can be done with it.
 
-use super::request::{Range, Request, SECTOR};
-use crate::cause::cause;
-use crate::device::virtio::Buffers;
-use crate::device::virtio::rim::{self, Direction};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -14,7 +7,16 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use vm_memory::GuestMemoryMmap;
+
+use super::request::{Range, Request, SECTOR};
+use crate::device::virtio::Buffers;
+use crate::sys::os_error;
+use crate::sys::vectored_io::{self, Direction};
 
 /// An open disk. One that is written has no other user.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub struct Disk {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The operating system refuses.
-    #[error("cannot {action} disk '{path}': {}{hint}", cause(.source))]
+    #[error("cannot {action} disk '{path}': {}{hint}", os_error::describe(.source))]
     Host {
         /// What it refuses.
         action: &'static str,
@@ -155,7 +157,7 @@ impl Disk {
         let mut direct = self.direct.as_ref();
         while !buffers.is_empty() {
             let file = direct.map_or(self.file.as_fd(), AsFd::as_fd);
-            match rim::transfer(file, direction, memory, buffers, *offset, flags) {
+            match vectored_io::transfer(file, direction, memory, buffers.iter().copied(), *offset, flags) {
                 Ok(0) => return Err(shorter()),
                 Ok(count) => {
                     buffers.skip(count);

@@ -1,7 +1,5 @@
 //! What a driver asks of a disk (virtio 1.3, 5.2.6), checked against what the disk has.
 
-use crate::device::virtio::Chain;
-use crate::device::virtio::rim::Direction;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -9,12 +7,15 @@ use virtio_bindings::virtio_blk::{
 };
 use vm_memory::GuestMemoryMmap;
 
+use crate::device::virtio::Chain;
+use crate::sys::vectored_io::Direction;
+
 /// Bytes a sector, whatever the disk's block size is (5.2.6).
 pub const SECTOR: u64 = 512;
 /// The most sectors one request may discard: 2 GiB.
-pub const MOST_DISCARDED: u32 = 1 << 22;
+pub const MAX_DISCARDED: u32 = 1 << 22;
 /// The most sectors one request may fill with zeros: 64 MiB, because a file system may know no better way than to write them.
-pub const MOST_ZEROED: u32 = 1 << 17;
+pub const MAX_ZEROED: u32 = 1 << 17;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +109,7 @@ fn range(discard: bool, segment: [u32; 4], limits: Limits) -> Result<Request, St
     if flags != 0 && (discard || !unmap) {
         return Err(Status::Unsupported); // 5.2.6.2 wants it so
     }
-    if count > if discard { MOST_DISCARDED } else { MOST_ZEROED } {
+    if count > if discard { MAX_DISCARDED } else { MAX_ZEROED } {
         return Err(Status::IoError);
     }
     let range = on_disk(u64::from(sector_high) << 32 | u64::from(sector_low), count.into(), limits)?;

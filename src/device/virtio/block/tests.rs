@@ -1,15 +1,17 @@
-use super::request::{MOST_DISCARDED, MOST_ZEROED, SECTOR};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
+
+use super::request::{MAX_DISCARDED, MAX_ZEROED, SECTOR};
 use super::*;
 use crate::device::virtio::Buffer;
 use crate::device::virtio::testing::{
     BUFFERS, CONFIG, DEVICE_FEATURES, Driver, NEEDS_RESET, QUEUE_NOTIFY, RAM, RUNNING, SIZE, STATUS, VERSION_1, ram,
     rings,
 };
-use proptest::prelude::*;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const SECTORS: u64 = 64;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -90,12 +92,14 @@ fn running(image: &Image, way: Way, read_only: bool) -> Option<Driver<Block>> {
     };
     let memory = ram();
     let ring = match way {
-        Way::Ring | Way::Direct => Some(Ring::new(memory.clone(), &disk.files().collect::<Vec<_>>(), QUEUE_SIZE).ok()?),
+        Way::Ring | Way::Direct => {
+            Some(Uring::new(memory.clone(), &disk.files().collect::<Vec<_>>(), QUEUE_SIZE).ok()?)
+        }
         _ => None,
     };
     let mut block = Block::with_ring(disk, "the serial number", &memory, Box::new(|_| {}), ring).unwrap();
     block.at_once = block.at_once.filter(|_| matches!(way, Way::AtOnce | Way::Prompt));
-    assert!(block.prompt() || way != Way::Prompt, "/dev/shm is in memory");
+    assert!(block.synchronous() || way != Way::Prompt, "/dev/shm is in memory");
     let mut driver = Driver::with_memory(block, memory);
     driver.start(if read_only { VERSION_1 } else { VERSION_1 | FLUSH });
     Some(driver)
@@ -242,10 +246,10 @@ fn requests_that_make_no_sense_get_their_status() {
         (DISCARD, 0, segment(0, 1, 2), 0, UNSUPP),
         (DISCARD, 0, segment(SECTORS, 1, 0), 0, IOERR),
         (DISCARD, 0, segment(u64::MAX, u32::MAX, 0), 0, IOERR),
-        (DISCARD, 0, segment(0, MOST_DISCARDED + 1, 0), 0, IOERR),
+        (DISCARD, 0, segment(0, MAX_DISCARDED + 1, 0), 0, IOERR),
         (WRITE_ZEROES, 0, two, 0, IOERR),
         (WRITE_ZEROES, 0, segment(0, 1, 3), 0, UNSUPP),
-        (WRITE_ZEROES, 0, segment(0, MOST_ZEROED + 1, 0), 0, IOERR),
+        (WRITE_ZEROES, 0, segment(0, MAX_ZEROED + 1, 0), 0, IOERR),
         (WRITE_ZEROES, 0, segment(SECTORS - 1, 2, 1), 0, IOERR),
     ] {
         let answer = driver.ask(kind, sector, &readable, len);
@@ -423,7 +427,7 @@ fn model(image: &mut [u8], kind: u32, sector: u64, data: &[u8], len: u32) -> u8 
             let (start, count, flags) = (u64::from_le_bytes(data[..8].try_into().unwrap()), word(8), word(12));
             match range(start, count as usize * 512) {
                 _ if flags > u32::from(kind == WRITE_ZEROES) => UNSUPP,
-                Some(range) if count <= MOST_ZEROED => {
+                Some(range) if count <= MAX_ZEROED => {
                     image[range].fill(0); // a regular file's holes read as zeros
                     OK
                 }

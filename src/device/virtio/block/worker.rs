@@ -1,17 +1,19 @@
 //! A thread that does what takes time: every request where the host has no io_uring, and those that are not for it.
 
-use super::disk::Disk;
-use super::request::Request;
-use crate::device::virtio::Buffers;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Work for the thread. It comes back when it is done.
+use super::disk::Disk;
+use super::request::Request;
+use crate::device::virtio::Buffers;
+
+/// Pending for the thread. It comes back when it is done.
 #[derive(Debug)]
 pub struct Job {
     /// Whose it is.

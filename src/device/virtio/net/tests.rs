@@ -1,12 +1,14 @@
-use super::*;
-use crate::device::virtio::tap::Tap;
-use crate::device::virtio::testing::*;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use proptest::prelude::*;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::device::virtio::net::tap::Tap;
+use crate::device::virtio::testing::*;
 
 const RX: u32 = RECEIVE;
 const TX: u32 = TRANSMIT;

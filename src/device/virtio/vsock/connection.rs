@@ -8,17 +8,19 @@
 //! Neither way does anybody wait: what the socket does not take stays in the backlog, and what the guest has no room for stays in
 //! the socket.
 
-use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
-use crate::device::virtio::Buffers;
-use crate::device::virtio::rim::Vectors;
-use crate::event::EventSet;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::num::Wrapping;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+
 use vm_memory::GuestMemoryMmap;
+
+use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
+use crate::device::virtio::Buffers;
+use crate::event::EventSet;
+use crate::sys::vectored_io::IoVecs;
 
 /// Bytes from the guest that a connection holds for a host program, at most.
 pub const BUFFER: usize = 256 << 10;
@@ -27,7 +29,7 @@ const NEWS: u32 = BUFFER as u32 / 4;
 /// Bytes read at once for the guest.
 const MOST: usize = 64 << 10;
 /// The longest first line of a host program, `CONNECT 4294967295`, and some room for spaces.
-const LONGEST_LINE: usize = 32;
+const MAX_LINE: usize = 32;
 
 /// The ports at both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,7 +135,7 @@ impl Connection {
         loop {
             match self.socket.read(&mut byte) {
                 Ok(1) if byte[0] == b'\n' => return parse_greeting(&self.line),
-                Ok(1) if self.line.len() < LONGEST_LINE => self.line.push(byte[0]),
+                Ok(1) if self.line.len() < MAX_LINE => self.line.push(byte[0]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Greeting::Partial,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => return Greeting::Bad,
@@ -165,10 +167,10 @@ impl Connection {
         memory: &GuestMemoryMmap,
         packet: &Buffers,
         len: usize,
-        vectors: &mut Vectors,
+        vectors: &mut IoVecs,
         scratch: &mut [u8],
     ) -> bool {
-        if self.unannounced() as usize + self.backlog.len() + len > BUFFER {
+        if self.pending_used() as usize + self.backlog.len() + len > BUFFER {
             return false;
         }
         let mut done = 0;
@@ -242,7 +244,7 @@ impl Connection {
         &mut self,
         memory: &GuestMemoryMmap,
         packet: &Buffers,
-        vectors: &mut Vectors,
+        vectors: &mut IoVecs,
     ) -> Option<(u16, u32, u32)> {
         if let Some(op) = self.owed.take() {
             return Some((op, 0, 0));
@@ -266,7 +268,7 @@ impl Connection {
             self.told |= self.untold();
             return Some((op::SHUTDOWN, 0, self.told));
         }
-        if self.unannounced() >= NEWS {
+        if self.pending_used() >= NEWS {
             return Some((op::CREDIT_UPDATE, 0, 0));
         }
         if self.credit() == 0 && !self.asked && !self.ended {
@@ -297,7 +299,7 @@ impl Connection {
     pub fn has_news(&self) -> bool {
         let open = self.stage == Stage::Open;
         self.owed.is_some()
-            || open && (self.untold() != 0 || self.unannounced() >= NEWS)
+            || open && (self.untold() != 0 || self.pending_used() >= NEWS)
             || self.interest.is_none() && self.may_read() // else the event loop tells
     }
 
@@ -330,7 +332,7 @@ impl Connection {
     }
 
     /// Bytes that were passed on without the guest's knowing.
-    fn unannounced(&self) -> u32 {
+    fn pending_used(&self) -> u32 {
         (self.forwarded - self.announced).0
     }
 

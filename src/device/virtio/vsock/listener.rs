@@ -1,7 +1,5 @@
 //! The Unix sockets on the host: the one by which host programs reach the guest, and those that the guest reaches.
 
-use crate::cause::cause;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -10,12 +8,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use crate::sys::os_error;
+
 /// The longest path: an address has 108 bytes with a zero at the end, and `_` and a port of ten digits may be added.
 const LONGEST: usize = 108 - 1 - 11;
 
 /// A socket that listens, and its file, which is removed when this is dropped.
 #[derive(Debug)]
-pub struct Listener {
+pub struct UdsListener {
     socket: UnixListener,
     path: PathBuf,
     file: (u64, u64), // device and inode
@@ -37,11 +39,11 @@ pub enum ListenError {
     #[error("another program listens there")]
     Taken,
     /// The kernel refused.
-    #[error("{}", cause(.0))]
+    #[error("{}", os_error::describe(.0))]
     Host(#[source] io::Error),
 }
 
-impl Listener {
+impl UdsListener {
     /// Listens at `path`. A socket that was left there by a program that is gone is replaced.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
         if path.as_os_str().len() > LONGEST {
@@ -95,13 +97,13 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-impl AsRawFd for Listener {
+impl AsRawFd for UdsListener {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl Drop for Listener {
+impl Drop for UdsListener {
     fn drop(&mut self) {
         // Somebody may have put another file there.
         if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file) {
@@ -135,8 +137,8 @@ mod tests {
         let dir = Dir::new("stale");
         let path = dir.0.join("socket");
         drop(UnixListener::bind(&path).unwrap()); // the file stays
-        let listener = Listener::bind(&path).unwrap();
-        assert!(matches!(Listener::bind(&path), Err(ListenError::Taken)));
+        let listener = UdsListener::bind(&path).unwrap();
+        assert!(matches!(UdsListener::bind(&path), Err(ListenError::Taken)));
         assert!(listener.accept().is_ok(), "that was an attempt to connect");
         drop(listener);
         assert!(!path.exists());
@@ -147,7 +149,7 @@ mod tests {
         let dir = Dir::new("file");
         let path = dir.0.join("socket");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::bind(&path), Err(ListenError::NotASocket)));
+        assert!(matches!(UdsListener::bind(&path), Err(ListenError::NotASocket)));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -155,7 +157,7 @@ mod tests {
     fn what_somebody_else_put_there_stays() {
         let dir = Dir::new("other");
         let path = dir.0.join("socket");
-        let listener = Listener::bind(&path).unwrap();
+        let listener = UdsListener::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "new").unwrap();
         drop(listener);
@@ -166,13 +168,13 @@ mod tests {
     fn a_path_has_room_for_every_port() {
         let dir = Dir::new("long");
         let name = |len: usize| dir.0.join("x".repeat(len - dir.0.as_os_str().len() - 1));
-        let longest = Listener::bind(&name(LONGEST)).unwrap();
+        let longest = UdsListener::bind(&name(LONGEST)).unwrap();
         let mut peer = name(LONGEST).into_os_string();
         peer.push("_4294967295");
         let peer = UnixListener::bind(peer).unwrap();
         longest.connect(u32::MAX).unwrap();
         peer.accept().unwrap();
-        assert!(matches!(Listener::bind(&name(LONGEST + 1)), Err(ListenError::TooLong)));
+        assert!(matches!(UdsListener::bind(&name(LONGEST + 1)), Err(ListenError::TooLong)));
         let missing = longest.connect(1).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

@@ -12,9 +12,9 @@ mod listener;
 mod muxer;
 mod packet;
 
-pub use listener::{ListenError, Listener};
+pub use listener::{ListenError, UdsListener};
 
-use super::{BACKEND, Chain, Turn, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use muxer::Muxer;
 
@@ -36,7 +36,7 @@ pub struct Vsock {
 
 impl Vsock {
     /// A device for the guest whose context identifier is `cid`, which host programs reach by way of `listener`.
-    pub fn new(cid: u32, listener: Listener) -> Self {
+    pub fn new(cid: u32, listener: UdsListener) -> Self {
         let muxer = Muxer::new(cid, listener);
         Self { config: u64::from(cid).to_le_bytes(), muxer, chain: Chain::default(), behind: false, stale: false }
     }
@@ -73,29 +73,29 @@ impl VirtioDevice for Vsock {
         self.behind = false;
     }
 
-    fn process(&mut self, events: Events, turn: &mut Turn<'_, '_>) {
+    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
         if std::mem::take(&mut self.stale) {
-            self.muxer.clear(turn.ops);
+            self.muxer.clear(ctx.ops);
         }
-        if let [receive, transmit, _] = &mut *turn.queues {
+        if let [receive, transmit, _] = &mut *ctx.queues {
             match events.data() {
                 RECEIVE => self.muxer.look_again(),
-                TRANSMIT => self.transmit(transmit, turn.ops),
-                data if data >= BACKEND => self.muxer.on_event(events, turn.ops),
+                TRANSMIT => self.transmit(transmit, ctx.ops),
+                data if data >= BACKEND => self.muxer.on_event(events, ctx.ops),
                 _ => {}
             }
-            self.muxer.serve(receive, turn.ops);
+            self.muxer.serve(receive, ctx.ops);
             if self.behind {
-                self.transmit(transmit, turn.ops);
-                self.muxer.serve(receive, turn.ops);
+                self.transmit(transmit, ctx.ops);
+                self.muxer.serve(receive, ctx.ops);
             }
             if self.behind && self.muxer.has_room() {
                 let _ = transmit.doorbell().write(1); // the rest is for the next turn
             }
         } else if events.data() >= BACKEND {
-            self.muxer.on_event_without_driver(events, turn.ops);
+            self.muxer.on_event_without_driver(events, ctx.ops);
         }
-        self.muxer.listen(turn.ops);
+        self.muxer.listen(ctx.ops);
     }
 }
 

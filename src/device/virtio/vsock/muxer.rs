@@ -1,20 +1,22 @@
 //! All connections of a device: which packet is whose, and whose turn it is to send one to the guest.
 
-use super::connection::{Connection, Greeting, Ports, Stage};
-use super::listener::{Listener, is_out_of_descriptors};
-use super::packet::{HEADER, HOST_CID, Header, STREAM, op};
-use crate::device::virtio::rim::Vectors;
-use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
-use crate::event::{EventOps, EventSet, Events};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::net::UnixStream;
+
 use vm_memory::GuestMemoryMmap;
 
+use super::connection::{Connection, Greeting, Ports, Stage};
+use super::listener::{UdsListener, is_out_of_descriptors};
+use super::packet::{HEADER, HOST_CID, Header, STREAM, op};
+use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
+use crate::event::{EventOps, EventSet, Events};
+use crate::sys::vectored_io::IoVecs;
+
 /// The most connections at once.
-pub const MOST_CONNECTIONS: usize = if cfg!(test) { 40 } else { 1024 };
+pub const MAX_CONNECTIONS: usize = if cfg!(test) { 40 } else { 1024 };
 /// While so many refusals wait for the guest to make room, no packet of the guest is taken.
-pub const MOST_REFUSALS: usize = 256;
+pub const MAX_REFUSALS: usize = 256;
 /// Host programs accepted in one turn of the event loop before others have theirs.
 const ACCEPTED: usize = 64;
 /// The host's ports of connections that host programs have asked for begin here, as they do for Firecracker.
@@ -29,7 +31,7 @@ const LISTENER: u32 = BACKEND;
 #[derive(Debug)]
 pub struct Muxer {
     cid: u64,
-    listener: Listener,
+    listener: UdsListener,
     listening: bool, // as the event loop has been told
     accepting: bool, // as it should be
     connections: Vec<Option<Connection>>,
@@ -42,13 +44,13 @@ pub struct Muxer {
     next_port: u32,
     arrivals: u64,
     chain: Chain,
-    vectors: Vectors,
+    vectors: IoVecs,
     scratch: Box<[u8]>,
 }
 
 impl Muxer {
     /// No connections yet, for the guest that is known by `cid`.
-    pub fn new(cid: u32, listener: Listener) -> Self {
+    pub fn new(cid: u32, listener: UdsListener) -> Self {
         Self {
             cid: cid.into(),
             listener,
@@ -62,7 +64,7 @@ impl Muxer {
             next_port: FIRST_PORT,
             arrivals: 0,
             chain: Chain::default(),
-            vectors: Vectors::new(),
+            vectors: IoVecs::new(),
             scratch: vec![0; SCRATCH].into(),
         }
     }
@@ -80,7 +82,7 @@ impl Muxer {
 
     /// Whether a packet of the guest can be taken: it may cause a refusal, for which there must be room.
     pub fn has_room(&self) -> bool {
-        self.refusals.len() < MOST_REFUSALS
+        self.refusals.len() < MAX_REFUSALS
     }
 
     // ---- Events of sockets ----
@@ -107,9 +109,9 @@ impl Muxer {
 
     fn accept(&mut self, ops: &mut EventOps) {
         for _ in 0..ACCEPTED {
-            let full = self.len() == MOST_CONNECTIONS;
+            let full = self.len() == MAX_CONNECTIONS;
             let silent = if full { self.silent(ops) } else { None };
-            if silent.is_none() && self.len() == MOST_CONNECTIONS {
+            if silent.is_none() && self.len() == MAX_CONNECTIONS {
                 self.accepting = false; // until one is closed, or the guest stirs
                 return;
             }
@@ -237,11 +239,11 @@ impl Muxer {
             self.close_silent(ops);
             socket = self.listener.connect(ports.host);
         }
-        if socket.is_ok() && self.len() == MOST_CONNECTIONS {
+        if socket.is_ok() && self.len() == MAX_CONNECTIONS {
             self.close_silent(ops);
         }
         // A program that was heard just now may have been given the same ports.
-        let fits = self.len() < MOST_CONNECTIONS && !self.by_ports.contains_key(&ports);
+        let fits = self.len() < MAX_CONNECTIONS && !self.by_ports.contains_key(&ports);
         let socket = socket.ok().filter(|_| fits);
         let index = socket.and_then(|socket: UnixStream| {
             let mut connection = Connection::new(socket, Stage::Open, ports);
@@ -329,7 +331,7 @@ impl Muxer {
 
     // ---- Housekeeping ----
 
-    /// Lets the event loop know whether host programs can be accepted. To be called at the end of a turn.
+    /// Lets the event loop know whether host programs can be accepted. To be called at the end of a ctx.
     pub fn listen(&mut self, ops: &mut EventOps) {
         if self.listening != self.accepting {
             self.listening = self.accepting;

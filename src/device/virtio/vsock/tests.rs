@@ -1,16 +1,18 @@
-use super::connection::BUFFER;
-use super::muxer::{MOST_CONNECTIONS, MOST_REFUSALS};
-use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
-use super::*;
-use crate::device::virtio::testing::*;
-use proptest::prelude::*;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
+
+use super::connection::BUFFER;
+use super::muxer::{MAX_CONNECTIONS, MAX_REFUSALS};
+use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
+use super::*;
+use crate::device::virtio::testing::*;
 
 const RX: u32 = RECEIVE;
 const TX: u32 = TRANSMIT;
@@ -60,7 +62,7 @@ impl Bench {
         fs::create_dir(&dir).unwrap();
         let served = UnixListener::bind(dir.join(format!("s_{SERVED}"))).unwrap();
         served.set_nonblocking(true).unwrap();
-        let device = Vsock::new(CID as u32, Listener::bind(&dir.join("s")).unwrap());
+        let device = Vsock::new(CID as u32, UdsListener::bind(&dir.join("s")).unwrap());
         Self { driver: Driver::new(device), dir, served, received: 0 }
     }
 
@@ -439,22 +441,22 @@ fn refusals_that_the_guest_does_not_take_are_bounded() {
     bench.driver.put(SENT, &packet(1, 2, op::RW).to_bytes());
     bench.driver.put_descriptor(rings(TX)[0], (SENT, HEADER as u32, 0, 0));
     let taken = |bench: &Bench| bench.driver.memory.read_obj::<u16>(GuestAddress(rings(TX)[2] + 2)).unwrap();
-    for _ in 0..MOST_REFUSALS / usize::from(SIZE) + 1 {
+    for _ in 0..MAX_REFUSALS / usize::from(SIZE) + 1 {
         (0..SIZE).for_each(|_| bench.driver.offer(TX, 0));
         bench.driver.notify(TX);
     }
-    assert_eq!(usize::from(taken(&bench)), MOST_REFUSALS);
+    assert_eq!(usize::from(taken(&bench)), MAX_REFUSALS);
     (0..SIZE).for_each(|number| bench.give(number));
     bench.driver.notify(RX);
-    assert_eq!(bench.packets().len(), MOST_REFUSALS + usize::from(SIZE));
-    assert_eq!(usize::from(taken(&bench)), MOST_REFUSALS + usize::from(SIZE));
+    assert_eq!(bench.packets().len(), MAX_REFUSALS + usize::from(SIZE));
+    assert_eq!(usize::from(taken(&bench)), MAX_REFUSALS + usize::from(SIZE));
 }
 
 #[test]
 fn connections_are_bounded_and_whoever_is_too_many_waits_or_is_refused() {
     let mut bench = Bench::new();
-    let mut streams: Vec<_> = (0..MOST_CONNECTIONS).map(|_| bench.greet("CONNECT 7\n")).collect();
-    assert_eq!(bench.packets().len(), MOST_CONNECTIONS);
+    let mut streams: Vec<_> = (0..MAX_CONNECTIONS).map(|_| bench.greet("CONNECT 7\n")).collect();
+    assert_eq!(bench.packets().len(), MAX_CONNECTIONS);
     let last = bench.greet("CONNECT 8\n");
     bench.expect(&[]); // and the loop comes to rest
     bench.say(SERVED, op::REQUEST, &[]);
@@ -470,7 +472,7 @@ fn connections_are_bounded_and_whoever_is_too_many_waits_or_is_refused() {
 #[test]
 fn whoever_says_nothing_makes_room_for_those_who_do() {
     let mut bench = Bench::new();
-    let mut silent: Vec<_> = (0..MOST_CONNECTIONS).map(|_| bench.greet("")).collect();
+    let mut silent: Vec<_> = (0..MAX_CONNECTIONS).map(|_| bench.greet("")).collect();
     let asking = bench.greet("CONNECT 7\n");
     bench.expect(&[(op::REQUEST, 0, 0)]);
     has_ended(&silent.remove(0));
@@ -492,8 +494,8 @@ fn whoever_says_nothing_makes_room_for_those_who_do() {
 fn whoever_has_said_what_it_wants_is_not_silent() {
     let mut bench = Bench::new();
     let silent = bench.greet("");
-    let asking: Vec<_> = (0..MOST_CONNECTIONS + 1).map(|_| bench.greet("CONNECT 7\n")).collect();
-    assert_eq!(bench.packets().len(), MOST_CONNECTIONS);
+    let asking: Vec<_> = (0..MAX_CONNECTIONS + 1).map(|_| bench.greet("CONNECT 7\n")).collect();
+    assert_eq!(bench.packets().len(), MAX_CONNECTIONS);
     has_ended(&silent);
     asking.iter().for_each(is_open);
 }

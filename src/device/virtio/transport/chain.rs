@@ -1,0 +1,279 @@
+//! A descriptor chain that has been checked: every buffer lies in RAM, nothing loops, and what the device reads comes
+//! before what it writes.
+
+use std::io;
+
+use virtio_queue::DescriptorChain;
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::sys::vectored_io::Buffer;
+
+/// Pieces of guest memory, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers {
+    list: Vec<Buffer>,
+    len: usize,
+}
+
+/// One request of the driver. Made once and filled again and again, so that taking a request allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// What the driver knows the chain by.
+    pub head: u16,
+    /// What the device may read.
+    pub readable: Buffers,
+    /// What the device may write.
+    pub writable: Buffers,
+}
+
+/// What is wrong with a chain.
+pub type Fault = &'static str;
+
+impl Chain {
+    /// Takes a chain over from the queue, which has `queue_size` entries.
+    pub(super) fn fill<'m>(
+        &mut self,
+        chain: DescriptorChain<&'m GuestMemoryMmap>,
+        memory: &'m GuestMemoryMmap,
+        queue_size: u16,
+    ) -> Result<(), Fault> {
+        self.head = chain.head_index();
+        self.readable.clear();
+        self.writable.clear();
+        let mut complete = false;
+        let mut count = 0;
+        for descriptor in chain {
+            // A chain is no longer than its queue (virtio 1.3, 2.7.4.1 and 2.7.5.3.1), whatever table it is in.
+            count += 1;
+            if count > queue_size {
+                return Err("a descriptor chain is longer than its queue");
+            }
+            complete = !descriptor.has_next();
+            let (address, len) = (descriptor.addr(), descriptor.len() as usize);
+            if len > 0 && memory.get_slice(address, len).is_err() {
+                return Err("a buffer is not in RAM");
+            }
+            match descriptor.is_write_only() {
+                true => self.writable.push(Buffer { address, len })?,
+                false if self.writable.list.is_empty() => self.readable.push(Buffer { address, len })?,
+                false => return Err("a buffer to read comes behind one to write"),
+            }
+        }
+        // The iterator just ends where the driver's tables make no sense.
+        if complete { Ok(()) } else { Err("a descriptor chain loops or leaves its table") }
+    }
+}
+
+impl Buffers {
+    fn clear(&mut self) {
+        self.list.clear();
+        self.len = 0;
+    }
+
+    pub(in crate::device::virtio) fn push(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        // 2.7.5.2: not longer than 2^32 bytes in total, which is less than a `usize` holds.
+        self.len += buffer.len;
+        if self.len > u32::MAX as usize {
+            return Err("a descriptor chain is longer than 4 GiB");
+        }
+        if buffer.len > 0 {
+            self.list.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is not even a byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The pieces, none of them empty.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Buffer> + Clone {
+        self.list.iter()
+    }
+
+    /// Drops the first `count` bytes, or all if there are fewer.
+    pub fn skip(&mut self, count: usize) {
+        let mut left = count.min(self.len);
+        self.len -= left;
+        let whole = self.list.iter().take_while(|buffer| {
+            let whole = buffer.len <= left;
+            left -= if whole { buffer.len } else { 0 };
+            whole
+        });
+        let whole = whole.count();
+        self.list.drain(..whole);
+        if let Some(first) = self.list.first_mut() {
+            first.address.0 += left as u64; // stays inside the buffer, which is in RAM
+            first.len -= left;
+        }
+    }
+
+    /// Drops what is behind the first `count` bytes.
+    pub fn truncate(&mut self, count: usize) {
+        let mut left = count;
+        for (index, buffer) in self.list.iter_mut().enumerate() {
+            buffer.len = buffer.len.min(left);
+            left -= buffer.len;
+            if buffer.len == 0 {
+                self.list.truncate(index);
+                break;
+            }
+        }
+        self.len = self.len.min(count);
+    }
+
+    /// Drops the last byte and returns where it is.
+    pub fn pop_last_byte(&mut self) -> Option<GuestAddress> {
+        let last = self.list.last()?;
+        let address = GuestAddress(last.address.0 + last.len as u64 - 1);
+        self.truncate(self.len - 1);
+        Some(address)
+    }
+
+    /// Copies the first bytes out and drops them. Returns how many there were, at most as many as `into` holds.
+    pub fn read(&mut self, memory: &GuestMemoryMmap, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for buffer in &self.list {
+            let rest = &mut into[done..];
+            let len = buffer.len.min(rest.len());
+            let part = &mut rest[..len];
+            if part.is_empty() || memory.read_slice(part, buffer.address).is_err() {
+                break;
+            }
+            done += part.len();
+        }
+        self.skip(done);
+        done
+    }
+
+    /// The pieces of the `len` bytes from `offset` on, as far as there are any.
+    pub fn range(&self, offset: usize, len: usize) -> impl Iterator<Item = Buffer> {
+        let (mut skip, mut left) = (offset, len);
+        self.list.iter().filter_map(move |buffer| {
+            let part = buffer.len.saturating_sub(skip).min(left);
+            // Inside the buffer, which is in RAM, unless nothing is left of it.
+            let address = GuestAddress(buffer.address.0.wrapping_add(skip as u64));
+            skip = skip.saturating_sub(buffer.len);
+            left -= part;
+            (part > 0).then_some(Buffer { address, len: part })
+        })
+    }
+
+    /// Copies bytes out from `offset` on, and drops none. Returns how many there were.
+    pub fn read_at(&self, memory: &GuestMemoryMmap, offset: usize, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for Buffer { address, len } in self.range(offset, into.len()) {
+            if memory.read_slice(&mut into[done..done + len], address).is_err() {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
+    /// Copies `from` in from `offset` on, and drops none. Returns how many bytes had room.
+    pub fn write_at(&self, memory: &GuestMemoryMmap, offset: usize, from: &[u8]) -> usize {
+        let mut done = 0;
+        for Buffer { address, len } in self.range(offset, from.len()) {
+            if memory.write_slice(&from[done..done + len], address).is_err() {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
+    /// Copies an object out and drops it, or fails if there is too little.
+    pub fn read_obj<T: ByteValued + Default>(&mut self, memory: &GuestMemoryMmap) -> io::Result<T> {
+        let mut object = T::default();
+        match self.read(memory, object.as_mut_slice()) {
+            len if len == size_of::<T>() => Ok(object),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Copies `from` to the front and drops what was written. Returns how much that was.
+    pub fn write(&mut self, memory: &GuestMemoryMmap, from: &[u8]) -> usize {
+        let mut done = 0;
+        for buffer in &self.list {
+            let part = &from[done..from.len().min(done + buffer.len)];
+            if part.is_empty() || memory.write_slice(part, buffer.address).is_err() {
+                break;
+            }
+            done += part.len();
+        }
+        self.skip(done);
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffers(list: &[(u64, usize)]) -> Buffers {
+        let mut buffers = Buffers::default();
+        list.iter().for_each(|&(address, len)| buffers.push(Buffer { address: GuestAddress(address), len }).unwrap());
+        buffers
+    }
+
+    fn pieces(buffers: &Buffers) -> Vec<(u64, usize)> {
+        assert_eq!(buffers.iter().map(|buffer| buffer.len).sum::<usize>(), buffers.len());
+        buffers.iter().map(|buffer| (buffer.address.0, buffer.len)).collect()
+    }
+
+    #[test]
+    fn skipping_and_truncating_cut_to_the_byte() {
+        let all = buffers(&[(100, 10), (0, 0), (200, 5), (300, 1)]);
+        assert_eq!(pieces(&all), [(100, 10), (200, 5), (300, 1)]);
+        for (skip, rest) in [
+            (0, vec![(100, 10), (200, 5), (300, 1)]),
+            (4, vec![(104, 6), (200, 5), (300, 1)]),
+            (10, vec![(200, 5), (300, 1)]),
+            (12, vec![(202, 3), (300, 1)]),
+            (16, vec![]),
+            (99, vec![]),
+        ] {
+            let mut buffers = all.clone();
+            buffers.skip(skip);
+            assert_eq!(pieces(&buffers), rest, "skip {skip}");
+        }
+        for (keep, rest) in [(0, vec![]), (10, vec![(100, 10)]), (11, vec![(100, 10), (200, 1)])] {
+            let mut buffers = all.clone();
+            buffers.truncate(keep);
+            assert_eq!(pieces(&buffers), rest, "truncate {keep}");
+        }
+        let mut buffers = all.clone();
+        assert_eq!(buffers.pop_last_byte(), Some(GuestAddress(300)));
+        assert_eq!(buffers.pop_last_byte(), Some(GuestAddress(204)));
+        assert_eq!(pieces(&buffers), [(100, 10), (200, 4)]);
+    }
+
+    #[test]
+    fn reading_and_writing_cross_pieces() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let all = buffers(&[(0x10, 3), (0x20, 2)]);
+        assert_eq!(all.clone().write(&memory, b"abcdefg"), 5);
+        let mut text = [0; 4];
+        let mut rest = all.clone();
+        assert_eq!(rest.read(&memory, &mut text), 4);
+        assert_eq!((&text, pieces(&rest)), (b"abcd", vec![(0x21, 1)]));
+        assert_eq!(rest.read(&memory, &mut text), 1);
+        assert_eq!(rest.read(&memory, &mut text), 0);
+        assert_eq!(all.clone().read_obj::<u32>(&memory).unwrap(), u32::from_le_bytes(*b"abcd"));
+        assert!(all.clone().read_obj::<u64>(&memory).is_err());
+
+        for (offset, text, written) in [(0, "ABCDE", 5), (2, "xyz", 3), (4, "..", 1), (5, "?", 0), (9, "?", 0)] {
+            assert_eq!(all.write_at(&memory, offset, text.as_bytes()), written, "at {offset}");
+        }
+        let mut text = [0; 5];
+        assert_eq!((all.read_at(&memory, 0, &mut text), &text), (5, b"ABxy."));
+        assert_eq!((all.read_at(&memory, 3, &mut text), &text), (2, b"y.xy."));
+    }
+}

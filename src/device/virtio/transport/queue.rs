@@ -1,0 +1,238 @@
+//! One virtqueue (virtio 1.3, 2.7), as its device sees it: requests come out, answers go in.
+
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::chain::{Chain, Fault};
+use crate::device::virtio::Interrupt;
+
+/// How often a queue of requests is gone through in one turn of the event loop before others have theirs.
+const ROUNDS: u32 = 2;
+
+/// A queue, from the driver's set-up to the device's reset.
+#[derive(Debug)]
+pub struct Virtqueue {
+    queue: Queue,
+    memory: GuestMemoryMmap,
+    doorbell: EventFd,
+    fault: Option<Fault>,
+    budget: u32,
+    pending_used: u16,            // answers, modulo 2^16
+    notifications_disabled: bool, // the driver was told not to ring
+}
+
+impl Virtqueue {
+    /// A queue of at most `max_size` entries, a power of two, whose driver rings `doorbell`.
+    pub(super) fn new(max_size: u16, memory: GuestMemoryMmap, doorbell: EventFd) -> Result<Self, virtio_queue::Error> {
+        Ok(Self {
+            queue: Queue::new(max_size)?,
+            memory,
+            doorbell,
+            fault: None,
+            budget: 0,
+            pending_used: 0,
+            notifications_disabled: false,
+        })
+    }
+
+    // ---- For the transport ----
+
+    pub(super) fn max_size(&self) -> u16 {
+        self.queue.max_size()
+    }
+
+    pub(in crate::device::virtio) fn ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    pub(in crate::device::virtio) fn doorbell(&self) -> &EventFd {
+        &self.doorbell
+    }
+
+    /// Checks what the driver has set up, and begins with it.
+    pub(super) fn configure(&mut self, size: u32, descriptors: u64, available: u64, used: u64) -> Result<(), Fault> {
+        let Some(size) = u16::try_from(size).ok().filter(|size| self.queue.try_set_size(*size).is_ok()) else {
+            return Err("a queue's size is no power of two, or too large");
+        };
+        // Table 2.7: bytes an entry, bytes besides, alignment.
+        let parts = [(descriptors, 16, 0, 16), (available, 2, 6, 2), (used, 8, 6, 4)];
+        let mut ranges = [(0, 0); 3];
+        for (range, (start, entry, rest, alignment)) in ranges.iter_mut().zip(parts) {
+            let len = usize::from(size) * entry + rest;
+            if start % alignment != 0 || self.memory.get_slice(GuestAddress(start), len).is_err() {
+                return Err("a queue's ring is not in RAM, or not aligned");
+            }
+            *range = (start, start + len as u64); // does not overflow, being in RAM
+        }
+        let [a, b, c] = ranges;
+        if [(a, b), (a, c), (b, c)].into_iter().any(|(x, y)| x.0 < y.1 && y.0 < x.1) {
+            return Err("a queue's rings overlap");
+        }
+        let aligned = self.queue.try_set_desc_table_address(GuestAddress(descriptors)).is_ok()
+            && self.queue.try_set_avail_ring_address(GuestAddress(available)).is_ok()
+            && self.queue.try_set_used_ring_address(GuestAddress(used)).is_ok();
+        self.queue.set_ready(aligned);
+        Ok(())
+    }
+
+    pub(super) fn set_event_idx(&mut self, on: bool) {
+        self.queue.set_event_idx(on);
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.queue.reset();
+        self.fault = None;
+        self.pending_used = 0;
+        self.notifications_disabled = false;
+    }
+
+    /// To be called before the device's ctx.
+    pub(super) fn begin_turn(&mut self) {
+        self.budget = u32::from(self.queue.size()).saturating_mul(ROUNDS);
+    }
+
+    /// Interrupts the driver if there are answers it wants to on_byte of. To be called after the device's ctx.
+    pub(super) fn end_turn(&mut self, interrupt: &Interrupt) {
+        let answers = std::mem::take(&mut self.pending_used);
+        if answers > 0 && self.driver_waits_for(answers).unwrap_or(true) {
+            interrupt.raise();
+        }
+    }
+
+    /// Whether the driver wants to on_byte of one of the last `answers` (virtio 1.3, 2.7.7.2).
+    fn driver_waits_for(&self, answers: u16) -> Result<bool, vm_memory::GuestMemoryError> {
+        if !self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        fence(Ordering::SeqCst); // the answers are seen before the driver's word is read
+        // `used_event` is behind the entries of the available ring, in RAM as was checked by `set_up`.
+        let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+        let event = u16::from_le(self.memory.load(GuestAddress(at), Ordering::Relaxed)?);
+        Ok(self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < answers)
+    }
+
+    /// Why the queue has stopped, once.
+    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take_if(|_| self.queue.ready()).inspect(|_| self.queue.set_ready(false))
+    }
+
+    // ---- For the device ----
+
+    /// Guest memory, to which the buffers of a chain belong.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The number of entries the driver has set up, at most.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Takes the driver's next request into `chain`. False when there is none now; the driver will then ring the doorbell for the
+    /// next. A driver that breaks the rules stops its queue, and so does a queue that is not set up.
+    pub fn pop(&mut self, chain: &mut Chain) -> bool {
+        while self.usable() {
+            if self.budget == 0 {
+                let _ = self.doorbell.write(1); // the rest is for the next turn
+                return false;
+            }
+            match self.try_pop(chain) {
+                Ok(true) => {
+                    self.budget -= 1;
+                    return true;
+                }
+                Ok(false) => match self.queue.enable_notification(&self.memory) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        self.notifications_disabled = false;
+                        return false;
+                    }
+                    Err(_) => self.fail("a queue's ring cannot be reached"),
+                },
+                Err(fault) => self.fail(fault),
+            }
+        }
+        false
+    }
+
+    fn try_pop(&mut self, chain: &mut Chain) -> Result<bool, Fault> {
+        let size = self.queue.size();
+        let Ok(mut available) = self.queue.iter(&self.memory) else {
+            return Err("a queue has more requests than entries");
+        };
+        match available.next() {
+            None => return Ok(false),
+            Some(descriptors) => chain.fill(descriptors, &self.memory, size)?,
+        }
+        if !self.notifications_disabled {
+            // While requests are being served no doorbell is needed. With event indices this does nothing.
+            let _ = self.queue.disable_notification(&self.memory);
+            self.notifications_disabled = true;
+        }
+        Ok(true)
+    }
+
+    /// Whether the driver has put a request in that was not taken.
+    pub fn has_more(&self) -> bool {
+        let next = self.queue.next_avail();
+        self.usable() && self.queue.avail_idx(&self.memory, Ordering::Acquire).is_ok_and(|index| index.0 != next)
+    }
+
+    /// Puts the request that was taken last back.
+    pub fn undo_pop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Asks the driver to ring the doorbell for the next request, and says whether there is one already.
+    pub fn enable_notification(&mut self) -> bool {
+        self.notifications_disabled = false;
+        self.usable() && self.queue.enable_notification(&self.memory).unwrap_or(false)
+    }
+
+    /// Gives the chain known as `head` back, after `written` bytes were written to it.
+    pub fn push(&mut self, head: u16, written: usize) {
+        if !self.usable() {
+            return;
+        }
+        let written = u32::try_from(written).unwrap_or(u32::MAX); // a chain is not longer than that
+        match self.queue.add_used(&self.memory, head, written) {
+            Ok(()) => self.pending_used = self.pending_used.wrapping_add(1),
+            Err(_) => self.fail("a queue's ring cannot be reached"),
+        }
+    }
+
+    /// Gives several chains back, of which the driver sees all or none.
+    pub fn add_used_batch(&mut self, answers: impl Iterator<Item = (u16, usize)>) {
+        if !self.usable() {
+            return;
+        }
+        let (ring, size) = (self.queue.used_ring(), self.queue.size());
+        let mut next = self.queue.next_used();
+        let mut result = Ok(());
+        for (head, written) in answers {
+            // Two words, the head and the length. The ring is in RAM, as was checked by `set_up`.
+            let entry = u64::from(u32::try_from(written).unwrap_or(u32::MAX)) << 32 | u64::from(head);
+            let at = GuestAddress(ring + 4 + 8 * u64::from(next % size));
+            result = result.and(self.memory.write_obj(entry.to_le(), at));
+            next = next.wrapping_add(1);
+        }
+        let index = GuestAddress(ring + 2);
+        if result.and_then(|()| self.memory.store(next.to_le(), index, Ordering::Release)).is_err() {
+            return self.fail("a queue's ring cannot be reached");
+        }
+        self.pending_used = self.pending_used.wrapping_add(next.wrapping_sub(self.queue.next_used()));
+        self.queue.set_next_used(next);
+    }
+
+    /// Stops the queue, because its driver broke the rules.
+    pub fn fail(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    fn usable(&self) -> bool {
+        self.queue.ready() && self.fault.is_none()
+    }
+}

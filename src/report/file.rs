@@ -1,0 +1,117 @@
+//! Where a report goes: opened before the run, so that a path that cannot be written costs no run.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::sys::os_error;
+use crate::vmm::complain;
+
+/// A file to write a report to.
+#[derive(Debug)]
+pub struct ReportFile {
+    option: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl ReportFile {
+    /// Opens what `option` names, `path`. It must be none of the files that are `taken`. An error is what to tell the user.
+    pub fn open(option: &'static str, path: PathBuf, taken: &[&Path]) -> Result<Self, String> {
+        match Self::try_open(&path, taken) {
+            Ok(file) => Ok(Self { option, path, file }),
+            Err(error) => Err(cannot(option, &path, &error)),
+        }
+    }
+
+    fn try_open(path: &Path, taken: &[&Path]) -> io::Result<File> {
+        // Before it is opened: a FIFO would make this wait.
+        match fs::metadata(path).map(|metadata| metadata.file_type()) {
+            Ok(kind) if kind.is_dir() => return Err(io::Error::other("It is a directory")),
+            Ok(kind) if !kind.is_file() && !kind.is_char_device() => {
+                return Err(io::Error::other("It is not a regular file"));
+            }
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let own = file.metadata()?;
+        if own.is_file() {
+            let (output, errors) = (io::stdout(), io::stderr());
+            for (stream, name) in [(output.as_fd(), "standard output"), (errors.as_fd(), "standard error")] {
+                if stream_metadata(stream).is_ok_and(|stream| same(&stream, &own)) {
+                    return Err(io::Error::other(format!("It is where {name} goes")));
+                }
+            }
+            if let Some(other) = taken.iter().find(|other| fs::metadata(other).is_ok_and(|other| same(&other, &own))) {
+                return Err(io::Error::other(format!("It is the same file as '{}'", other.display())));
+            }
+        }
+        Ok(file)
+    }
+
+    /// Writes the report, in place of what was in the file. Says so if that fails.
+    pub fn write(mut self, text: &str) -> bool {
+        let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
+        let result = emptied.and_then(|()| self.file.write_all(text.as_bytes()));
+        if let Err(error) = &result {
+            complain(cannot(self.option, &self.path, error));
+        }
+        result.is_ok()
+    }
+}
+
+fn cannot(option: &str, path: &Path, error: &io::Error) -> String {
+    format!("cannot write {option} '{}': {}", path.display(), os_error::describe(error))
+}
+
+fn stream_metadata(stream: BorrowedFd<'_>) -> io::Result<Metadata> {
+    File::from(stream.try_clone_to_owned()?).metadata()
+}
+
+fn same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+
+    #[test]
+    fn only_a_file_that_nothing_else_uses_takes_a_report() {
+        let directory = std::env::temp_dir().join(format!("kickvm-report-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let kernel = directory.join("kernel");
+        fs::write(&kernel, "a kernel").unwrap();
+        let fifo = directory.join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let refused = |path: &Path| ReportFile::open("--report", path.to_owned(), &[&kernel]).unwrap_err();
+        for (path, why) in [
+            (directory.clone(), "It is a directory".to_owned()),
+            (fifo, "It is not a regular file".to_owned()),
+            (directory.join("none/report"), "No such file or directory".to_owned()),
+            (directory.join("../").join(directory.file_name().unwrap()).join("kernel"), {
+                format!("It is the same file as '{}'", kernel.display())
+            }),
+        ] {
+            assert_eq!(refused(&path), format!("cannot write --report '{}': {why}", path.display()));
+        }
+        assert_eq!(fs::read(&kernel).unwrap(), b"a kernel");
+
+        let path = directory.join("report");
+        fs::write(&path, "what a longer report was").unwrap();
+        let report = ReportFile::open("--report", path.clone(), &[&kernel]).unwrap();
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            b"what a longer report was",
+            "nothing is lost before there is something new"
+        );
+        assert!(report.write("short"));
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

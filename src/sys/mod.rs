@@ -1,0 +1,14 @@
+//! Wrappers around system calls and KVM memory that need `unsafe`, one subject a file.
+//!
+//! This floor imports nothing of the crate but `event`.
+
+pub(crate) mod coalesced_port;
+pub(crate) mod mapping;
+pub mod os_error;
+pub(crate) mod port_io;
+pub mod rlimit;
+pub(crate) mod tap;
+pub(crate) mod uring;
+pub(crate) mod vectored_io;
+pub(crate) mod wait;
+pub mod winsize;

@@ -1,0 +1,32 @@
+//! Operating-system errors as people read them.
+
+use std::io;
+
+/// The text of `error` without Rust's trailing "(os error N)", and what mends it where that is always the same.
+pub fn describe(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(end) = text.rfind(" (os error ") {
+        text.truncate(end);
+    }
+    if error.raw_os_error() == Some(libc::EMFILE) {
+        text.push_str("; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_number_is_left_out() {
+        assert_eq!(describe(&io::Error::from_raw_os_error(libc::ENOENT)), "No such file or directory");
+        assert_eq!(describe(&io::Error::other("odd")), "odd");
+    }
+
+    #[test]
+    fn a_limit_of_the_shell_comes_with_the_line_that_raises_it() {
+        let text = describe(&io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!(text, "Too many open files; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more");
+    }
+}

@@ -1,0 +1,134 @@
+//! Scatter-gather I/O between files and guest memory: preadv2(2), pwritev2(2), readv(2) and writev(2) without a copy.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// What one call takes at most (`UIO_MAXIOV`, linux/uio.h).
+pub const IOV_MAX: usize = 1024;
+
+/// A contiguous piece of guest memory inside one region of RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest-physical address of the first byte.
+    pub address: GuestAddress,
+    /// Length in bytes, at least one.
+    pub len: usize,
+}
+
+/// The direction of a transfer between a file and guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the file.
+    Read,
+    /// To the file.
+    Write,
+}
+
+/// The address of `buffer` in this process. It stays valid while `memory` or a clone of it lives.
+///
+/// # Errors
+///
+/// The buffer is not inside one region of `memory`.
+pub(crate) fn iovec(memory: &GuestMemoryMmap, buffer: Buffer) -> io::Result<libc::iovec> {
+    let slice = memory.get_slice(buffer.address, buffer.len).map_err(io::Error::other)?;
+    Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+}
+
+/// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Returns the
+/// number of bytes, which may be smaller than the buffers; only the first 64 buffers are used.
+///
+/// # Errors
+///
+/// A buffer is not in `memory`, `offset` is larger than a file can be, or the error of the system call.
+pub fn transfer(
+    file: BorrowedFd<'_>,
+    direction: Direction,
+    memory: &GuestMemoryMmap,
+    buffers: impl Iterator<Item = Buffer>,
+    offset: u64,
+    flags: i32,
+) -> io::Result<usize> {
+    const MAX_SEGMENTS: usize = 64;
+    let mut list = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_SEGMENTS];
+    let mut count = 0;
+    for (entry, buffer) in list.iter_mut().zip(buffers) {
+        entry.write(iovec(memory, buffer)?);
+        count += 1;
+    }
+    let call = match direction {
+        Direction::Read => libc::preadv2,
+        Direction::Write => libc::pwritev2,
+    };
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    loop {
+        // SAFETY: the first `count` entries of `list` were written: slices of guest RAM, which stays mapped while `memory`
+        // lives. No Rust reference to it exists, so the kernel may read and write it as the guest does.
+        let done = unsafe { call(file.as_raw_fd(), list.as_ptr().cast(), count, offset, flags) };
+        match usize::try_from(done).map_err(|_| io::Error::last_os_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// A reusable list for readv(2) and writev(2), so that I/O allocates nothing.
+#[derive(Debug)]
+pub struct IoVecs(Vec<libc::iovec>);
+
+// SAFETY: the list holds pointers only while one of the methods below runs, and they take `&mut self`.
+unsafe impl Send for IoVecs {}
+
+impl IoVecs {
+    /// An empty list with room for [`IOV_MAX`] entries.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(IOV_MAX))
+    }
+
+    /// Reads once into `buffers`, in order, and what they cannot hold into `rest`. Only the first [`IOV_MAX`] less one are
+    /// used, up to the first that is not in RAM. Returns the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// The error of readv(2).
+    pub fn read(
+        &mut self,
+        from: BorrowedFd<'_>,
+        memory: &GuestMemoryMmap,
+        buffers: impl Iterator<Item = Buffer>,
+        rest: &mut [u8],
+    ) -> io::Result<usize> {
+        self.fill(memory, buffers, IOV_MAX - 1);
+        self.0.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
+        // SAFETY: each entry but the last is a slice of guest RAM, which `memory` keeps mapped and to which no Rust
+        // reference exists; the last is `rest`, borrowed for writing. There are IOV_MAX at most.
+        let len = unsafe { libc::readv(from.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
+        self.0.clear();
+        usize::try_from(len).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes `buffers` once: the first [`IOV_MAX`], up to the first that is not in RAM. Returns the number of bytes taken.
+    ///
+    /// # Errors
+    ///
+    /// The error of writev(2).
+    pub fn write(
+        &mut self,
+        to: BorrowedFd<'_>,
+        memory: &GuestMemoryMmap,
+        buffers: impl Iterator<Item = Buffer>,
+    ) -> io::Result<usize> {
+        self.fill(memory, buffers, IOV_MAX);
+        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest that
+        // changes it meanwhile harms only itself. There are IOV_MAX at most.
+        let len = unsafe { libc::writev(to.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
+        self.0.clear();
+        usize::try_from(len).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn fill(&mut self, memory: &GuestMemoryMmap, buffers: impl Iterator<Item = Buffer>, max: usize) {
+        self.0.extend(buffers.map_while(|buffer| iovec(memory, buffer).ok()).take(max));
+    }
+}
