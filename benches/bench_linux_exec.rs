@@ -30,7 +30,7 @@ fn bench(kernel: &str, busybox: &str, directory: &Path) -> Result<()> {
         let report = directory.join("report.json");
         let add = format!("{busybox}:/bin/true");
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
-        command.args(["exec", "--kernel", kernel, "--add", &add, "--report"]).arg(&report).args(["--", "true"]);
+        command.args(["exec", "--kernel", kernel, "--copy", &add, "--report"]).arg(&report).args(["--", "true"]);
         let any = timed(Command::new(busybox).arg("true"))?;
         let wall = timed(&mut command)? - any;
         let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
@@ -73,7 +73,7 @@ fn throughput(kernel: &str, busybox: &str) -> Result<()> {
         "-v",
         "--kernel",
         kernel,
-        "--add",
+        "--copy",
         &add,
         "--",
         "busybox",

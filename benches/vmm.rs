@@ -6,7 +6,7 @@ mod minimal;
 
 use kickvm::boot::Image;
 use kickvm::device::{Device, GuestRequest, Response};
-use kickvm::vmm::{ConsoleConfig, VMMConfig, Vmm};
+use kickvm::vmm::{ConsoleConfig, VMMConfig, VmmBuilder};
 use kvm_ioctls::VcpuExit;
 use nix::time::{ClockId, clock_gettime};
 use std::io::{Read, Write};
@@ -173,8 +173,7 @@ fn last_instruction() -> Result<()> {
     /// mov dx, 0x100; out dx, al
     const END: &[u8] = &[0x66, 0xba, 0x00, 0x01, 0xee];
     let config = VMMConfig { memory: RAM, ..VMMConfig::new(Image::Raw(END)) };
-    let mut vmm = Vmm::try_from(config)?;
-    vmm.add_port_device(0x100, 1, Arc::new(Stamp))?;
+    let vmm = VmmBuilder::new(config)?.port_device(0x100, 1, Arc::new(Stamp))?.build();
     std::process::exit(vmm.run()?.reason.code().into());
 }
 
@@ -191,9 +190,7 @@ fn port_exit() -> Result<Duration> {
     }
     let stamps = Arc::new(Stamps::default());
     let config = VMMConfig { memory: RAM, console: ConsoleConfig::None, ..VMMConfig::new(Image::Raw(MANY_EXITS)) };
-    let mut vmm = Vmm::try_from(config)?;
-    vmm.add_port_device(STAMP_PORT, 1, stamps.clone())?;
-    vmm.run()?;
+    VmmBuilder::new(config)?.port_device(STAMP_PORT, 1, stamps.clone())?.build().run()?;
     match stamps.0.lock().unwrap_or_else(|stamps| stamps.into_inner())[..] {
         [start, end] => Ok((end - start) / EXITS),
         _ => Err("no two stamps".into()),

@@ -106,7 +106,7 @@ fn our_kernel_pings_and_moves_16_mib_each_way_by_usual_frames() {
     keeps_segments_whole(linux!(BzImage), 1500);
 }
 
-/// Two interfaces in order, one of which kickvm makes itself; when a tap is deleted the guest sees its cable pulled, and the
+/// Two interfaces in order, one of which kickvm makes itself; when a tap is deleted the guest sees the link go down, and the
 /// other goes on.
 #[track_caller]
 fn loses_one_of_two(guest: Guest) {
@@ -129,7 +129,7 @@ ping -c 1 10.9.0.1 | grep transmitted
     running.wait_for_line("1 02:00:00:c0:ff:ee");
     ip("link del gone0");
     let ended = finish(running);
-    ended.assert(0, &["kickvm: tap interface 'gone0' was deleted; the guest sees its cable pulled"]);
+    ended.assert(0, &["kickvm: tap interface 'gone0' was deleted; the guest sees the link go down"]);
     let ping = "1 packets transmitted, 1 packets received, 0% packet loss";
     assert_eq!(ended.between(&greeting, "reboot: Power down"), ["local", "1 02:00:00:c0:ff:ee", ping]);
 }

@@ -1,4 +1,4 @@
-//! The grammar of `kickvm exec`, and how it becomes an [`ExecConfig`].
+//! The grammar of `kickvm exec`, turned into an [`ExecConfig`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -10,47 +10,48 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::{Devices, Report, Verdicts, parse_console, parse_cpus, parse_duration, parse_memory, parse_timeout};
 use kickvm::boot::Image;
+use kickvm::console::KernelFault;
 use kickvm::exec::ExecConfig;
 use kickvm::exec::rootfs::Overlay;
 use kickvm::report::ReportPaths;
-use kickvm::vmm::{ConsoleConfig, DEFAULT_CMDLINE, KernelFault, VMMConfig};
+use kickvm::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The guest's first process is kickvm itself: it mounts what a command expects, runs it, and powers off. The command's standard
-output and error are kickvm's own, and so is its standard input; if that and the output are a terminal, the command gets one too.
+The guest's first process is kickvm itself: it mounts the usual file systems, runs the command, and powers off. The command's standard
+output and error are kickvm's own, and so is its standard input; if input and output are a terminal, the command gets one, too.
 
-Without --root and --initramfs, the guest's files are those of --add and the libraries that they need.
+Without --root and --initramfs, the guest's files are those of --copy and the libraries that they need.
 
-Exit codes: the command's own, 0 to 255, which is 128+n if signal n killed it, 126 if it cannot be executed, 127 if it is not there.
-When kickvm has a verdict of its own (120 to 125, 128+n; see 'kickvm --help'), a line on standard error says so.
+Exit codes: the command's own, 0 to 255, which is 128+n if signal n killed it, 126 if it cannot be executed, 127 if it is not found.
+When kickvm decides the exit code (120 to 125, 128+n; see 'kickvm --help'), a line on standard error states why.
 
 Examples:
-  kickvm exec --kernel vmlinuz --add /bin/busybox -- busybox uname -a
-  kickvm exec --kernel vmlinuz --root rootfs --cwd /src --timeout 10m --memory 2G --cpus 2 -- make check")]
+  kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
+  kickvm exec --kernel vmlinuz --root rootfs --workdir /src --timeout 10m --memory 2G --cpus 2 -- make check")]
 pub struct Exec {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); told apart by content
+    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content
     #[arg(long, short, value_name = "PATH")]
     kernel: PathBuf,
     /// Directory that becomes the guest's root, in memory; the guest's changes are lost
     #[arg(long, short, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Initramfs archive to begin with; give it more than once to lay one over the other, the last on top
+    /// Initramfs archive to begin with; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
-    /// File or directory to add to the guest; without GUESTPATH where it is on the host
-    #[arg(long, value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_addition))]
-    add: Vec<Overlay>,
+    /// File or directory to copy into the guest; without GUESTPATH to its path on the host
+    #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_overlay))]
+    copy: Vec<Overlay>,
     /// Directory in the guest in which the command starts
-    #[arg(long, short = 'C', value_name = "DIR")]
-    cwd: Option<OsString>,
-    /// Variable of the command's environment; without =VALUE it has the value it has here
+    #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
+    workdir: Option<OsString>,
+    /// Variable of the command's environment; without =VALUE it has its value in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(parse_variable))]
     env: Vec<OsString>,
-    /// Kernel module to load before, with those it needs; found by /lib/modules in the guest
+    /// Kernel module to load first, with its dependencies; searched in /lib/modules in the guest
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
-    /// Text behind the kernel command line
+    /// Text to append to the kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
     /// Number of vCPUs, 1 to 254
@@ -59,7 +60,7 @@ pub struct Exec {
     /// Guest memory
     #[arg(long, short, value_name = "SIZE", default_value = "512M", value_parser = parse_memory, allow_hyphen_values = true)]
     memory: u64,
-    /// Where the kernel's console goes: none, stderr, or file=PATH
+    /// Destination of the kernel's console: none, stderr, or file=PATH
     #[arg(long, value_name = "WHERE", default_value = "none", value_parser = parse_exec_console)]
     console: ConsoleConfig,
     #[command(flatten)]
@@ -67,26 +68,26 @@ pub struct Exec {
     /// End the run after this long, with exit code 124
     #[arg(long, short, value_name = "DURATION", value_parser = parse_timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
-    /// How long the command may take to heed a signal that asks kickvm to stop
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration, allow_hyphen_values = true)]
-    grace: Duration,
+    /// How long the command may take to end after a signal that stops kickvm
+    #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = parse_duration, allow_hyphen_values = true)]
+    kill_after: Duration,
     #[command(flatten)]
     verdicts: Verdicts,
     #[command(flatten)]
     report: Report,
-    /// Say more: -v tells the boot protocol and counts exits, -vv lists the ten busiest ports too
+    /// Verbose: -v shows the boot protocol and counts exits, -vv also lists the ten busiest ports
     #[arg(short, action = clap::ArgAction::Count)]
-    verbose: u8,
+    pub verbose: u8,
     /// Command to run, and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 
 impl Exec {
-    /// What is asked for, and what is to be told of it.
+    /// The configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // Who wants to see the console wants to see it whole; warnings are not among what a quiet kernel says.
+        // A console that the user sees is complete. A quiet kernel prints no warnings.
         if self.console == ConsoleConfig::None {
             let warn = self.verdicts.fail_on.contains(&KernelFault::Warn);
             cmdline += if warn { " loglevel=5" } else { " quiet" };
@@ -103,7 +104,7 @@ impl Exec {
             cpus: self.cpus,
             memory: self.memory,
             timeout: self.timeout,
-            verbosity: self.verbose,
+            port_stats: self.verbose >= 2,
             rules: self.verdicts.rules(),
             ..VMMConfig::new(Image::File(self.kernel))
         };
@@ -111,16 +112,16 @@ impl Exec {
         self.devices.add_to(&mut config.vmm);
         config.vmm.console = self.console;
         config.root = self.root;
-        config.additions = self.add;
-        config.cwd = self.cwd;
+        config.overlays = self.copy;
+        config.workdir = self.workdir;
         config.env = self.env.into_iter().filter_map(variable).collect();
         config.modules = self.module;
-        config.grace = self.grace;
+        config.kill_after = self.kill_after;
         (config, self.report.paths(&self.verdicts))
     }
 }
 
-fn parse_addition(text: OsString) -> Result<Overlay, String> {
+fn parse_overlay(text: OsString) -> Result<Overlay, String> {
     let addition = Overlay::from(text);
     match addition.host.as_os_str().is_empty() || addition.guest.as_os_str().is_empty() {
         true => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
@@ -190,9 +191,17 @@ mod tests {
     }
 
     #[test]
-    fn additions_have_a_place_in_the_guest() {
-        let config = parts(&["--add", "/bin/busybox", "--add", "a:/b", "--add", "/x:y:/z", "true"]);
-        let pairs: Vec<_> = config.additions.iter().map(|it| (it.host.to_str(), it.guest.to_str())).collect();
+    fn the_old_option_names_are_accepted() {
+        let old = parts(&["--add", "a:/b", "--cwd", "/c", "--grace", "7s", "true"]);
+        let new = parts(&["--copy", "a:/b", "--workdir", "/c", "--kill-after", "7s", "true"]);
+        assert_eq!((&old.overlays, &old.workdir, old.kill_after), (&new.overlays, &new.workdir, new.kill_after));
+        assert_eq!(new.kill_after.as_secs(), 7);
+    }
+
+    #[test]
+    fn copies_have_a_path_in_the_guest() {
+        let config = parts(&["--copy", "/bin/busybox", "--copy", "a:/b", "--copy", "/x:y:/z", "true"]);
+        let pairs: Vec<_> = config.overlays.iter().map(|it| (it.host.to_str(), it.guest.to_str())).collect();
         let expected = [("/bin/busybox", "/bin/busybox"), ("a", "/b"), ("/x:y", "/z")];
         assert_eq!(pairs, expected.map(|(host, guest)| (Some(host), Some(guest))));
     }

@@ -1,6 +1,7 @@
-//! The command line: its grammar, and how it becomes a [`VMMConfig`].
+//! The command line: its grammar, turned into a [`VMMConfig`].
 
 mod exec;
+pub mod logger;
 
 use std::ffi::OsString;
 use std::mem::replace;
@@ -12,34 +13,34 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use kickvm::boot::Image;
+use kickvm::console::{KernelFault, Rules};
 use kickvm::device::virtio::block::ID_BYTES;
 use kickvm::report::ReportPaths;
 use kickvm::vmm::{
-    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, KernelFault, MAX_CPUS, MIN_MEMORY, NetConfig, Rules, VIRTIO_CMDLINE,
-    VMMConfig, VsockConfig,
+    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig,
 };
 
 pub use exec::Exec;
 
-/// Boot a guest kernel on Linux/KVM, and end with an exit code that says how it went.
+/// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
 ///
-/// While a guest runs, its output goes to standard output and nothing else does; what kickvm says goes to standard error.
+/// While a guest runs, its output goes to standard output and nothing else does; messages of kickvm go to standard error.
 #[derive(Debug, Parser)]
 #[command(
     name = "kickvm",
     version,
     after_help = "\
 Exit codes:
-  0      the guest powered off, or asked for a reset; or you left with Ctrl-A x
+  0      the guest powered off or requested a reset; or you left with Ctrl-A x
   0-255  exec: the command's own exit status
   0-119  the guest wrote this status to the exit port 0xf4
   120    the guest kernel panicked
   121    the guest crashed: triple fault
-  122    the guest could not be run on: KVM internal error and the like
-  123    a rule was broken: --fail-on, --reject, or --expect
-  124    --timeout ran out
+  122    the guest could not continue: KVM internal error, failed entry, unhandled exit
+  123    a rule failed: --fail-on, --reject, or an --expect that was not met
+  124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
-  128+n  signal n asked kickvm to stop"
+  128+n  signal n stopped kickvm"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -56,7 +57,7 @@ pub enum Command {
     Exec(Box<Exec>),
     /// Run an embedded guest: no files needed, shows the exit-handler pattern step by step.
     Demo,
-    /// Say whether this host can run guests, what is missing, and the command that mends it.
+    /// Check whether this host can run guests; for each problem, print the command that fixes it.
     ///
     /// Ends with 0 only if Linux can boot here, else with 125.
     Doctor,
@@ -69,16 +70,16 @@ SIZE is a number with K, M, G or T; without one it counts MiB. DURATION is a num
 Example:
   kickvm run --kernel vmlinuz --initramfs initramfs.gz --memory 512M --cpus 2")]
 pub struct Run {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); told apart by content
+    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content
     #[arg(long, short, value_name = "PATH")]
     kernel: PathBuf,
-    /// Initramfs archive; give it more than once to lay one over the other, the last on top
+    /// Initramfs archive; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
-    /// Kernel command line, replacing the default ("console=ttyS0 panic=-1", or hvc0 with --console virtio); not looked into
+    /// Kernel command line, replacing the default ("console=ttyS0 panic=-1", or hvc0 with --console virtio); passed on unchanged
     #[arg(long, value_name = "TEXT", conflicts_with = "append", allow_hyphen_values = true)]
     cmdline: Option<String>,
-    /// Text behind the default kernel command line
+    /// Text to append to the default kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
     /// Number of vCPUs, 1 to 254
@@ -87,7 +88,7 @@ pub struct Run {
     /// Guest memory, at least 2M
     #[arg(long, short, value_name = "SIZE", default_value = "256M", value_parser = parse_memory, allow_hyphen_values = true)]
     memory: u64,
-    /// Where the guest's console goes: stdio, none, stderr, or file=PATH (output only). With virtio it is stdio too, but by a virtio
+    /// Where the guest's console goes: stdio, none, stderr, or file=PATH (output only). With virtio it is stdio, too, through a virtio
     /// console (hvc0), which is much faster than a serial port
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
     console: ConsoleConfig,
@@ -106,21 +107,21 @@ pub struct Run {
     verdicts: Verdicts,
     #[command(flatten)]
     pub report: Report,
-    /// Say more: -v tells the boot protocol and counts exits, -vv lists the ten busiest ports too
+    /// Verbose: -v shows the boot protocol and counts exits, -vv also lists the ten busiest ports
     #[arg(short, action = clap::ArgAction::Count)]
-    verbose: u8,
+    pub verbose: u8,
 }
 
-/// The guest's virtio devices besides a console.
+/// The guest's virtio devices except a console.
 #[derive(Clone, Debug, Args)]
 pub struct Devices {
     /// Give the guest a disk, a raw image or a block device; the first is /dev/vda. Options: ro, direct, id=NAME
     ///
-    /// ro: the guest may only read. direct: pass the host's page cache by. id=NAME: the serial number that the guest sees, at most 20
+    /// ro: the guest may only read. direct: bypass the host's page cache. id=NAME: the serial number that the guest sees, at most 20
     /// bytes. A comma in PATH is written as two.
     #[arg(long, value_name = "PATH[,ro][,direct][,id=NAME]", value_parser = OsStringValueParser::new().try_map(parse_disk))]
     disk: Vec<DiskConfig>,
-    /// Network interface: its frames go to this tap interface of the host; give it more than once for eth0, eth1 and so on
+    /// Network interface: its frames go to this tap interface of the host; repeatable: eth0, eth1 and so on
     #[arg(long, value_name = "tap=NAME[,mac=MAC]", value_parser = parse_net)]
     net: Vec<NetConfig>,
     /// Sockets between host and guest: the guest is CID N; host programs reach it through the Unix socket PATH, by the line
@@ -133,7 +134,7 @@ pub struct Devices {
     /// Give the guest no entropy device
     #[arg(long, overrides_with = "rng")]
     no_rng: bool,
-    /// Give the guest a balloon: free memory goes back to the host. With size=SIZE the guest shall give up so much at once
+    /// Give the guest a balloon: free memory goes back to the host. With size=SIZE the guest gives up that much at once
     #[arg(long, value_name = "size=SIZE", num_args = 0..=1, default_missing_value = "size=0", value_parser = parse_balloon)]
     balloon: Option<u64>,
 }
@@ -148,13 +149,13 @@ impl Devices {
     }
 }
 
-/// What fails a run besides its end.
+/// Rules that fail a run.
 #[derive(Clone, Debug, Args)]
 pub struct Verdicts {
-    /// End with 123 when the guest kernel reports one of these: oops, lockup, hung, warn
-    #[arg(long, value_name = "TROUBLE,...", value_delimiter = ',', value_parser = parse_trouble)]
+    /// End with 123 when the guest kernel reports one of these: oops, lockup, hung-task, warn
+    #[arg(long, value_name = "EVENT,...", value_delimiter = ',', value_parser = parse_fault)]
     pub fail_on: Vec<KernelFault>,
-    /// The kernel's System.map, to name where each vCPU is at a time-out; the guest gets nokaslr
+    /// The kernel's System.map, to name the function each vCPU is in at a timeout; the guest gets nokaslr
     #[arg(long, value_name = "PATH")]
     pub symbols: Option<PathBuf>,
 }
@@ -165,7 +166,7 @@ impl Verdicts {
     }
 }
 
-/// Where the run is told to machines.
+/// Report files.
 #[derive(Clone, Debug, Args)]
 pub struct Report {
     /// Write a report of the run as JSON
@@ -183,7 +184,7 @@ impl Report {
 }
 
 impl Run {
-    /// What is asked for, and what is to be told of it.
+    /// The configuration, and the files of the report.
     pub fn into_parts(self) -> (VMMConfig, ReportPaths) {
         let paths = self.report.paths(&self.verdicts);
         (self.into(), paths)
@@ -208,7 +209,7 @@ impl From<Run> for VMMConfig {
             memory: run.memory,
             console: run.console,
             timeout: run.timeout,
-            verbosity: run.verbose,
+            port_stats: run.verbose >= 2,
             ..VMMConfig::new(Image::File(run.kernel))
         };
         run.devices.add_to(&mut config);
@@ -234,8 +235,8 @@ fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
     }
 }
 
-fn parse_trouble(text: &str) -> Result<KernelFault, String> {
-    KernelFault::parse(text).ok_or_else(|| "give oops, lockup, hung or warn, or several with commas".to_owned())
+fn parse_fault(text: &str) -> Result<KernelFault, String> {
+    KernelFault::parse(text).ok_or_else(|| "give oops, lockup, hung-task or warn, or several with commas".to_owned())
 }
 
 fn parse_net(text: &str) -> Result<NetConfig, String> {
@@ -259,7 +260,7 @@ fn parse_vsock(text: &str) -> Result<VsockConfig, String> {
         None => text.strip_prefix("socket=").and_then(|rest| rest.rsplit_once(",cid=")).map(|(path, cid)| (cid, path)),
     };
     let (cid, socket) = parts.filter(|(_, socket)| !socket.is_empty()).ok_or(FORM)?;
-    // 0 to 2 and the last are everybody, the hypervisor, or the host (linux/vm_sockets.h).
+    // 0 to 2 and the last have a meaning of their own: any, hypervisor, local, host (linux/vm_sockets.h).
     match cid.parse().ok().filter(|cid| (3..u32::MAX).contains(cid)) {
         Some(cid) => Ok(VsockConfig { cid, socket: socket.into() }),
         None => Err(format!("a CID is a number from 3 to {}", u32::MAX - 1)),
@@ -338,7 +339,7 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Bytes: a number of MiB, or of the unit K, M, G or T behind it.
+/// A number of bytes: a number with the unit K, M, G or T; a plain number is MiB.
 fn parse_size(text: &str) -> Result<u64, String> {
     const FORM: &str = "give a number with K, M, G or T, such as 512M";
     let (number, unit) = split_unit(text);
@@ -349,10 +350,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "t" => 40,
         _ => return Err(FORM.to_owned()),
     };
-    multiply(number, 1 << shift, FORM)?.ok_or_else(|| "that is more than a 64-bit machine has".to_owned())
+    multiply(number, 1 << shift, FORM)?.ok_or_else(|| "size out of range".to_owned())
 }
 
-/// A duration in which something can happen.
+/// A duration longer than zero.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         Duration::ZERO => Err("give more than 0; without a timeout there is no limit".to_owned()),
@@ -372,14 +373,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(FORM.to_owned()),
     };
     let milliseconds = multiply(number, milliseconds, FORM)?;
-    milliseconds.map(Duration::from_millis).ok_or_else(|| "that is longer than anybody waits".to_owned())
+    milliseconds.map(Duration::from_millis).ok_or_else(|| "duration out of range".to_owned())
 }
 
-/// So many times `unit`; nothing if that is more than 64 bits have. `digits` come from [`split_unit`].
+/// `digits` times `unit`; `None` if that does not fit in 64 bits. `digits` come from [`split_unit`].
 fn multiply(digits: &str, unit: u64, form: &str) -> Result<Option<u64>, String> {
     match digits {
         "" => Err(form.to_owned()),
-        // Being digits, what is no number is too large.
+        // They are digits, so an error means that the number is too large.
         _ => Ok(digits.parse().ok().and_then(|number: u64| number.checked_mul(unit))),
     }
 }

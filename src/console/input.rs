@@ -1,181 +1,220 @@
-//! Standard input of any kind, and the keys that are for kickvm itself.
+//! Standard input of any kind, and the escape keys.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use super::terminal::in_foreground;
 use crate::event::{Error, EventOps, EventSet, Events};
 
 const CTRL_A: u8 = 0x01;
+/// Bytes read at once.
 const BLOCK: usize = 4096;
-/// How much is typed ahead for a guest that takes nothing before more is dropped, in bytes.
-const TYPED_AHEAD: usize = 1 << 20;
 
-/// What `Ctrl-A h` prints, line by line.
-pub const KEY_HELP: [&str; 4] =
+/// The keys after Ctrl-A, as `Ctrl-A h` lists them.
+const KEY_HELP: [&str; 4] =
     ["Ctrl-A x  leave", "Ctrl-A p  press the power button", "Ctrl-A h  this help", "Ctrl-A Ctrl-A  send Ctrl-A"];
 
-/// What a key after Ctrl-A asks kickvm for.
+/// Logs the list of keys.
+pub fn log_key_help() {
+    KEY_HELP.iter().for_each(|line| log::warn!("{line}"));
+}
+
+/// A key after Ctrl-A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// x: end the run.
     Quit,
-    /// h: say which keys there are.
+    /// h: list the keys.
     Help,
     /// p: press the guest's power button.
     PowerButton,
 }
 
-/// Standard input, with what was read from it and has not reached the guest yet.
+/// The queue that takes the input.
+pub trait InputSink {
+    /// Bytes that it can take now.
+    fn room(&mut self) -> usize;
+    /// Takes `bytes`. It may drop what there is no room for.
+    fn push(&mut self, bytes: &[u8]);
+}
+
+/// Standard input. It holds no bytes itself: what is read goes to an [`InputSink`] at once.
 #[derive(Debug)]
 pub struct Stdin {
     file: File,
-    buffer: Vec<u8>,
-    sent: usize,
-    escape: Option<Escape>, // only a terminal has keys
-    watchable: bool,        // a file is always ready, and epoll refuses it
-    watched: bool,
+    keys: Option<KeyState>, // only a terminal has escape keys
+    polled: bool,           // false for a regular file, which epoll refuses because it is always ready
+    registered: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Escape {
+enum KeyState {
     Idle,
     AfterCtrlA,
 }
 
 impl Stdin {
     /// Takes standard input as it is now; `None` if it is a terminal that this process may not read.
+    ///
+    /// # Errors
+    ///
+    /// Standard input is closed.
     pub fn new() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if stdin.is_terminal() && !in_foreground() {
             return Ok(None);
         }
-        let escape = stdin.is_terminal().then_some(Escape::Idle);
-        let file = File::from(stdin.as_fd().try_clone_to_owned()?);
-        let buffer = Vec::with_capacity(2 * BLOCK);
-        Ok(Some(Self { file, buffer, sent: 0, escape, watchable: true, watched: false }))
+        let keys = stdin.is_terminal().then_some(KeyState::Idle);
+        Ok(Some(Self { file: open_nonblocking(&stdin)?, keys, polled: true, registered: false }))
     }
 
-    /// Makes each key the guest's.
+    /// Passes every key on.
     pub fn without_keys(mut self) -> Self {
-        self.escape = None;
+        self.keys = None;
         self
     }
 
-    /// Whether some keys are for kickvm.
+    /// Whether there are escape keys.
     pub fn has_keys(&self) -> bool {
-        self.escape.is_some()
+        self.keys.is_some()
     }
 
-    /// Gives input to `feed`, which says how much it takes, until it takes no more or there is no input now. `ready` says that
-    /// epoll has seen input; its events carry `data`. Keys for kickvm go to `on_key`. Returns false when there will never be
-    /// more.
+    /// Moves input to `sink` until it has no room or there is no input now. `ready` means that epoll has reported input; its
+    /// events carry `data`. Escape keys go to `on_key`. Returns false at the end of the input.
     pub fn pump(
         &mut self,
-        feed: &mut dyn FnMut(&[u8]) -> usize,
+        sink: &mut dyn InputSink,
         ops: &mut EventOps,
         data: u32,
         mut ready: bool,
         mut on_key: impl FnMut(Key),
     ) -> bool {
         loop {
-            self.sent += feed(&self.buffer[self.sent..]);
-            if self.sent < self.buffer.len() && self.escape.is_none() {
-                // Until the guest has taken some, nothing is read, and not even a hang-up may wake the loop. A terminal
-                // is read on: the user of a guest that hangs must be able to leave.
-                self.unwatch(ops);
+            let room = sink.room();
+            if room == 0 && self.keys.is_none() {
+                // Nothing is read, and not even a hang-up may wake the loop. A terminal is read on: the user of a guest that
+                // does not read must be able to leave.
+                self.unregister(ops);
                 return true;
             }
-            if self.watchable && !std::mem::take(&mut ready) {
-                match self.watch(ops, data) {
+            if self.polled && !std::mem::take(&mut ready) {
+                match self.register(ops, data) {
                     Ok(()) => return true,
-                    Err(Error::Epoll(errno)) if errno.errno() == libc::EPERM => self.watchable = false,
+                    Err(Error::Epoll(errno)) if errno.errno() == libc::EPERM => self.polled = false,
                     Err(_) => return false,
                 }
             }
-            match self.read(&mut on_key) {
+            let max = if self.keys.is_some() { BLOCK } else { room.min(BLOCK) };
+            match self.read(max, sink, &mut on_key) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.watchable => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.polled => {}
                 Err(_) => {
-                    self.unwatch(ops);
+                    self.unregister(ops);
                     return false;
                 }
             }
         }
     }
 
-    fn watch(&mut self, ops: &mut EventOps, data: u32) -> Result<(), Error> {
-        if !self.watched {
+    fn register(&mut self, ops: &mut EventOps, data: u32) -> Result<(), Error> {
+        if !self.registered {
             ops.add(Events::with_data(&self.file, data, EventSet::IN))?;
-            self.watched = true;
+            self.registered = true;
         }
         Ok(())
     }
 
-    fn unwatch(&mut self, ops: &mut EventOps) {
-        if std::mem::take(&mut self.watched) {
-            let _ = ops.remove(Events::empty(&self.file)); // it was added, by this very subscriber
+    fn unregister(&mut self, ops: &mut EventOps) {
+        if std::mem::take(&mut self.registered) {
+            let _ = ops.remove(Events::empty(&self.file)); // it was added, by this subscriber
         }
     }
 
-    /// Reads once, behind what is pending. Every error but `WouldBlock` is the end: end of file, a terminal that hung up, a
-    /// directory.
-    fn read(&mut self, on_key: &mut impl FnMut(Key)) -> io::Result<()> {
+    /// Reads once. Every error but `WouldBlock` is the end: end of file, a terminal that hung up, a directory.
+    fn read(&mut self, max: usize, sink: &mut dyn InputSink, on_key: &mut impl FnMut(Key)) -> io::Result<()> {
         let mut block = [0; BLOCK];
-        let len = match self.file.read(&mut block) {
+        let len = match self.file.read(&mut block[..max]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        self.buffer.drain(..self.sent);
-        self.sent = 0;
-        match self.escape {
-            None => self.buffer.extend_from_slice(&block[..len]),
-            Some(mut escape) => {
-                for &byte in &block[..len] {
-                    escape = sort(escape, byte, &mut self.buffer, on_key);
-                }
-                self.escape = Some(escape);
-                self.buffer.truncate(TYPED_AHEAD);
-            }
+        match &mut self.keys {
+            None => sink.push(&block[..len]),
+            Some(state) => block[..len].iter().for_each(|&byte| *state = filter(*state, byte, sink, on_key)),
         }
         Ok(())
     }
 }
 
-/// Decides whether `byte` is for the guest or for kickvm.
-fn sort(escape: Escape, byte: u8, guest: &mut Vec<u8>, on_key: &mut impl FnMut(Key)) -> Escape {
-    match (escape, byte) {
-        (Escape::Idle, CTRL_A) => return Escape::AfterCtrlA,
-        (Escape::Idle, _) => guest.push(byte),
-        (Escape::AfterCtrlA, CTRL_A) => guest.push(CTRL_A),
-        (Escape::AfterCtrlA, b'x') => on_key(Key::Quit),
-        (Escape::AfterCtrlA, b'h' | b'?') => on_key(Key::Help),
-        (Escape::AfterCtrlA, b'p') => on_key(Key::PowerButton),
-        (Escape::AfterCtrlA, _) => guest.extend([CTRL_A, byte]), // nothing of ours, so nothing is swallowed
+/// Opens a stream anew, to be non-blocking for this process alone: another reader of the same pipe or terminal may take what
+/// epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such as a socket.
+fn open_nonblocking(stream: &(impl AsFd + AsRawFd)) -> io::Result<File> {
+    let shared = File::from(stream.as_fd().try_clone_to_owned()?);
+    let kind = shared.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_char_device() {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+        if let Ok(own) = OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            return Ok(own);
+        }
     }
-    Escape::Idle
+    Ok(shared)
+}
+
+/// Decides whether `byte` is input or part of an escape key.
+fn filter(state: KeyState, byte: u8, sink: &mut dyn InputSink, on_key: &mut impl FnMut(Key)) -> KeyState {
+    match (state, byte) {
+        (KeyState::Idle, CTRL_A) => return KeyState::AfterCtrlA,
+        (KeyState::Idle, _) => sink.push(&[byte]),
+        (KeyState::AfterCtrlA, CTRL_A) => sink.push(&[CTRL_A]),
+        (KeyState::AfterCtrlA, b'x') => on_key(Key::Quit),
+        (KeyState::AfterCtrlA, b'h' | b'?') => on_key(Key::Help),
+        (KeyState::AfterCtrlA, b'p') => on_key(Key::PowerButton),
+        (KeyState::AfterCtrlA, _) => sink.push(&[CTRL_A, byte]), // not an escape key, so nothing is swallowed
+    }
+    KeyState::Idle
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sorted(input: &[u8]) -> (Vec<u8>, Vec<Key>) {
-        let (mut guest, mut keys, mut escape) = (Vec::new(), Vec::new(), Escape::Idle);
+    impl InputSink for Vec<u8> {
+        fn room(&mut self) -> usize {
+            usize::MAX
+        }
+        fn push(&mut self, bytes: &[u8]) {
+            self.extend_from_slice(bytes);
+        }
+    }
+
+    fn filtered(input: &[u8]) -> (Vec<u8>, Vec<Key>) {
+        let (mut guest, mut keys, mut state) = (Vec::new(), Vec::new(), KeyState::Idle);
         for &byte in input {
-            escape = sort(escape, byte, &mut guest, &mut |key| keys.push(key));
+            state = filter(state, byte, &mut guest, &mut |key| keys.push(key));
         }
         (guest, keys)
     }
 
     #[test]
-    fn keys_after_ctrl_a_are_ours_and_everything_else_is_the_guests() {
-        assert_eq!(sorted(b"ab\x01x"), (b"ab".to_vec(), vec![Key::Quit]));
-        assert_eq!(sorted(b"\x01h\x01p"), (vec![], vec![Key::Help, Key::PowerButton]));
-        assert_eq!(sorted(b"\x01\x01x"), (b"\x01x".to_vec(), vec![]));
-        assert_eq!(sorted(b"\x01e"), (b"\x01e".to_vec(), vec![]));
+    fn keys_after_ctrl_a_are_escape_keys_and_everything_else_is_input() {
+        assert_eq!(filtered(b"ab\x01x"), (b"ab".to_vec(), vec![Key::Quit]));
+        assert_eq!(filtered(b"\x01h\x01p"), (vec![], vec![Key::Help, Key::PowerButton]));
+        assert_eq!(filtered(b"\x01\x01x"), (b"\x01x".to_vec(), vec![]));
+        assert_eq!(filtered(b"\x01e"), (b"\x01e".to_vec(), vec![]));
+    }
+
+    /// A second reader took the bytes that epoll announced: the loop must not block.
+    #[test]
+    fn a_pipe_is_read_without_blocking() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut own = open_nonblocking(&reader).unwrap();
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        let mut byte = [0];
+        (&reader).read_exact(&mut byte).unwrap();
+        assert_eq!(own.read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -1,24 +1,39 @@
-//! The console's end on the host: moves bytes between the guest's consoles and standard input and output.
+//! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor that reads along.
 //!
-//! Output leaves at once when a line is complete or when nothing left for 5 ms; the rest of a burst waits until one of
-//! the two is true. So a prompt and an echo are prompt, and a burst is few writes.
+//! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and standard input and output,
+//! and reports what ends a run as a [`ConsoleEvent`].
+//!
+//! This floor imports `event`, `sys` and `device`.
+//!
+//! ```
+//! use kickvm::console::{ConsoleMonitor, Rules, Verdict};
+//! use std::time::Duration;
+//!
+//! let rules = Rules { expect: vec!["^PASS".into()], ..Rules::default() };
+//! let mut monitor = ConsoleMonitor::new(&rules)?;
+//! monitor.push(b"[    0.1] Linux version 6.1\r\nPASS: 7 tests\r\n");
+//! assert!(monitor.examine(Duration::from_secs(1)));
+//! assert_eq!(monitor.verdict(), Some(&Verdict::ExpectationsMet));
+//! # Ok::<(), String>(())
+//! ```
 
+mod drain;
 pub mod input;
 mod monitor;
 pub mod output;
-pub(crate) mod panic;
+mod panic;
 mod rules;
 pub mod terminal;
 
+pub use drain::Drain;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
-pub use rules::{KernelFault, Rules};
+pub use rules::{KernelFault, Rules, Verdict};
 
+use std::fmt;
 use std::io;
-use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -27,95 +42,162 @@ use crate::device::{ConsolePort, FLUSH_DELAY, Pending};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::sys::os_error;
 use crate::sys::winsize::WinSize;
-use crate::vmm::{ExitHandler, ExitReason, complain, kick};
-use input::{KEY_HELP, Key, Stdin};
-use output::Stdout;
+use input::{InputSink, Key, Stdin};
+use output::OutputFile;
 
 // The user data of each descriptor's events.
 const WAKE: u32 = 0;
-const TIMER: u32 = 1;
+const FLUSH_TIMER: u32 = 1;
 const STDIN: u32 = 2;
 const STDOUT: u32 = 3;
 const WINDOW: u32 = 4;
+const SILENCE_TIMER: u32 = 5;
+const VERDICT_TIMER: u32 = 6;
+
+/// How long a kernel may go on printing after a rule was violated: the report should show the whole oops.
+const VERDICT_DELAY: Duration = Duration::from_millis(500);
+/// How long the monitor examines output in one turn of the event loop. The rest is examined in the next turn.
+const EXAMINE_TIME: Duration = Duration::from_millis(20);
+
+/// What the console reports to the VMM.
+#[derive(Debug)]
+pub enum ConsoleEvent {
+    /// The user typed Ctrl-A x.
+    Quit,
+    /// The user typed Ctrl-A p.
+    PowerButton,
+    /// The kernel printed the last line of a panic and has been silent since.
+    Panicked,
+    /// The user's rules decide the run.
+    Verdict(Verdict),
+    /// The console cannot go on.
+    Failed(String),
+}
+
+/// The parts of a console.
+pub struct ConsoleParts {
+    /// The guest's consoles, at least one. The last takes the input.
+    pub ports: Vec<Arc<dyn ConsolePort>>,
+    /// Signalled by the ports.
+    pub wake: EventFd,
+    /// The destination of the output.
+    pub output: OutputFile,
+    /// The source of the input.
+    pub input: Option<Stdin>,
+    /// The virtio console whose terminal size follows the user's.
+    pub sized: Option<Arc<Port>>,
+    /// Reads the output.
+    pub monitor: ConsoleMonitor,
+    /// Takes the events. It is called on the event loop's thread and must not block.
+    pub on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
+}
+
+impl fmt::Debug for ConsoleParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleParts").field("ports", &self.ports).field("output", &self.output).finish_non_exhaustive()
+    }
+}
 
 /// The subscriber that serves the console.
+///
+/// Output is written when a line is complete, or when nothing was written for 5 ms; the rest of a burst waits until one
+/// of the two is true. So prompts and echoes appear at once, and a burst is few writes.
 #[derive(Debug)]
-pub struct ConsoleIo<EH> {
-    ports: Vec<Arc<dyn ConsolePort>>,
-    resized: Option<(Arc<Port>, Signals)>,
-    wake: EventFd,
-    timer: Timer,
-    timing: Timing,
+pub struct ConsoleIo {
+    parts: ConsoleParts,
+    size_changes: Option<Signals>,
+    flush_timer: Timer,
+    timer_mode: TimerMode,
+    silence_timer: Timer,
+    verdict_timer: Timer,
     last_flush: Instant,
-    output: Option<Stdout>,
     output_blocked: bool,
-    lost: Option<io::Error>,
-    input: Option<Stdin>,
-    power_button: EventFd,
-    exit_handler: EH,
+    output_error: Option<io::Error>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timing {
+enum TimerMode {
     Off,
     Once,
-    Ticking,
+    Periodic,
 }
 
-/// The descriptors that the console shares with the machine.
-#[derive(Debug)]
-pub struct ConsoleEvents {
-    /// Rung by the consoles.
-    pub wake: EventFd,
-    /// Raises the power button's interrupt.
-    pub power_button: EventFd,
+/// The console that takes the input, as a sink.
+struct PortSink<'a>(&'a dyn ConsolePort);
+
+impl InputSink for PortSink<'_> {
+    fn room(&mut self) -> usize {
+        self.0.input_room()
+    }
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.push_input(bytes);
+    }
 }
 
-impl<EH: ExitHandler> ConsoleIo<EH> {
-    /// Connects `ports`, of which there is at least one, to `output`, and `input` to the last.
-    pub fn new(
-        ports: Vec<Arc<dyn ConsolePort>>,
-        events: ConsoleEvents,
-        output: Option<Stdout>,
-        input: Option<Stdin>,
-        exit_handler: EH,
-    ) -> io::Result<Self> {
-        if output.is_none() {
-            ports.iter().for_each(|port| port.close());
-        }
+impl ConsoleIo {
+    /// A console of `parts`.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more descriptors.
+    pub fn new(parts: ConsoleParts) -> io::Result<Self> {
+        let size_changes = parts.sized.as_ref().map(|_| Signals::new(&[libc::SIGWINCH])).transpose()?;
         Ok(Self {
-            ports,
-            resized: None,
-            wake: events.wake,
-            timer: Timer::new()?,
-            timing: Timing::Off,
+            parts,
+            size_changes,
+            flush_timer: Timer::new()?,
+            timer_mode: TimerMode::Off,
+            silence_timer: Timer::new()?,
+            verdict_timer: Timer::new()?,
             last_flush: Instant::now() - FLUSH_DELAY,
-            output,
             output_blocked: false,
-            lost: None,
-            input,
-            power_button: events.power_button,
-            exit_handler,
+            output_error: None,
         })
     }
 
-    /// From now on tells `port` of each new size of the terminal.
-    pub fn follow_size(&mut self, port: Arc<Port>) -> io::Result<()> {
-        self.resized = Some((port, Signals::new(&[libc::SIGWINCH])?));
-        Ok(())
+    /// Truncates the output's file; see [`OutputFile::truncate`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`OutputFile::truncate`].
+    pub fn truncate_output<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        self.parts.output.truncate(inputs)
     }
 
-    fn resize(&self) {
-        let Some((port, signals)) = &self.resized else { return };
-        let _ = signals.read(); // only says that it is time to look
-        if let Some(size) = terminal_size() {
-            port.resize(size);
+    /// Discards output from now on, so that no vCPU waits for room.
+    pub fn close(&self) {
+        self.parts.ports.iter().for_each(|port| port.close());
+    }
+
+    /// The monitor, which has examined all output once [`finish`](Self::finish) has returned.
+    pub fn monitor(&self) -> &ConsoleMonitor {
+        &self.parts.monitor
+    }
+
+    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped.
+    ///
+    /// # Errors
+    ///
+    /// Output cannot be written, or could not be written before.
+    pub fn finish(&mut self, drain: &mut Drain<'_>) -> io::Result<()> {
+        let mut result = self.output_error.take().map_or(Ok(()), Err);
+        loop {
+            self.drain_ports();
+            self.parts.monitor.examine(drain.examine_time());
+            if self.parts.output.is_empty() {
+                self.parts.monitor.finish();
+                return result;
+            }
+            if let Err(error) = self.parts.output.write_all(drain) {
+                result = result.and(Err(error));
+                self.parts.output = OutputFile::discard();
+            }
         }
     }
 
-    /// What there is to do for all ports together. Only the last takes input.
+    /// The work of all ports together. Only the last takes input.
     fn poll(&self) -> Pending {
-        self.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
+        self.parts.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
             needs_timer: all.needs_timer || one.needs_timer,
             wants_input: one.wants_input,
             flush_now: all.flush_now || one.flush_now,
@@ -123,129 +205,158 @@ impl<EH: ExitHandler> ConsoleIo<EH> {
         })
     }
 
-    /// From now on output is dropped, and nobody waits for room.
-    pub fn close(&self) {
-        self.ports.iter().for_each(|port| port.close());
+    fn fail(&mut self, what: &str, error: &dyn fmt::Display) {
+        (self.parts.on_event)(ConsoleEvent::Failed(format!("{what}: {error}")));
     }
 
-    /// Whether the guest kernel said that it panicked.
-    pub fn panicked(&self) -> bool {
-        self.ports.iter().any(|port| port.panicked())
-    }
-
-    fn fail(&self, what: &str, error: &dyn std::fmt::Display) {
-        kick(&self.exit_handler, ExitReason::Failed(format!("{what}: {error}")));
-    }
-
-    /// Looks at the consoles and does what they need.
+    /// Does the ports' work.
     fn serve(&mut self, ops: &mut EventOps) {
-        let work = self.poll();
-        if work.has_output && !self.output_blocked {
-            let waited = self.last_flush.elapsed();
-            if work.flush_now || waited >= FLUSH_DELAY {
+        let pending = self.poll();
+        if pending.has_output && !self.output_blocked {
+            let since = self.last_flush.elapsed();
+            if pending.flush_now || since >= FLUSH_DELAY {
                 self.flush(ops);
-            } else if self.timing == Timing::Off {
-                self.set_timer(Timing::Once, FLUSH_DELAY - waited);
+            } else if self.timer_mode == TimerMode::Off {
+                self.set_flush_timer(TimerMode::Once, FLUSH_DELAY - since);
             }
         }
-        if work.needs_timer && self.timing != Timing::Ticking {
-            self.set_timer(Timing::Ticking, FLUSH_DELAY);
+        if pending.needs_timer && self.timer_mode != TimerMode::Periodic {
+            self.set_flush_timer(TimerMode::Periodic, FLUSH_DELAY);
         }
-        if work.wants_input {
-            self.pump(ops, false);
+        if pending.wants_input {
+            self.pump_input(ops, false);
         }
     }
 
-    fn set_timer(&mut self, timing: Timing, after: std::time::Duration) {
-        let done = match timing {
-            Timing::Off => self.timer.disarm(),
-            Timing::Once => self.timer.arm(after),
-            Timing::Ticking => self.timer.arm_periodic(after),
+    fn set_flush_timer(&mut self, mode: TimerMode, after: Duration) {
+        let result = match mode {
+            TimerMode::Off => self.flush_timer.disarm(),
+            TimerMode::Once => self.flush_timer.arm(after),
+            TimerMode::Periodic => self.flush_timer.arm_periodic(after),
         };
-        self.timing = timing;
-        if let Err(error) = done {
+        self.timer_mode = mode;
+        if let Err(error) = result {
             self.fail("cannot set the console's timer", &error);
         }
     }
 
-    fn on_timer(&mut self, ops: &mut EventOps) {
-        let _ = self.timer.read(); // only says how often
-        if self.timing == Timing::Ticking {
-            for port in &self.ports {
-                if let ControlFlow::Break(request) = port.on_timer() {
-                    kick(&self.exit_handler, ExitReason::Guest(request));
-                }
-            }
+    fn on_flush_timer(&mut self, ops: &mut EventOps) {
+        let _ = self.flush_timer.read(); // the number of expirations does not matter
+        if self.timer_mode == TimerMode::Periodic {
+            self.parts.ports.iter().for_each(|port| port.on_timer());
             if !self.poll().needs_timer {
-                self.set_timer(Timing::Off, FLUSH_DELAY);
+                self.set_flush_timer(TimerMode::Off, FLUSH_DELAY);
             }
         } else {
-            self.timing = Timing::Off;
+            self.timer_mode = TimerMode::Off;
         }
         if !self.output_blocked {
             self.flush(ops);
         }
     }
 
-    /// Writes the output there is, or waits for room.
+    /// Moves the ports' output to the destination and the monitor. Returns whether there was any.
+    fn drain_ports(&mut self) -> bool {
+        let ConsoleParts { ports, output, monitor, .. } = &mut self.parts;
+        let start = output.pending.len();
+        ports.iter().for_each(|port| port.drain(&mut output.pending));
+        monitor.push(&output.pending[start..]);
+        output.pending.len() > start
+    }
+
+    /// Writes output, or waits for room. Takes from the ports once: a guest that prints without end must not keep the loop here.
     fn flush(&mut self, ops: &mut EventOps) {
-        let Some(output) = &mut self.output else { return };
-        if output.pending.is_empty() {
-            self.ports.iter().for_each(|port| port.drain(&mut output.pending)); // once: a guest that prints without end must not keep the loop here
-        }
-        let result = output.write_some();
+        // While the monitor has not examined what it has, the ports fill up and the guest waits.
+        let drained = self.parts.output.is_empty() && self.parts.monitor.is_idle() && self.drain_ports();
+        let result = self.parts.output.write_some();
         self.last_flush = Instant::now();
         match result {
             Ok(done) if done != self.output_blocked => {}
             Ok(true) => {
                 self.output_blocked = false;
-                let _ = ops.remove(Events::with_data(output, STDOUT, EventSet::OUT)); // it was added below
+                let _ = ops.remove(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)); // it was added below
             }
             Ok(false) => {
                 self.output_blocked = true;
-                if let Err(error) = ops.add(Events::with_data(output, STDOUT, EventSet::OUT)) {
+                if let Err(error) = ops.add(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)) {
                     self.fail("cannot wait for the console's reader", &error);
                 }
             }
             Err(error) => {
-                self.output = None;
                 self.close();
+                if std::mem::take(&mut self.output_blocked) {
+                    let _ = ops.remove(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)); // it was added
+                }
+                self.parts.output = OutputFile::discard();
                 self.fail("cannot write the guest's output", &os_error::describe(&error));
-                self.lost = Some(error); // the guest's end may have been the first kick
+                self.output_error = Some(error); // the guest's end may have been the first kick
             }
         }
+        self.examine(drained);
     }
 
-    /// Feeds the guest. `ready` says that standard input is readable.
-    fn pump(&mut self, ops: &mut EventOps, ready: bool) {
-        let (Some(stdin), Some(port)) = (&mut self.input, self.ports.last()) else { return };
+    /// Lets the monitor examine output. `drained` means that there is new output.
+    fn examine(&mut self, drained: bool) {
+        let had_verdict = self.parts.monitor.verdict().is_some();
+        if !self.parts.monitor.examine(EXAMINE_TIME) {
+            let _ = self.parts.wake.write(1); // go on in the next turn; a full counter is readable already
+        }
+        if !had_verdict {
+            self.on_verdict();
+        }
+        if drained && let Some(silence) = self.parts.monitor.silence() {
+            self.arm_silence_timer(silence);
+        }
+    }
+
+    fn on_verdict(&mut self) {
+        match self.parts.monitor.verdict().cloned() {
+            Some(Verdict::RuleViolated(_)) => {
+                if let Err(error) = self.verdict_timer.arm(VERDICT_DELAY) {
+                    self.fail("cannot set the console's timer", &error);
+                }
+            }
+            Some(met) => (self.parts.on_event)(ConsoleEvent::Verdict(met)),
+            None => {}
+        }
+    }
+
+    fn arm_silence_timer(&mut self, after: Duration) {
+        if let Err(error) = self.silence_timer.arm(after) {
+            self.fail("cannot set the console's timer", &error);
+        }
+    }
+
+    fn on_silence_timer(&mut self) {
+        let _ = self.silence_timer.read(); // the number of expirations does not matter
+        let had_verdict = self.parts.monitor.verdict().is_some();
+        if self.parts.monitor.on_silence() {
+            (self.parts.on_event)(ConsoleEvent::Panicked);
+        }
+        if !had_verdict {
+            self.on_verdict();
+        }
+    }
+
+    /// Gives input to the guest. `ready` means that epoll has reported standard input readable.
+    fn pump_input(&mut self, ops: &mut EventOps, ready: bool) {
+        let ConsoleParts { input, ports, on_event, .. } = &mut self.parts;
+        let (Some(stdin), Some(port)) = (input.as_mut(), ports.last()) else { return };
         let on_key = |key| match key {
-            Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
-            Key::Help => KEY_HELP.iter().for_each(complain),
-            Key::PowerButton => drop(self.power_button.write(1)), // a full counter has been pressed already
+            Key::Quit => on_event(ConsoleEvent::Quit),
+            Key::Help => input::log_key_help(),
+            Key::PowerButton => on_event(ConsoleEvent::PowerButton),
         };
-        if !stdin.pump(&mut |bytes| port.push_input(bytes), ops, STDIN, ready, on_key) {
-            self.input = None;
+        if !stdin.pump(&mut PortSink(&**port), ops, STDIN, ready, on_key) {
+            *input = None;
         }
     }
 
-    /// Makes the output's file ready; see [`Stdout::begin`].
-    pub fn begin<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        self.output.as_ref().map_or(Ok(()), |output| output.begin(inputs))
-    }
-
-    /// Writes what the guest said last, until `deadline` at most. `stop` is readable when a signal asks to stop; then a
-    /// reader who takes nothing is waited for no longer than a second. Fails too if output was lost before.
-    pub fn finish(&mut self, stop: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<()> {
-        if let Some(error) = self.lost.take() {
-            return Err(error);
-        }
-        let Some(output) = &mut self.output else { return Ok(()) };
-        loop {
-            output.write_all(stop, deadline)?;
-            self.ports.iter().for_each(|port| port.drain(&mut output.pending));
-            if output.pending.is_empty() {
-                return Ok(());
+    fn on_resize(&self) {
+        if let (Some(port), Some(signals)) = (&self.parts.sized, &self.size_changes) {
+            let _ = signals.read(); // it is SIGWINCH
+            if let Some(size) = terminal_size() {
+                port.resize(size);
             }
         }
     }
@@ -256,24 +367,36 @@ pub fn terminal_size() -> Option<WinSize> {
     WinSize::of(io::stdin()).ok()
 }
 
-impl<EH: ExitHandler> MutEventSubscriber for ConsoleIo<EH> {
+impl MutEventSubscriber for ConsoleIo {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match events.data() {
-            TIMER => self.on_timer(ops),
-            STDIN => self.pump(ops, true),
+            WAKE if !self.parts.monitor.is_idle() => self.flush(ops),
+            FLUSH_TIMER => self.on_flush_timer(ops),
+            SILENCE_TIMER => self.on_silence_timer(),
+            VERDICT_TIMER => {
+                let _ = self.verdict_timer.read(); // the number of expirations does not matter
+                if let Some(verdict) = self.parts.monitor.verdict().cloned() {
+                    (self.parts.on_event)(ConsoleEvent::Verdict(verdict));
+                }
+            }
+            STDIN => self.pump_input(ops, true),
             STDOUT => self.flush(ops),
-            WINDOW => self.resize(),
+            WINDOW => self.on_resize(),
             _ => {}
         }
         self.serve(ops);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let wake = Events::with_data(&self.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        let timer = Events::with_data(&self.timer, TIMER, EventSet::IN);
-        let window = self.resized.as_ref().map(|(_, signals)| Events::with_data(signals, WINDOW, EventSet::IN));
-        let all = [wake, timer].into_iter().chain(window);
-        if let Err(error) = all.into_iter().try_for_each(|events| ops.add(events)) {
+        let wake = Events::with_data(&self.parts.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let timers = [
+            (&self.flush_timer, FLUSH_TIMER),
+            (&self.silence_timer, SILENCE_TIMER),
+            (&self.verdict_timer, VERDICT_TIMER),
+        ];
+        let timers = timers.map(|(timer, data)| Events::with_data(timer, data, EventSet::IN));
+        let window = self.size_changes.as_ref().map(|signals| Events::with_data(signals, WINDOW, EventSet::IN));
+        if let Err(error) = [wake].into_iter().chain(timers).chain(window).try_for_each(|events| ops.add(events)) {
             self.fail("cannot wait for the console", &error);
         }
         self.serve(ops);

@@ -1,29 +1,26 @@
-//! Listens to the console: remembers its last lines, judges each by the user's rules, and notes whom Linux killed for memory.
+//! Reads the console's output: keeps its last lines, applies the user's rules, and recognises panics and out-of-memory kills.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use super::panic::strip_printk_prefix;
+use super::panic::{PanicDetector, strip_printk_prefix};
 use super::rules::{Matcher, Rules, Verdict};
-use crate::device::OutputTap;
-use crate::vmm::{ExitHandler, ExitReason, kick};
 
-/// Lines that are remembered.
-const LINES: usize = 200;
-/// Bytes of a line that are looked at.
-const LINE: usize = 4096;
-/// How long a kernel may go on about its trouble before it is ended.
-const LAST_LINES: Duration = Duration::from_millis(500);
+/// Lines that are kept.
+const MAX_LINES: usize = 200;
+/// Bytes of a line that are kept and examined.
+const MAX_LINE: usize = 4096;
+/// The silence after which a line without its line feed is examined, because it may be a prompt.
+const PROMPT_SILENCE: Duration = Duration::from_millis(200);
+/// The silence after the last line of a panic by which the kernel has stopped.
+const PANIC_SILENCE: Duration = Duration::from_millis(500);
 
-/// What the console had to say.
+/// The console of a run that has ended.
 #[derive(Clone, Debug, Default)]
 pub struct ConsoleLog {
-    /// Its last lines, without ends and escape sequences.
+    /// Its last lines, without line ends.
     pub lines: Vec<String>,
-    /// When its first byte came.
+    /// When its first byte arrived.
     pub first_byte: Option<Instant>,
     /// The process that Linux killed last for want of memory.
     pub killed: Option<String>,
@@ -31,208 +28,232 @@ pub struct ConsoleLog {
     pub banner: Option<String>,
 }
 
-/// The listener, shared between the vCPUs' threads and whoever wants to know in the end.
-#[derive(Clone, Debug)]
-pub struct ConsoleMonitor<EH>(Arc<Mutex<State<EH>>>);
-
+/// Examines the output on the event loop's thread.
+///
+/// The time this takes depends on the guest, so [`examine`](Self::examine) has a limit, and what is left stays in the backlog.
+/// The console takes no more from the guest until the backlog is empty: a guest cannot keep the loop busy with it.
 #[derive(Debug)]
-struct State<EH> {
+pub struct ConsoleMonitor {
+    backlog: Vec<u8>,
+    examined: usize,
+    log: ConsoleLog,
     lines: VecDeque<Vec<u8>>,
     line: Vec<u8>,
-    first_byte: Option<Instant>,
-    killed: Option<String>,
-    banner: Option<String>,
-    judge: Matcher,
-    broken: Option<String>,
-    exit_handler: EH,
+    prompt_checked: bool,
+    panic: PanicDetector,
+    matcher: Matcher,
+    verdict: Option<Verdict>,
 }
 
-impl<EH: ExitHandler + Send + 'static> ConsoleMonitor<EH> {
-    /// A listener that kicks `exit_handler` when `rules` decide the run. An error names a rule that is none.
-    pub fn new(rules: &Rules, exit_handler: EH) -> Result<Self, String> {
-        Ok(Self(Arc::new(Mutex::new(State {
-            lines: VecDeque::with_capacity(LINES),
-            line: Vec::with_capacity(256),
-            first_byte: None,
-            killed: None,
-            banner: None,
-            judge: Matcher::new(rules)?,
-            broken: None,
-            exit_handler,
-        }))))
+impl ConsoleMonitor {
+    /// A monitor that applies `rules`.
+    ///
+    /// # Errors
+    ///
+    /// The message names the rule that is not a valid regular expression.
+    pub fn new(rules: &Rules) -> Result<Self, String> {
+        Ok(Self {
+            backlog: Vec::new(),
+            examined: 0,
+            log: ConsoleLog::default(),
+            lines: VecDeque::new(),
+            line: Vec::new(),
+            prompt_checked: false,
+            panic: PanicDetector::default(),
+            matcher: Matcher::new(rules)?,
+            verdict: None,
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<EH>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The reason that counts, given that the run ended because of `reason`.
-    pub fn judge(&self, reason: ExitReason) -> ExitReason {
-        let mut state = self.lock();
-        if !state.line.is_empty() {
-            state.look(true); // it will not go on
+    /// Appends output to the backlog.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.log.first_byte.get_or_insert_with(Instant::now);
+            self.panic.on_output();
+            self.backlog.extend_from_slice(bytes);
         }
-        let ended = matches!(reason, ExitReason::Guest(_) | ExitReason::Command(_) | ExitReason::NoStatus(_))
-            && !matches!(reason, ExitReason::Guest(crate::device::GuestRequest::Panic));
-        match (&state.broken, state.judge.missing()) {
-            (Some(why), _) if ended || matches!(reason, ExitReason::Timeout(_)) => ExitReason::Rule(why.clone()),
-            (None, Some(missing)) if ended => {
-                ExitReason::Rule(format!("{reason}, but the console had not said what --expect '{missing}' wants"))
+    }
+
+    /// Whether the backlog is empty.
+    pub fn is_idle(&self) -> bool {
+        self.backlog.is_empty()
+    }
+
+    /// Examines the backlog for about `limit`. Returns whether it is empty.
+    pub fn examine(&mut self, limit: Duration) -> bool {
+        let began = Instant::now();
+        while let Some(rest) = self.backlog.get(self.examined..).filter(|rest| !rest.is_empty()) {
+            let end = rest.iter().position(|byte| *byte == b'\n');
+            let part = &rest[..end.unwrap_or(rest.len())];
+            let room = MAX_LINE.saturating_sub(self.line.len());
+            self.line.extend(part.iter().filter(|byte| !matches!(byte, b'\r' | 0)).take(room));
+            self.examined += part.len() + usize::from(end.is_some());
+            self.prompt_checked = false;
+            if end.is_some() {
+                self.finish_line();
+                if began.elapsed() >= limit {
+                    break;
+                }
             }
-            _ => reason,
+        }
+        let done = self.examined == self.backlog.len();
+        if done {
+            self.backlog.clear();
+            self.examined = 0;
+        }
+        done
+    }
+
+    /// No more output will come: examines a last line without its line feed.
+    pub fn finish(&mut self) {
+        if !self.line.is_empty() {
+            self.finish_line();
         }
     }
 
-    /// What there is to tell.
+    fn finish_line(&mut self) {
+        self.check_line(true);
+        if self.lines.len() == MAX_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(std::mem::take(&mut self.line));
+    }
+
+    /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
+    pub fn silence(&self) -> Option<Duration> {
+        let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
+        if self.panic.ended() { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
+    }
+
+    /// The console has been silent for as long as [`silence`](Self::silence) asked for. Returns whether the kernel has
+    /// stopped after a panic.
+    pub fn on_silence(&mut self) -> bool {
+        if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
+            self.check_line(false);
+        }
+        self.is_idle() && self.panic.ended()
+    }
+
+    /// Whether the kernel has announced a panic.
+    pub fn panicked(&self) -> bool {
+        self.panic.began()
+    }
+
+    /// The first verdict of the rules.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// The first `--expect` expression that no line has matched yet.
+    pub fn missing(&self) -> Option<&str> {
+        self.matcher.missing()
+    }
+
+    /// What the report shows of the console.
     pub fn log(&self) -> ConsoleLog {
-        let state = self.lock();
-        let last = Some(&state.line).filter(|line| !line.is_empty());
-        ConsoleLog {
-            lines: state.lines.iter().chain(last).map(|line| String::from_utf8_lossy(line).into_owned()).collect(),
-            first_byte: state.first_byte,
-            killed: state.killed.clone(),
-            banner: state.banner.clone(),
+        let last = Some(&self.line).filter(|line| !line.is_empty());
+        let lines = self.lines.iter().chain(last).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        ConsoleLog { lines, ..self.log.clone() }
+    }
+
+    /// Examines the line as it is now.
+    fn check_line(&mut self, complete: bool) {
+        self.panic.check_line(&self.line, complete);
+        let line = String::from_utf8_lossy(strip_printk_prefix(&self.line));
+        if complete {
+            if let Some(victim) = oom_victim(&line) {
+                self.log.killed = Some(victim.to_owned());
+            }
+            if self.log.banner.is_none() && line.starts_with("Linux version ") {
+                self.log.banner = Some(line.clone().into_owned());
+            }
+        }
+        if self.verdict.is_none() {
+            self.verdict = self.matcher.check_line(&line, complete);
         }
     }
 }
 
-impl<EH: ExitHandler + Send + fmt::Debug + 'static> OutputTap for ConsoleMonitor<EH> {
-    fn on_byte(&mut self, byte: u8) {
-        let mut state = self.lock();
-        state.first_byte.get_or_insert_with(Instant::now);
-        match byte {
-            b'\n' => {
-                state.look(true);
-                if state.lines.len() == LINES {
-                    state.lines.pop_front();
-                }
-                let line = std::mem::take(&mut state.line);
-                state.lines.push_back(line);
-            }
-            b'\r' | 0 => {}
-            _ if state.line.len() >= LINE => {}
-            _ => {
-                state.line.push(byte);
-                // A prompt is no whole line; it ends with a blank.
-                if byte == b' ' {
-                    state.look(false);
-                }
-            }
-        }
-    }
-}
-
-impl<EH: ExitHandler + Send + 'static> State<EH> {
-    /// Judges the line as it is now.
-    fn look(&mut self, whole: bool) {
-        let line = String::from_utf8_lossy(strip_printk_prefix(&self.line)).into_owned();
-        let line = line.as_str();
-        if whole {
-            if let Some(at) = line.find("ut of memory: Killed process ") {
-                // "process 77 (name) total-vm:…", or with a comma behind the name; it may hold parentheses of its own.
-                let victim = &line[at + "ut of memory: Killed ".len()..];
-                let end = [") total-vm", "), "]
-                    .into_iter()
-                    .find_map(|end| victim.find(end))
-                    .map_or(victim.len(), |at| at + 1);
-                self.killed = Some(victim[..end].to_owned());
-            }
-            if self.banner.is_none() && line.starts_with("Linux version ") {
-                self.banner = Some(line.to_owned());
-            }
-        }
-        if self.broken.is_some() {
-            return;
-        }
-        match self.judge.look(line, whole) {
-            Some(Verdict::Complete) => kick(&self.exit_handler, ExitReason::Expected),
-            Some(Verdict::Broken(why)) => {
-                self.broken = Some(why.clone());
-                let exit_handler = self.exit_handler.clone();
-                let end = move || {
-                    thread::sleep(LAST_LINES);
-                    kick(&exit_handler, ExitReason::Rule(why));
-                };
-                // Without a thread the rest of what the kernel has to say is lost.
-                if let Err(error) = thread::Builder::new().name("verdict".into()).spawn(end) {
-                    kick(&self.exit_handler, ExitReason::Failed(format!("cannot start a thread: {error}")));
-                }
-            }
-            None => {}
-        }
-    }
+/// The process in a line such as "Out of memory: Killed process 77 (name) total-vm:…" (mm/oom_kill.c), or with a comma behind
+/// the name, which may hold parentheses itself.
+fn oom_victim(line: &str) -> Option<&str> {
+    let (_, victim) = line.split_once("ut of memory: Killed ").filter(|(_, victim)| victim.starts_with("process "))?;
+    let end = [") total-vm", "), "].into_iter().find_map(|end| victim.find(end)).map_or(victim.len(), |at| at + 1);
+    Some(&victim[..end])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::GuestRequest;
-    use crate::vmm::KernelFault;
-    use crate::vmm::WrappedExitHandler;
+    use crate::console::KernelFault;
 
-    fn watch(rules: &Rules, text: &str) -> (ConsoleMonitor<WrappedExitHandler>, WrappedExitHandler) {
-        let handler = WrappedExitHandler::new().unwrap();
-        let mut watch = ConsoleMonitor::new(rules, handler.clone()).unwrap();
-        text.bytes().for_each(|byte| watch.on_byte(byte));
-        (watch, handler)
+    fn monitor(rules: &Rules, text: &str) -> ConsoleMonitor {
+        let mut monitor = ConsoleMonitor::new(rules).unwrap();
+        monitor.push(text.as_bytes());
+        assert!(monitor.examine(Duration::MAX));
+        monitor
     }
 
     #[test]
-    fn the_last_lines_are_remembered_and_a_long_one_is_cut() {
+    fn the_last_lines_are_kept_and_a_long_one_is_cut() {
         let text: String = (0..300).map(|n| format!("[    1.5] line {n}\r\n")).collect();
-        let (watch, _) = watch(&Rules::default(), &format!("{text}{}\nno end", "x".repeat(10_000)));
-        let lines = watch.log().lines;
-        assert_eq!((lines.len(), lines[0].as_str()), (LINES + 1, "[    1.5] line 101"));
-        assert_eq!((lines[LINES - 1].len(), lines[LINES].as_str()), (LINE, "no end"));
+        let monitor = monitor(&Rules::default(), &format!("{text}{}\nno end", "x".repeat(10_000)));
+        let lines = monitor.log().lines;
+        assert_eq!((lines.len(), lines[0].as_str()), (MAX_LINES + 1, "[    1.5] line 101"));
+        assert_eq!((lines[MAX_LINES - 1].len(), lines[MAX_LINES].as_str()), (MAX_LINE, "no end"));
     }
 
     #[test]
-    fn who_was_killed_for_memory_is_named() {
+    fn a_process_killed_for_memory_is_named() {
         for line in [
             "[ 9.1] Out of memory: Killed process 77 (my job) total-vm:1kB",
             "Memory cgroup out of memory: Killed process 77 (my job), UID 0",
         ] {
-            let (watch, _) = watch(&Rules::default(), &format!("{line}\r\n"));
-            assert_eq!(watch.log().killed.as_deref(), Some("process 77 (my job)"), "{line}");
+            let monitor = monitor(&Rules::default(), &format!("{line}\r\n"));
+            assert_eq!(monitor.log().killed.as_deref(), Some("process 77 (my job)"), "{line}");
         }
     }
 
     #[test]
-    fn an_expected_prompt_ends_the_run_without_a_line_end() {
-        let rules = Rules { expect: vec!["login: $".into()], ..Rules::default() };
-        let (watch, handler) = watch(&rules, "[ 1.0] Linux version 6\r\nguest login: ");
-        assert_eq!(handler.reason(), Some(ExitReason::Expected));
-        assert_eq!(watch.log().banner.as_deref(), Some("Linux version 6"));
+    fn an_expected_prompt_is_found_after_a_silence_without_a_line_end() {
+        for prompt in ["login: $", "login:"] {
+            let rules = Rules { expect: vec![prompt.into()], ..Rules::default() };
+            let mut monitor = monitor(&rules, "[ 1.0] Linux version 6\r\nguest login: ");
+            assert_eq!((monitor.verdict(), monitor.silence()), (None, Some(PROMPT_SILENCE)));
+            assert!(!monitor.on_silence());
+            assert_eq!((monitor.verdict(), monitor.silence()), (Some(&Verdict::ExpectationsMet), None));
+            assert_eq!(monitor.log().banner.as_deref(), Some("Linux version 6"));
+        }
     }
 
     #[test]
-    fn trouble_decides_unless_the_kernel_panicked() {
-        let rules = Rules { fail_on: vec![KernelFault::Oops], ..Rules::default() };
-        let (watch, _) = watch(&rules, "[ 1.0] Oops: 0002 [#1]\n");
-        assert!(matches!(watch.judge(ExitReason::Command(0)), ExitReason::Rule(_)));
-        assert!(matches!(watch.judge(ExitReason::Guest(GuestRequest::PowerOff)), ExitReason::Rule(_)));
-        assert_eq!(watch.judge(ExitReason::Guest(GuestRequest::Panic)), ExitReason::Guest(GuestRequest::Panic));
-        assert_eq!(watch.judge(ExitReason::Signal(15)), ExitReason::Signal(15));
+    fn a_silent_kernel_has_stopped_only_after_the_last_line_of_a_panic() {
+        let mut monitor = monitor(&Rules::default(), "Kernel panic - not syncing: x\r\n---[ end Kernel panic ]---\r\n");
+        assert_eq!(monitor.silence(), Some(PANIC_SILENCE));
+        assert!(monitor.on_silence() && monitor.panicked());
+        monitor.push(b"# ");
+        assert!(monitor.examine(Duration::MAX) && !monitor.on_silence());
+        assert_eq!(monitor.silence(), None);
     }
 
     #[test]
-    fn trouble_is_seen_behind_the_stamps_of_any_kernel_and_without_a_line_end() {
+    fn faults_are_found_after_any_printk_prefix_and_without_a_line_end() {
         let rules = Rules { fail_on: vec![KernelFault::Oops], reject: vec!["^FAIL".into()], ..Rules::default() };
         for text in ["[    1.0][    T1] Oops: 0002 [#1]\n", "Oops: 0002 [#1]", "[    1.0][   C12] FAIL"] {
-            let (watch, _) = watch(&rules, text);
-            assert!(matches!(watch.judge(ExitReason::Guest(GuestRequest::Exit(0))), ExitReason::Rule(_)), "{text}");
+            let mut monitor = monitor(&rules, text);
+            monitor.finish();
+            assert!(matches!(monitor.verdict(), Some(Verdict::RuleViolated(_))), "{text}");
         }
     }
 
     #[test]
-    fn a_guest_that_ends_too_early_did_not_say_what_was_expected() {
-        let rules = Rules { expect: vec!["never".into()], ..Rules::default() };
-        let (watch, handler) = watch(&rules, "something else\n");
-        assert_eq!(handler.reason(), None);
-        let ExitReason::Rule(why) = watch.judge(ExitReason::Guest(GuestRequest::PowerOff)) else {
-            panic!("no verdict")
-        };
-        assert_eq!(why, "the guest powered off, but the console had not said what --expect 'never' wants");
-        assert_eq!(watch.judge(ExitReason::UserQuit), ExitReason::UserQuit);
+    fn a_backlog_is_examined_in_parts() {
+        let rules = Rules { expect: vec!["last".into()], ..Rules::default() };
+        let mut monitor = ConsoleMonitor::new(&rules).unwrap();
+        monitor.push(b"first\nlast\n");
+        assert!(!monitor.examine(Duration::ZERO) && !monitor.is_idle());
+        assert_eq!(monitor.verdict(), None);
+        assert!(monitor.examine(Duration::ZERO) && monitor.is_idle());
+        assert_eq!(monitor.verdict(), Some(&Verdict::ExpectationsMet));
     }
 }

@@ -1,76 +1,103 @@
-//! Where the guest's output goes: written only when that will not block, so that a reader who sleeps stalls nobody else.
+//! Output files: written only as far as that does not block, so that a reader that stops stalls nothing else.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::vmm::{ConsoleConfig, Error};
+use super::Drain;
 
-/// A pipe that is writable at all takes this much without blocking (`PIPE_BUF`, pipe(7)).
+/// A pipe that is writable takes this much without blocking (`PIPE_BUF`, pipe(7)).
 const CHUNK: usize = 4096;
-/// How long the last output may wait for a reader once somebody has asked to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
-pub struct Stdout {
-    file: File,
-    /// Bytes to write; the first `written` of them are done.
+pub struct OutputFile {
+    file: Option<File>,
+    /// Bytes to write. The first of them may have been written already.
     pub pending: Vec<u8>,
     written: usize,
 }
 
-impl Stdout {
-    /// Opens what `console` names; `None` if output goes nowhere.
-    pub fn open(console: &ConsoleConfig) -> Result<Option<Self>, Error> {
-        let file = match console {
-            ConsoleConfig::None => return Ok(None),
-            ConsoleConfig::Stdio | ConsoleConfig::Virtio => {
-                return Self::standard(&io::stdout(), "use standard output").map(Some);
+impl OutputFile {
+    fn new(file: Option<File>) -> Self {
+        Self { file, pending: Vec::new(), written: 0 }
+    }
+
+    /// A destination that discards everything.
+    pub fn discard() -> Self {
+        Self::new(None)
+    }
+
+    /// Opens or creates the file at `path`. Its content stays until [`truncate`](Self::truncate).
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened, or it is a FIFO that no process reads (`ENXIO`, fifo(7)).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        Ok(Self::new(Some(file)))
+    }
+
+    /// One of this process's output streams. A terminal is opened anew, to be non-blocking for this process alone: one that is
+    /// stopped with Ctrl-S would block a write of any length.
+    ///
+    /// # Errors
+    ///
+    /// The stream is closed.
+    pub fn stream(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<Self> {
+        if stream.is_terminal() {
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+            if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
+                return Ok(Self::new(Some(file)));
             }
-            ConsoleConfig::Stderr => return Self::standard(&io::stderr(), "use standard error").map(Some),
-            ConsoleConfig::File(path) => OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false) // see `begin`
-                .custom_flags(libc::O_NONBLOCK) // a FIFO without a reader is an error, not a hang
-                .open(path)
-                .map_err(|source| Error::ConsoleFile { path: path.clone(), source })?,
-        };
-        Ok(Some(Self { file, pending: Vec::new(), written: 0 }))
+        }
+        Ok(Self::new(Some(File::from(stream.as_fd().try_clone_to_owned()?))))
     }
 
-    /// One of this program's own output streams; `action` is what fails if that cannot be had.
-    pub fn standard(stream: &(impl AsFd + AsRawFd + IsTerminal), action: &'static str) -> Result<Self, Error> {
-        let file = standard(stream).map_err(Error::host(action))?;
-        Ok(Self { file, pending: Vec::new(), written: 0 })
-    }
-
-    /// Empties a console file, now that the guest is loaded; unless it is one of `inputs`, the files it was loaded from.
-    pub fn begin<'a>(&self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        let own = self.file.metadata()?;
+    /// Empties a regular file, unless it is one of `inputs`, the files that the guest is loaded from.
+    ///
+    /// # Errors
+    ///
+    /// The file is one of `inputs`, or cannot be truncated.
+    pub fn truncate<'a>(&self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let own = file.metadata()?;
         let same =
             |path: &Path| path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()));
         match own.is_file() {
-            true if inputs.any(same) => Err(io::Error::other("It is what the guest is made of")),
-            true => self.file.set_len(0),
+            true if inputs.any(same) => Err(io::Error::other("it is also used as the kernel, an initramfs or a disk")),
+            true => file.set_len(0),
             false => Ok(()),
         }
     }
 
-    /// Writes what is pending as far as that goes without blocking. Returns whether all is written.
+    /// Whether nothing is pending.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Writes pending bytes as far as that does not block. Returns whether all are written.
+    ///
+    /// # Errors
+    ///
+    /// The error of write(2).
     pub fn write_some(&mut self) -> io::Result<bool> {
-        while self.written < self.pending.len() {
-            if !ready(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? {
+        while let Some(file) = &mut self.file
+            && self.written < self.pending.len()
+        {
+            if !ready(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? {
                 return Ok(false);
             }
             let end = self.pending.len().min(self.written + CHUNK);
-            match self.file.write(&self.pending[self.written..end]) {
+            match file.write(&self.pending[self.written..end]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -83,36 +110,39 @@ impl Stdout {
         Ok(true)
     }
 
-    /// Writes all that is pending, until `deadline`, or however long the reader takes; but no longer than a second from
-    /// when `stop` is readable.
-    pub fn write_all(&mut self, stop: BorrowedFd<'_>, mut deadline: Option<Instant>) -> io::Result<()> {
-        let mut told = false;
-        while !self.write_some()? {
-            let timeout = match deadline {
-                None => PollTimeout::NONE,
-                Some(deadline) => match Instant::now() {
-                    now if now < deadline => PollTimeout::try_from(deadline - now).unwrap_or(PollTimeout::MAX),
-                    _ => return Err(io::ErrorKind::TimedOut.into()),
-                },
+    /// Writes all pending bytes, as long as `drain` allows.
+    ///
+    /// # Errors
+    ///
+    /// The error of write(2), or `TimedOut`.
+    pub fn write_all(&mut self, drain: &mut Drain<'_>) -> io::Result<()> {
+        loop {
+            let before = self.written;
+            if self.write_some()? {
+                return Ok(());
+            }
+            if self.written > before {
+                drain.on_progress();
+            }
+            let (Some(file), Some(left)) = (&self.file, drain.remaining()) else {
+                return Err(io::ErrorKind::TimedOut.into());
             };
-            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT), PollFd::new(stop, PollFlags::POLLIN)];
-            ready(if told { &mut fds[..1] } else { &mut fds[..] }, timeout)?;
-            if !told && fds[1].any() == Some(true) {
-                told = true;
-                let soon = Instant::now() + DRAIN_TIMEOUT;
-                deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
+            let mut fds = vec![PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+            fds.extend(drain.stop().map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+            ready(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+            if fds.get(1).is_some_and(|stop| stop.any() == Some(true)) {
+                drain.on_stop();
             }
         }
-        Ok(())
     }
 }
 
-/// Whether there is room in `file`, or an error to be had, within `patience`.
-pub fn has_room(file: BorrowedFd<'_>, patience: Duration) -> bool {
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+/// Whether `file` takes bytes, or reports an error, within `timeout`.
+pub fn has_room(file: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     loop {
         match poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             result => return result.map_or(true, |count| count > 0),
         }
     }
@@ -122,26 +152,14 @@ pub fn has_room(file: BorrowedFd<'_>, patience: Duration) -> bool {
 fn ready(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<bool> {
     match poll(fds, timeout) {
         Ok(count) => Ok(count > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// An output stream. A terminal is opened anew, to be non-blocking for this program alone: one that is stopped with Ctrl-S
-/// or read by nobody would block a write of any length.
-fn standard(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<File> {
-    if stream.is_terminal() {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-        if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
-            return Ok(file);
-        }
-    }
-    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
-}
-
-impl AsRawFd for Stdout {
+impl AsRawFd for OutputFile {
+    /// The file's descriptor, or -1 if output is discarded.
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }

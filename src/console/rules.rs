@@ -1,35 +1,35 @@
-//! What a user wants of the console: lines that must come, lines that must not, and trouble that the kernel may report.
+//! The user's rules for the console: lines that must appear, lines that must not, and faults that the kernel reports.
 
 use std::fmt;
 
 use regex_lite::Regex;
 
-/// Rules as their user writes them.
+/// Rules as the user writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// KernelFault that fails the run.
+    /// Kernel faults that fail the run.
     pub fail_on: Vec<KernelFault>,
-    /// Regular expressions each of which some line must match; the run ends well when all have.
+    /// Regular expressions. The run ends with success as soon as each has matched a line.
     pub expect: Vec<String>,
     /// Regular expressions that no line may match.
     pub reject: Vec<String>,
 }
 
-/// KernelFault short of a panic that Linux reports on its console.
+/// A fault short of a panic that Linux reports on its console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelFault {
     /// A fault in the kernel.
     Oops,
-    /// A processor that does nothing else any more: soft lock-ups, hard ones, and what RCU calls a stall.
+    /// A processor that is stuck: a soft or hard lockup, or an RCU stall.
     Lockup,
-    /// A task that waits and waits.
-    Hung,
+    /// A task that is blocked for minutes.
+    HungTask,
     /// A `WARN_ON`.
     Warn,
 }
 
-/// How each kind of trouble begins (lib/dump_stack.c, kernel/watchdog.c, kernel/hung_task.c, kernel/panic.c, arch/x86/mm/fault.c
-/// and arch/x86/kernel/traps.c of Linux). Of two that fit, the first counts.
+/// The first words of each fault (lib/dump_stack.c, kernel/watchdog.c, kernel/hung_task.c, kernel/panic.c, arch/x86/mm/fault.c
+/// and arch/x86/kernel/traps.c of Linux). The first that matches counts.
 const PATTERNS: [(&str, KernelFault); 17] = [
     ("watchdog: BUG: soft lockup", KernelFault::Lockup),
     ("BUG: soft lockup", KernelFault::Lockup),
@@ -37,7 +37,7 @@ const PATTERNS: [(&str, KernelFault); 17] = [
     ("watchdog: Watchdog detected hard LOCKUP", KernelFault::Lockup),
     ("NMI watchdog: Watchdog detected hard LOCKUP", KernelFault::Lockup),
     ("rcu: INFO: rcu_", KernelFault::Lockup),
-    ("INFO: task ", KernelFault::Hung),
+    ("INFO: task ", KernelFault::HungTask),
     ("WARNING: ", KernelFault::Warn),
     ("BUG: ", KernelFault::Oops),
     ("kernel BUG at ", KernelFault::Oops),
@@ -51,19 +51,19 @@ const PATTERNS: [(&str, KernelFault); 17] = [
 ];
 
 impl KernelFault {
-    /// What `line` of the console reports, its time stamp aside.
+    /// The fault that `line` reports. The line has no printk prefix.
     pub fn in_line(line: &str) -> Option<Self> {
-        let (_, trouble) = PATTERNS.iter().find(|(sign, _)| line.starts_with(sign))?;
-        // A task is named in other lines too.
-        (*trouble != Self::Hung || line.contains(" blocked for more than ")).then_some(*trouble)
+        let (_, fault) = PATTERNS.iter().find(|(pattern, _)| line.starts_with(pattern))?;
+        // Other lines name a task, too.
+        (*fault != Self::HungTask || line.contains(" blocked for more than ")).then_some(*fault)
     }
 
-    /// Reads the name by which a user chooses.
+    /// Parses the name that `--fail-on` takes.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "oops" => Self::Oops,
             "lockup" => Self::Lockup,
-            "hung" => Self::Hung,
+            "hung-task" | "hung" => Self::HungTask,
             "warn" => Self::Warn,
             _ => return None,
         })
@@ -75,55 +75,56 @@ impl fmt::Display for KernelFault {
         f.write_str(match self {
             Self::Oops => "oops",
             Self::Lockup => "lockup",
-            Self::Hung => "hung",
+            Self::HungTask => "hung-task",
             Self::Warn => "warn",
         })
     }
 }
 
-/// What a line means by the rules.
+/// The decision of the rules about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// This was forbidden.
-    Broken(String),
-    /// It was the last that was expected.
-    Complete,
+    /// A line violated a rule; the text names both.
+    RuleViolated(String),
+    /// Each `--expect` expression has matched a line.
+    ExpectationsMet,
 }
 
-/// Rules, ready to be applied.
+/// Compiled rules.
 #[derive(Debug)]
-pub struct Matcher {
+pub(super) struct Matcher {
     fail_on: Vec<KernelFault>,
     reject: Vec<Regex>,
-    expect: Vec<Regex>, // those that have not been met
-    expects: bool,
+    expect: Vec<Regex>, // those that no line has matched yet
 }
 
 impl Matcher {
-    /// Compiles `rules`; an error names the expression that is none.
+    /// Compiles `rules`. The error names the expression that is not valid.
     pub fn new(rules: &Rules) -> Result<Self, String> {
         let compile =
             |text: &String| Regex::new(text).map_err(|error| format!("cannot use the expression '{text}': {error}"));
         let all = |texts: &[String]| texts.iter().map(compile).collect::<Result<Vec<_>, _>>();
-        let (reject, expect) = (all(&rules.reject)?, all(&rules.expect)?);
-        Ok(Self { fail_on: rules.fail_on.clone(), reject, expects: !expect.is_empty(), expect })
+        Ok(Self { fail_on: rules.fail_on.clone(), reject: all(&rules.reject)?, expect: all(&rules.expect)? })
     }
 
-    /// Looks at a line of the console without its time stamp. One that goes on is looked at again, and until then may only be
-    /// what was expected.
-    pub fn look(&mut self, line: &str, whole: bool) -> Option<Verdict> {
-        if let Some(trouble) = KernelFault::in_line(line).filter(|it| whole && self.fail_on.contains(it)) {
-            return Some(Verdict::Broken(format!("the guest kernel reported trouble (--fail-on {trouble}): {line}")));
-        }
-        if let Some(expression) = self.reject.iter().find(|it| whole && it.is_match(line)) {
-            return Some(Verdict::Broken(format!("the console said what --reject '{expression}' forbids: {line}")));
+    /// Examines a line of the console without its printk prefix. A line that is not complete can only meet expectations.
+    pub fn check_line(&mut self, line: &str, complete: bool) -> Option<Verdict> {
+        if complete {
+            if let Some(fault) = KernelFault::in_line(line).filter(|fault| self.fail_on.contains(fault)) {
+                let why = format!("the guest kernel reported a fault (--fail-on {fault}): {line}");
+                return Some(Verdict::RuleViolated(why));
+            }
+            if let Some(expression) = self.reject.iter().find(|expression| expression.is_match(line)) {
+                let why = format!("a console line matched --reject '{expression}': {line}");
+                return Some(Verdict::RuleViolated(why));
+            }
         }
         let before = self.expect.len();
         self.expect.retain(|expression| !expression.is_match(line));
-        (self.expects && before > 0 && self.expect.is_empty()).then_some(Verdict::Complete)
+        (before > 0 && self.expect.is_empty()).then_some(Verdict::ExpectationsMet)
     }
 
-    /// The first expression that is still to be met.
+    /// The first expression that no line has matched yet.
     pub fn missing(&self) -> Option<&str> {
         self.expect.first().map(Regex::as_str)
     }
@@ -134,44 +135,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn linux_reports_trouble_in_these_words() {
-        for (line, trouble) in [
+    fn linux_reports_faults_in_these_words() {
+        for (line, fault) in [
             ("BUG: kernel NULL pointer dereference, address: 0000000000000000", Some(KernelFault::Oops)),
             ("Oops: 0002 [#1] PREEMPT SMP NOPTI", Some(KernelFault::Oops)),
             ("general protection fault, probably for non-canonical address 0x1: 0000 [#1]", Some(KernelFault::Oops)),
             ("kernel BUG at mm/slub.c:379!", Some(KernelFault::Oops)),
             ("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]", Some(KernelFault::Lockup)),
             ("rcu: INFO: rcu_preempt self-detected stall on CPU", Some(KernelFault::Lockup)),
-            ("INFO: task sh:77 blocked for more than 120 seconds.", Some(KernelFault::Hung)),
+            ("INFO: task sh:77 blocked for more than 120 seconds.", Some(KernelFault::HungTask)),
             ("INFO: task accounting is on", None),
             ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f+0x1/0x2", Some(KernelFault::Warn)),
             ("traps: a.out[77] general protection fault ip:1 sp:2 error:0", None),
             ("a.out[77]: segfault at 0 ip 1 sp 2 error 4", None),
             ("debug: BUG: is not at the beginning", None),
         ] {
-            assert_eq!(KernelFault::in_line(line), trouble, "{line}");
+            assert_eq!(KernelFault::in_line(line), fault, "{line}");
         }
-        for name in ["oops", "lockup", "hung", "warn"] {
+        for name in ["oops", "lockup", "hung-task", "warn"] {
             assert_eq!(KernelFault::parse(name).unwrap().to_string(), name);
         }
     }
 
     #[test]
-    fn only_chosen_trouble_counts_and_only_in_whole_lines() {
+    fn only_chosen_faults_count_and_only_in_complete_lines() {
         let rules = Rules { fail_on: vec![KernelFault::Oops], ..Rules::default() };
-        let mut judge = Matcher::new(&rules).unwrap();
-        assert_eq!(judge.look("WARNING: CPU: 0", true), None);
-        assert_eq!(judge.look("Oops: 0002", false), None);
-        assert!(matches!(judge.look("Oops: 0002", true), Some(Verdict::Broken(why)) if why.ends_with(": Oops: 0002")));
+        let mut matcher = Matcher::new(&rules).unwrap();
+        assert_eq!(matcher.check_line("WARNING: CPU: 0", true), None);
+        assert_eq!(matcher.check_line("Oops: 0002", false), None);
+        assert!(
+            matches!(matcher.check_line("Oops: 0002", true), Some(Verdict::RuleViolated(why)) if why.ends_with(": Oops: 0002"))
+        );
     }
 
     #[test]
     fn a_run_is_complete_with_the_last_expectation_and_only_once() {
         let rules = Rules { expect: vec!["login: $".into(), "^a+b".into()], ..Rules::default() };
-        let mut judge = Matcher::new(&rules).unwrap();
-        assert_eq!((judge.look("guest login: ", false), judge.missing()), (None, Some("^a+b")));
-        assert_eq!((judge.look("aab", true), judge.missing()), (Some(Verdict::Complete), None));
-        assert_eq!(judge.look("aab", true), None);
+        let mut matcher = Matcher::new(&rules).unwrap();
+        assert_eq!((matcher.check_line("guest login: ", false), matcher.missing()), (None, Some("^a+b")));
+        assert_eq!((matcher.check_line("aab", true), matcher.missing()), (Some(Verdict::ExpectationsMet), None));
+        assert_eq!(matcher.check_line("aab", true), None);
         let error = Matcher::new(&Rules { reject: vec!["(".into()], ..Rules::default() }).unwrap_err();
         assert!(error.starts_with("cannot use the expression '(': "), "{error}");
     }

@@ -1,85 +1,132 @@
-//! What the event loop sees of a console, be it a serial port or a virtio console.
+//! The interface between the event loop and a console device, be it a serial port or a virtio console.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Write};
 use std::time::Duration;
 
-use super::Response;
-use crate::console::panic::PanicDetector;
-
-/// How late a byte may reach the host, and the period of [`ConsolePort::on_timer`].
+/// The longest delay before a byte leaves a console, and the period of [`ConsolePort::on_timer`].
 pub const FLUSH_DELAY: Duration = Duration::from_millis(5);
 
-/// Bytes of output that wait for the host before the guest has to.
+/// Bytes of output that a console holds before the guest has to wait.
 pub(super) const OUTPUT_LIMIT: usize = 64 << 10;
-/// Ticks without output after which a guest is silent.
-pub(super) const SILENT_TICKS: u32 = 100;
 
-/// What the event loop has to do for a console.
+/// Bytes of input that a console holds. The loop stops reading its source while the queue is full.
+pub const INPUT_LIMIT: usize = 1 << 20;
+
+/// Work that a console has for the event loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// Whether [`ConsolePort::on_timer`] must be called every [`FLUSH_DELAY`].
+    /// Call [`ConsolePort::on_timer`] every [`FLUSH_DELAY`].
     pub needs_timer: bool,
-    /// Whether [`ConsolePort::push_input`] would take input.
+    /// The input queue has room.
     pub wants_input: bool,
-    /// Whether the output holds a whole line, or much, and should not wait.
+    /// The output holds a whole line or is long: write it now.
     pub flush_now: bool,
-    /// Whether there is output at all.
+    /// There is output.
     pub has_output: bool,
 }
 
-/// Hears all that a guest writes to a console, on the thread that brings it; it has to be quick.
-pub trait OutputTap: Send + fmt::Debug {
-    /// Takes the next byte.
-    fn on_byte(&mut self, byte: u8);
-}
-
-/// A console's side towards the host.
+/// A console as the event loop uses it.
 pub trait ConsolePort: Send + Sync + fmt::Debug {
-    /// Lets somebody on_byte all that the guest writes.
-    fn set_tap(&self, tap: Box<dyn OutputTap>);
-
-    /// Moves what the guest wrote to the end of `into`.
+    /// Moves the guest's output to the end of `into`.
     fn drain(&self, into: &mut Vec<u8>);
 
-    /// What the loop has to do now.
+    /// The work for the event loop now.
     fn poll(&self) -> Pending;
 
-    /// Gives input to the guest. Returns how much was taken; the loop is woken when the rest can come.
-    fn push_input(&self, bytes: &[u8]) -> usize;
+    /// Appends `bytes` to the input queue. Bytes beyond [`INPUT_LIMIT`] are dropped; a caller that reads no more than
+    /// [`input_room`](Self::input_room) loses none.
+    fn push_input(&self, bytes: &[u8]);
 
-    /// Notes that time passes. A guest that falls silent after the last line of a kernel panic has ended.
-    fn on_timer(&self) -> Response;
+    /// Bytes that the input queue can take. When this is zero, the loop is woken as soon as half the queue is free.
+    fn input_room(&self) -> usize;
 
-    /// From now on output is dropped and nobody waits for room.
+    /// [`FLUSH_DELAY`] has passed.
+    fn on_timer(&self) {}
+
+    /// Discards output from now on, so that the guest never waits for room.
     fn close(&self);
-
-    /// Whether the console said that the guest kernel panicked.
-    fn panicked(&self) -> bool;
 }
 
-/// Output that waits for the event loop.
+/// The one queue of input that the guest has not read yet.
 #[derive(Debug, Default)]
-pub(super) struct Output {
-    pub bytes: Vec<u8>,
-    pub watch: PanicDetector,
-    pub tap: Option<Box<dyn OutputTap>>,
-    pub closed: bool,
+pub(super) struct InputQueue {
+    bytes: VecDeque<u8>,
+    blocked: bool, // the source is not read until `take_unblocked` returns true
+}
+
+impl InputQueue {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes.iter().take(INPUT_LIMIT.saturating_sub(self.bytes.len())));
+    }
+
+    /// Free bytes. Remembers that the source waits if there are none.
+    pub fn room(&mut self) -> usize {
+        let room = INPUT_LIMIT.saturating_sub(self.bytes.len());
+        self.blocked |= room == 0;
+        room
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.bytes.len() < INPUT_LIMIT
+    }
+
+    /// The oldest bytes, as far as they are contiguous; empty only if the queue is.
+    pub fn front(&self) -> &[u8] {
+        self.bytes.as_slices().0
+    }
+
+    pub fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+    }
+
+    /// Puts bytes back that the guest has not seen, before all others.
+    pub fn unread(&mut self, bytes: impl Iterator<Item = u8>) {
+        let before = self.bytes.len();
+        self.bytes.extend(bytes);
+        let count = self.bytes.len() - before;
+        self.bytes.rotate_right(count);
+    }
+
+    /// Whether the source should be woken now.
+    pub fn take_unblocked(&mut self) -> bool {
+        let unblocked = self.blocked && self.bytes.len() <= INPUT_LIMIT / 2;
+        self.blocked &= !unblocked;
+        unblocked
+    }
+}
+
+/// Output that the event loop has not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct OutputBuffer {
+    bytes: Vec<u8>,
+    closed: bool,
     newline: bool,
 }
 
-impl Output {
-    /// Whether somebody should not wait for more.
+impl OutputBuffer {
+    pub fn write(&mut self, bytes: &[u8]) {
+        if !self.closed {
+            self.newline |= bytes.contains(&b'\n');
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether the output should be written without waiting for more.
     pub fn flush_now(&self) -> bool {
         self.newline || self.bytes.len() >= OUTPUT_LIMIT / 8
     }
 
-    /// How much may come before the guest has to wait.
+    /// Bytes that fit before the guest has to wait.
     pub fn room(&self) -> usize {
         if self.closed { usize::MAX } else { OUTPUT_LIMIT.saturating_sub(self.bytes.len()) }
     }
 
-    /// Moves all to the end of `into`.
+    /// Moves all bytes to the end of `into`.
     pub fn drain(&mut self, into: &mut Vec<u8>) {
         self.newline = false;
         if into.is_empty() {
@@ -88,23 +135,8 @@ impl Output {
             into.append(&mut self.bytes);
         }
     }
-}
 
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for &byte in bytes {
-            self.watch.push(byte);
-            if let Some(tap) = &mut self.tap {
-                tap.on_byte(byte);
-            }
-            self.newline |= byte == b'\n';
-        }
-        if !self.closed {
-            self.bytes.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 }

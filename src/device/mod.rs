@@ -14,8 +14,9 @@ pub mod serial;
 pub mod virtio;
 
 pub use bus::{Bus, BusError};
-pub use console_port::{ConsolePort, FLUSH_DELAY, OutputTap, Pending};
+pub use console_port::{ConsolePort, FLUSH_DELAY, INPUT_LIMIT, Pending};
 
+use std::fmt;
 use std::ops::ControlFlow;
 
 /// What a guest can ask of its machine by touching a device.
@@ -38,7 +39,18 @@ impl GuestRequest {
     }
 }
 
-/// `Continue`, or `Break` with what the guest asked for.
+impl fmt::Display for GuestRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest requested a reset"),
+            Self::Exit(status) => write!(f, "the guest ended with status {status}"),
+            Self::Panic => f.write_str("the guest kernel panicked"),
+        }
+    }
+}
+
+/// `Continue`, or `Break` with the guest's request.
 pub type Response = ControlFlow<GuestRequest>;
 
 /// A device on a [`Bus`]. Accesses come from any vCPU thread, so a device guards its own state.

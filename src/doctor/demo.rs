@@ -6,5 +6,5 @@ use crate::vmm::{MIN_MEMORY, VMMConfig};
 
 /// The demonstration: an embedded guest, with each step of the pattern told on standard error.
 pub fn demo_config() -> VMMConfig {
-    VMMConfig { memory: MIN_MEMORY, rng: false, narrate: true, ..VMMConfig::new(Image::Raw(embedded_guests::demo())) }
+    VMMConfig { memory: MIN_MEMORY, rng: false, ..VMMConfig::new(Image::Raw(embedded_guests::demo())) }
 }

@@ -14,7 +14,8 @@ use kvm_ioctls::Kvm;
 use crate::boot::Image;
 use crate::device::GuestRequest;
 use crate::sys::os_error;
-use crate::vmm::{CAPABILITIES, ConsoleConfig, ExitReason, MAX_CPUS, MIN_MEMORY, VMMConfig, Vmm, hint};
+use crate::vcpu::VcpuExit;
+use crate::vmm::{CAPABILITIES, ConsoleConfig, ExitReason, MAX_CPUS, MIN_MEMORY, VMMConfig, Vmm, open_kvm_hint};
 
 /// One line of the diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub fn doctor() -> Vec<Check> {
         Ok(kvm) => kvm,
         Err(error) => {
             let error = error.into();
-            let mend = hint(&error).trim_start_matches("; ");
+            let mend = open_kvm_hint(&error).trim_start_matches("; ");
             let mend = if mend.is_empty() { REAL_HARDWARE } else { mend };
             return vec![bad(format!("/dev/kvm cannot be opened: {}", os_error::describe(&error)), mend)];
         }
@@ -107,8 +108,12 @@ fn probe(instruction: &str, guest: &'static [u8]) -> Check {
         ..VMMConfig::new(Image::Raw(guest))
     };
     match Vmm::try_from(config).and_then(Vmm::run).map(|outcome| outcome.reason) {
-        Ok(ExitReason::Guest(GuestRequest::Exit(0))) => good(format!("a guest can use {instruction}")),
-        Ok(ExitReason::Fault { fault, .. }) => bad(format!("a guest cannot use {instruction}: {fault}"), REAL_HARDWARE),
+        Ok(reason) if reason.guest_request() == Some(GuestRequest::Exit(0)) => {
+            good(format!("a guest can use {instruction}"))
+        }
+        Ok(ExitReason::Vcpu { exit: VcpuExit::Unhandled { exit, .. }, .. }) => {
+            bad(format!("a guest cannot use {instruction}: {exit}"), REAL_HARDWARE)
+        }
         Ok(reason) => bad(format!("a guest cannot use {instruction}: {reason}"), REAL_HARDWARE),
         Err(error) => Check { good: false, what: format!("a guest cannot be run: {error}"), mend: None },
     }

@@ -1,6 +1,6 @@
 //! kickvm's end of the channel: a subscriber of the event loop that moves bytes between the rings and its own streams.
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +11,14 @@ use super::channel::{Broken, Consumer, Event, Lane, Order, Producer, must_wake, 
 use super::pages::GuestPages;
 use super::port::ExecPort;
 use super::stream::Outlet;
-use crate::console::input::{KEY_HELP, Key, Stdin};
+use crate::console::Drain;
+use crate::console::input::{InputSink, Key, Stdin, log_key_help};
 use crate::device::ConsolePort;
 use crate::device::serial::Serial;
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
 use crate::sys::winsize::WinSize;
-use crate::vmm::{Companion, ExitHandler, ExitReason, complain, kick};
+use crate::vmm::{AgentExit, ExitHandler, ExitReason, code};
 
 // The user data of each descriptor's events.
 const BELL: u32 = 0;
@@ -27,8 +28,8 @@ const STDERR: u32 = 3;
 const GRACE: u32 = 4;
 const WINDOW: u32 = 5;
 
-/// Bytes of input after which the loop gets a turn, however fast the guest takes them.
-const MAX_INPUT: usize = 1 << 20;
+/// Bytes of input that wait for the command.
+const MAX_TYPED: usize = 1 << 20;
 
 /// When things happened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +72,7 @@ pub struct Parts {
 pub struct Host<EH> {
     parts: Parts,
     link: Option<Link>,
+    typed: VecDeque<u8>,
     stdin_ended: bool,
     grace: Timer,
     signal: Option<i32>,
@@ -100,6 +102,7 @@ impl<EH: ExitHandler> Host<EH> {
         Ok(Self {
             parts,
             link: None,
+            typed: VecDeque::new(),
             stdin_ended: false,
             grace: Timer::new()?,
             signal: None,
@@ -112,13 +115,13 @@ impl<EH: ExitHandler> Host<EH> {
     }
 
     fn kick(&self, reason: ExitReason) {
-        kick(&self.exit_handler, reason);
+        self.exit_handler.exit(reason);
     }
 
     /// Does all that can be done now.
     fn serve(&mut self, ops: &mut EventOps) {
         if let Err(broken) = self.try_serve(ops) {
-            self.kick(ExitReason::Channel(broken.to_string()));
+            self.kick(channel_error(&broken));
         }
     }
 
@@ -137,7 +140,7 @@ impl<EH: ExitHandler> Host<EH> {
             }
             match stream.failure() {
                 _ if !done.lost => {}
-                Some(why) => kick(&self.exit_handler, ExitReason::Failed(why)),
+                Some(why) => self.exit_handler.exit(ExitReason::Failed(why)),
                 None => {
                     link.orders.push(&link.pages, &Order::Shut(number).encode())?;
                     wake = true;
@@ -182,9 +185,9 @@ impl<EH: ExitHandler> Host<EH> {
                 Event::Ended(status) => {
                     self.timings.ended.get_or_insert(now);
                     self.status.get_or_insert(status);
-                    self.kick(ExitReason::Command(status));
+                    self.kick(command(status));
                 }
-                Event::Warning(text) => complain(format_args!("warning: {text}")),
+                Event::Warning(text) => log::warn!("warning: {text}"),
                 Event::Failed(why) => {
                     self.kick(ExitReason::Failed(why.clone()));
                     self.failure.get_or_insert(why);
@@ -212,7 +215,7 @@ impl<EH: ExitHandler> Host<EH> {
         if let Some(link) = &self.link
             && must_wake(&link.pages)?
         {
-            self.parts.wake.push_input(&[0]); // where there is no room for it, enough are waiting
+            self.parts.wake.push_input(&[0]); // dropped if the queue is full: then enough are waiting
         }
         Ok(())
     }
@@ -224,57 +227,53 @@ impl<EH: ExitHandler> Host<EH> {
         }
     }
 
-    /// Feeds the command. `ready` says that standard input is readable. Before there is a channel, only a terminal is read:
-    /// its user must be able to leave.
+    /// Moves input to the command. `ready` means that epoll has reported standard input readable. Before there is a channel, only
+    /// a terminal is read: its user must be able to leave.
     fn pump_input(&mut self, ops: &mut EventOps, ready: bool) -> Result<(), Broken> {
-        let Some(stdin) = self.parts.input.as_mut().filter(|stdin| self.link.is_some() || stdin.has_keys()) else {
-            return self.end_input();
-        };
-        let (mut broken, mut fed, mut enough) = (None, 0, false);
+        self.send_typed()?;
+        let room = if self.link.is_some() { MAX_TYPED.saturating_sub(self.typed.len()) } else { 0 };
+        let mut sink = TypedInput { queue: &mut self.typed, room };
+        let exit_handler = &self.exit_handler;
         let on_key = |key| match key {
-            Key::Quit => kick(&self.exit_handler, ExitReason::UserQuit),
-            Key::Help => KEY_HELP.iter().for_each(complain),
+            Key::Quit => exit_handler.exit(ExitReason::UserQuit),
+            Key::Help => log_key_help(),
             Key::PowerButton => {}
         };
-        let mut feed = |bytes: &[u8]| {
-            let Some(link) = &mut self.link else { return 0 };
-            if fed >= MAX_INPUT {
-                enough = true;
-                return 0;
-            }
-            let mut push = || {
-                let mut done = link.input.push(&link.pages, bytes)?;
-                if done < bytes.len() {
-                    link.input.starve(&link.pages)?;
-                    done += link.input.push(&link.pages, &bytes[done..])?; // room may have come in between
-                }
-                Ok(done)
-            };
-            let done = push().unwrap_or_else(|error: Broken| {
-                broken = Some(error);
-                0
-            });
-            fed += done;
-            done
-        };
-        let more = stdin.pump(&mut feed, ops, STDIN, ready, on_key);
-        if !more {
+        if let Some(stdin) = &mut self.parts.input
+            && (self.link.is_some() || stdin.has_keys())
+            && !stdin.pump(&mut sink, ops, STDIN, ready, on_key)
+        {
             self.parts.input = None;
         }
-        if enough {
-            let _ = self.parts.bell.write(1); // a full counter has rung already
-        }
-        match broken {
-            Some(broken) => return Err(broken),
-            None if fed > 0 => self.wake()?,
-            None => {}
-        }
+        self.send_typed()?;
         self.end_input()
+    }
+
+    /// Moves typed bytes to the ring, as far as there is room.
+    fn send_typed(&mut self) -> Result<(), Broken> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let mut sent = 0;
+        while !self.typed.is_empty() {
+            let front = self.typed.as_slices().0;
+            let mut done = link.input.push(&link.pages, front)?;
+            if done == 0 {
+                link.input.starve(&link.pages)?;
+                done = link.input.push(&link.pages, front)?; // room may have come in between
+            }
+            if done == 0 {
+                break;
+            }
+            self.typed.drain(..done);
+            sent += done;
+        }
+        if sent > 0 { self.wake() } else { Ok(()) }
     }
 
     /// Passes the end of standard input on, once.
     fn end_input(&mut self) -> Result<(), Broken> {
-        if let (Some(link), None, false) = (&self.link, &self.parts.input, self.stdin_ended) {
+        if let (Some(link), None, true, false) =
+            (&self.link, &self.parts.input, self.typed.is_empty(), self.stdin_ended)
+        {
             link.input.close(&link.pages)?;
             self.stdin_ended = true;
             self.wake()?;
@@ -283,8 +282,9 @@ impl<EH: ExitHandler> Host<EH> {
     }
 }
 
-impl<EH: ExitHandler + Send + fmt::Debug> Companion for Host<EH> {
-    fn on_signal(&mut self, number: i32) -> bool {
+impl<EH: ExitHandler> Host<EH> {
+    /// Sends the signal `number` to the command. Returns whether the command has time to end now.
+    pub fn on_signal(&mut self, number: i32) -> bool {
         let first = self.signal.is_none() && self.timings.started.is_some() && self.status.is_none();
         let Ok(order) = u8::try_from(number).map(Order::Signal) else { return false };
         if !first || self.grace.arm(self.parts.grace).is_err() || self.order(order).is_err() {
@@ -294,10 +294,12 @@ impl<EH: ExitHandler + Send + fmt::Debug> Companion for Host<EH> {
         true
     }
 
-    fn finish(&mut self, reason: ExitReason, stop: &Signals, deadline: Option<Instant>, hurry: bool) -> ExitReason {
+    /// The guest has stopped because of `reason`: writes the rest of the command's output, as long as `drain` allows. Returns
+    /// the reason that counts.
+    pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         // A guest that was ended in the middle of something may have broken the channel, too; that is not why.
         let broken = |broken: Broken| match reason {
-            ExitReason::Guest(_) | ExitReason::Command(_) => ExitReason::Channel(broken.to_string()),
+            ExitReason::Vcpu { .. } | ExitReason::Agent(_) => channel_error(&broken),
             _ => reason.clone(),
         };
         if let Err(error) = self.hear() {
@@ -305,23 +307,58 @@ impl<EH: ExitHandler + Send + fmt::Debug> Companion for Host<EH> {
         }
         if let Some(link) = &self.link {
             let streams = [&mut self.parts.output, &mut self.parts.errors];
-            let finished = streams.map(|stream| stream.finish(&link.pages, stop, deadline));
+            let finished = streams.map(|stream| stream.finish(&link.pages, drain));
             if let Some(error) = finished.into_iter().find_map(Result::err) {
                 return broken(error);
             }
-            if let Some(why) = self.parts.output.failure().or_else(|| self.parts.errors.failure()).filter(|_| !hurry) {
+            let failure = self.parts.output.failure().or_else(|| self.parts.errors.failure());
+            if let Some(why) = failure.filter(|_| !drain.is_urgent()) {
                 return ExitReason::Failed(why);
             }
         }
-        match (reason, self.status) {
-            // The guest may be faster than the loop that listens to it.
-            (ExitReason::Guest(request), Some(status)) if request.is_ordinary_end() => ExitReason::Command(status),
-            (ExitReason::Guest(request), None) if request.is_ordinary_end() => match self.failure.take() {
+        match (reason.guest_request().filter(|request| request.is_ordinary_end()), self.status) {
+            // The guest may be faster than the loop that reads its messages.
+            (Some(_), Some(status)) => command(status),
+            (Some(request), None) => match self.failure.take() {
                 Some(why) => ExitReason::Failed(why),
-                None => ExitReason::NoStatus(request),
+                None => agent(
+                    code::FAULT,
+                    "no-status",
+                    false,
+                    format!("{request} before reporting the command's exit status"),
+                ),
             },
-            (reason, _) => reason,
+            (None, _) => reason,
         }
+    }
+}
+
+fn agent(code: u8, kind: &'static str, by_program: bool, message: String) -> ExitReason {
+    ExitReason::Agent(AgentExit { code, kind, by_program, message })
+}
+
+fn command(status: u8) -> ExitReason {
+    agent(status, "command", true, format!("the command ended with status {status}"))
+}
+
+fn channel_error(error: &Broken) -> ExitReason {
+    agent(code::FAULT, "channel", false, error.to_string())
+}
+
+/// The queue of typed bytes as a sink.
+struct TypedInput<'a> {
+    queue: &'a mut VecDeque<u8>,
+    room: usize,
+}
+
+impl InputSink for TypedInput<'_> {
+    fn room(&mut self) -> usize {
+        self.room
+    }
+    fn push(&mut self, bytes: &[u8]) {
+        let left = MAX_TYPED.saturating_sub(self.queue.len());
+        self.queue.extend(bytes.iter().take(left));
+        self.room = self.room.saturating_sub(bytes.len());
     }
 }
 
@@ -350,7 +387,7 @@ impl<EH: ExitHandler> MutEventSubscriber for Host<EH> {
             }
         };
         if let Err(broken) = done {
-            self.kick(ExitReason::Channel(broken.to_string()));
+            self.kick(channel_error(&broken));
         }
         self.serve(ops);
     }

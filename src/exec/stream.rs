@@ -1,14 +1,13 @@
 //! One of the command's outputs, from its ring to a file of kickvm's.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Broken, Consumer, Lane, Pages};
-use crate::console::output::Stdout;
-use crate::event::{EventOps, EventSet, Events, Signals};
+use crate::console::Drain;
+use crate::console::output::OutputFile;
+use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error;
 
 /// What is taken out of a ring at once.
@@ -20,7 +19,7 @@ const BATCHES: usize = 4;
 #[derive(Debug)]
 pub struct Outlet {
     ring: Consumer,
-    output: Option<Stdout>,
+    output: Option<OutputFile>,
     blocked: bool,
     lost: Option<io::Error>,
 }
@@ -38,7 +37,7 @@ pub struct Pumped {
 
 impl Outlet {
     /// An outlet from the ring `lane` to `output`.
-    pub fn new(lane: Lane, output: Stdout) -> Self {
+    pub fn new(lane: Lane, output: OutputFile) -> Self {
         Self { ring: Consumer::new(lane), output: Some(output), blocked: false, lost: None }
     }
 
@@ -90,16 +89,19 @@ impl Outlet {
 
     /// Why something was lost, unless it was because nobody reads.
     pub fn failure(&self) -> Option<String> {
-        let error = self.lost.as_ref().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)?;
+        let error = self
+            .lost
+            .as_ref()
+            .filter(|error| !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut))?;
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
-    /// Writes all there is, the guest having stopped; see [`Stdout::write_all`]. What goes wrong is then the
+    /// Writes all there is, the guest having stopped; see [`OutputFile::write_all`]. What goes wrong is then the
     /// [`failure`](Self::failure).
-    pub fn finish(&mut self, pages: &impl Pages, stop: &Signals, deadline: Option<Instant>) -> Result<(), Broken> {
+    pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), Broken> {
         let Some(output) = &mut self.output else { return Ok(()) };
         loop {
-            if let Err(error) = output.write_all(stop.as_fd(), deadline) {
+            if let Err(error) = output.write_all(drain) {
                 self.lost = Some(error);
                 return Ok(());
             }

@@ -7,7 +7,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::sys::os_error;
-use crate::vmm::complain;
 
 /// A file to write a report to.
 #[derive(Debug)]
@@ -29,9 +28,9 @@ impl ReportFile {
     fn try_open(path: &Path, taken: &[&Path]) -> io::Result<File> {
         // Before it is opened: a FIFO would make this wait.
         match fs::metadata(path).map(|metadata| metadata.file_type()) {
-            Ok(kind) if kind.is_dir() => return Err(io::Error::other("It is a directory")),
+            Ok(kind) if kind.is_dir() => return Err(io::Error::other("it is a directory")),
             Ok(kind) if !kind.is_file() && !kind.is_char_device() => {
-                return Err(io::Error::other("It is not a regular file"));
+                return Err(io::Error::other("it is not a regular file"));
             }
             _ => {}
         }
@@ -42,11 +41,11 @@ impl ReportFile {
             let (output, errors) = (io::stdout(), io::stderr());
             for (stream, name) in [(output.as_fd(), "standard output"), (errors.as_fd(), "standard error")] {
                 if stream_metadata(stream).is_ok_and(|stream| same(&stream, &own)) {
-                    return Err(io::Error::other(format!("It is where {name} goes")));
+                    return Err(io::Error::other(format!("it is where {name} goes")));
                 }
             }
             if let Some(other) = taken.iter().find(|other| fs::metadata(other).is_ok_and(|other| same(&other, &own))) {
-                return Err(io::Error::other(format!("It is the same file as '{}'", other.display())));
+                return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
             }
         }
         Ok(file)
@@ -58,7 +57,7 @@ impl ReportFile {
         let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
         let result = emptied.and_then(|()| self.file.write_all(text.as_bytes()));
         if let Err(error) = &result {
-            complain(cannot(self.option, &self.path, error));
+            log::error!("{}", cannot(self.option, &self.path, error));
         }
         result.is_ok()
     }
@@ -91,11 +90,11 @@ mod tests {
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         let refused = |path: &Path| ReportFile::open("--report", path.to_owned(), &[&kernel]).unwrap_err();
         for (path, why) in [
-            (directory.clone(), "It is a directory".to_owned()),
-            (fifo, "It is not a regular file".to_owned()),
+            (directory.clone(), "it is a directory".to_owned()),
+            (fifo, "it is not a regular file".to_owned()),
             (directory.join("none/report"), "No such file or directory".to_owned()),
             (directory.join("../").join(directory.file_name().unwrap()).join("kernel"), {
-                format!("It is the same file as '{}'", kernel.display())
+                format!("it is the same file as '{}'", kernel.display())
             }),
         ] {
             assert_eq!(refused(&path), format!("cannot write --report '{}': {why}", path.display()));

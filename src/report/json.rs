@@ -9,18 +9,17 @@ use serde_json::{Value, json};
 use super::Report;
 use crate::vcpu::ExitStats;
 
-/// The version of the format. It changes when a field goes away or changes its meaning, and not when one is added.
+/// The version of the format. It changes when a field is removed or changes its meaning, not when one is added.
 pub const VERSION: u32 = 1;
 
-/// The report, as text.
+/// The report as JSON text.
 pub fn json(report: &Report) -> String {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
     let cpu = |time: fn(&Usage) -> nix::sys::time::TimeVal| {
         usage.as_ref().map(|usage| time(usage).num_microseconds() as f64 / 1e6)
     };
     let after = |when: Option<Instant>| when.map(|when| when.saturating_duration_since(report.began).as_secs_f64());
-    let mut exits = ExitStats::default();
-    report.vcpus.iter().for_each(|vcpu| exits.add(&vcpu.stats));
+    let outcome = &report.outcome;
     let count = |stats: &ExitStats| json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other });
     let vcpu = |vcpu: &crate::vmm::VcpuSummary| json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": count(&vcpu.stats) });
     let timings = &report.timings;
@@ -29,25 +28,25 @@ pub fn json(report: &Report) -> String {
         "kickvm": env!("CARGO_PKG_VERSION"),
         "mode": report.mode,
         "command": report.command,
-        "outcome": report.outcome(),
-        "exit_code": report.reason.code(),
-        "decided_by": if report.is_guests_word() { "guest" } else { "kickvm" },
-        "reason": report.reason.to_string(),
+        "outcome": report.outcome_word(),
+        "exit_code": outcome.reason.code(),
+        "decided_by": if report.decided_by_guest() { "guest" } else { "kickvm" },
+        "reason": outcome.reason.to_string(),
         "began_at": report.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         "seconds": {
             "wall": report.wall.as_secs_f64(),
             "cpu_user": cpu(Usage::user_time),
             "cpu_system": cpu(Usage::system_time),
-            "to_guest": after(report.guest.map(|(began, _)| began)),
-            "to_end": after(report.guest.map(|(_, ended)| ended)),
-            "to_first_console_byte": after(report.console.first_byte),
+            "to_guest": after(outcome.guest.map(|(began, _)| began)),
+            "to_end": after(outcome.guest.map(|(_, ended)| ended)),
+            "to_first_console_byte": after(outcome.console.first_byte),
             "to_init": after(timings.init),
             "to_command": after(timings.started),
             "to_first_output": after(timings.first_byte),
             "to_exit": after(timings.ended),
         },
-        "exits": count(&exits),
-        "vcpus": report.vcpus.iter().map(vcpu).collect::<Value>(),
+        "exits": count(&outcome.stats()),
+        "vcpus": outcome.vcpus.iter().map(vcpu).collect::<Value>(),
         "memory": {
             "guest_bytes": report.memory,
             // Linux counts it in KiB.
@@ -55,10 +54,11 @@ pub fn json(report: &Report) -> String {
         },
         "kernel": {
             "path": report.kernel.to_string_lossy(),
-            "banner": report.banner.as_ref().or(report.console.banner.as_ref()),
+            "banner": outcome.console.banner,
         },
-        "out_of_memory": report.console.killed,
-        "console": report.console_lines(),
+        "out_of_memory": outcome.console.killed,
+        "notes": outcome.notes,
+        "console": outcome.console.lines,
     });
     format!("{value:#}\n")
 }

@@ -1,36 +1,37 @@
-//! The report as a JUnit test case, the XML that every CI can show.
+//! The report as a JUnit test case, the XML format that CI services show.
 
 use std::fmt::Write;
 
 use super::Report;
 use crate::vmm::ExitReason;
 
-/// The report, as a file of one test suite with one test case.
+/// The report as a file of one test suite with one test case.
 pub fn junit(report: &Report) -> String {
     let name =
         if report.command.is_empty() { report.kernel.to_string_lossy().into_owned() } else { report.command.join(" ") };
     let seconds = report.wall.as_secs_f64();
-    let code = report.reason.code();
-    // A command that says no has failed; anything else that is not well is an error of the machine below it.
-    let failed = code != 0 && (report.is_guests_word() || matches!(report.reason, ExitReason::Rule(_)));
+    let code = report.outcome.reason.code();
+    // A command with a bad status has failed; any other bad end is an error of the machine below it.
+    let failed =
+        code != 0 && (report.decided_by_guest() || matches!(report.outcome.reason, ExitReason::RuleViolated(_)));
     let error = code != 0 && !failed;
     let (failures, errors) = (u8::from(failed), u8::from(error));
     let totals = format!(r#"tests="1" failures="{failures}" errors="{errors}" time="{seconds:.3}""#);
     let (name, class) = (escape(&name), format!("kickvm.{}", report.mode));
     let mut xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {totals}>\n");
-    let _ = writeln!(xml, r#"  <testsuite name="kickvm" {totals}>"#); // a string takes everything
+    let _ = writeln!(xml, r#"  <testsuite name="kickvm" {totals}>"#); // writing to a string cannot fail
     let _ = writeln!(xml, r#"    <testcase name="{name}" classname="{class}" time="{seconds:.3}">"#);
     if code != 0 {
         let tag = if failed { "failure" } else { "error" };
-        let (reason, kind) = (escape(&report.reason.to_string()), report.outcome());
+        let (reason, kind) = (escape(&report.outcome.reason.to_string()), report.outcome_word());
         let _ = writeln!(xml, r#"      <{tag} message="{reason}" type="{kind}">exit code {code}</{tag}>"#);
     }
-    let console = escape(&report.console_lines().join("\n"));
+    let console = escape(&report.outcome.console.lines.join("\n"));
     let _ = writeln!(xml, "      <system-err>{console}</system-err>");
     xml + "    </testcase>\n  </testsuite>\n</testsuites>\n"
 }
 
-/// Text as it may stand in XML 1.0, which has no way at all to write most control characters.
+/// Escapes text for XML 1.0, which cannot represent most control characters.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,21 @@
-//! A run, told to machines: as JSON (`resources/report.schema.json` says what is in it) and as a JUnit test case.
+//! A run for people and for machines: messages on standard error, JSON (`resources/report.schema.json` describes it), and a
+//! JUnit test case.
+//!
+//! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything runs. Its
+//! [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
+//!
+//! This floor imports all floors below it.
+//!
+//! ```
+//! use kickvm::report::{ReportPaths, RunReporter};
+//! use kickvm::boot::Image;
+//! use kickvm::vmm::{Outcome, VMMConfig, code};
+//!
+//! let config = VMMConfig::new(Image::Raw(&[0xf4]));
+//! let reporter = RunReporter::new("run", &[], &config, ReportPaths::default())?;
+//! assert_eq!(reporter.finish(Outcome::failed("no kernel"), Default::default()), code::FAILED);
+//! # Ok::<(), String>(())
+//! ```
 
 mod file;
 mod json;
@@ -15,12 +32,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::device::GuestRequest;
 use crate::exec::Timings;
-use crate::vmm::{ConsoleLog, ExitReason, VcpuSummary};
+use crate::vcpu::VcpuExit;
+use crate::vmm::{ExitReason, Outcome};
 
-/// Lines of the console that a report holds.
-pub const CONSOLE_LINES: usize = 200;
-
-/// Everything there is to tell of one run.
+/// One run.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// "run" or "exec".
@@ -35,56 +50,45 @@ pub struct Report {
     pub began_at: SystemTime,
     /// When the run began.
     pub began: Instant,
-    /// How long it took.
+    /// Its duration.
     pub wall: Duration,
-    /// Why it ended.
-    pub reason: ExitReason,
-    /// What is left of each vCPU.
-    pub vcpus: Vec<VcpuSummary>,
-    /// What the console had to say.
-    pub console: ConsoleLog,
-    /// When the guest began to run, and when the run was known to be over.
-    pub guest: Option<(Instant, Instant)>,
-    /// What the command's guest went through.
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The times of a command's guest.
     pub timings: Timings,
-    /// The kernel's banner.
-    pub banner: Option<String>,
 }
 
 impl Report {
-    /// One word for the end, which does not change from version to version.
-    pub fn outcome(&self) -> &'static str {
-        match self.reason {
-            ExitReason::Command(_) => "command",
-            ExitReason::Guest(GuestRequest::PowerOff) => "power-off",
-            ExitReason::Guest(GuestRequest::Reset) => "reset",
-            ExitReason::Guest(GuestRequest::Exit(_)) => "exit-port",
-            ExitReason::Guest(GuestRequest::Panic) => "panic",
-            ExitReason::TripleFault { .. } => "triple-fault",
-            ExitReason::Fault { .. } => "fault",
-            ExitReason::Rule(_) => "rule",
-            ExitReason::Expected => "expected",
+    /// One word for the end. The words do not change between versions.
+    pub fn outcome_word(&self) -> &'static str {
+        match &self.outcome.reason {
+            ExitReason::Agent(agent) => agent.kind,
+            ExitReason::KernelPanic => "panic",
+            ExitReason::Vcpu { exit, .. } => match exit {
+                VcpuExit::Guest(GuestRequest::PowerOff) => "power-off",
+                VcpuExit::Guest(GuestRequest::Reset) => "reset",
+                VcpuExit::Guest(GuestRequest::Exit(_)) => "exit-port",
+                VcpuExit::Guest(GuestRequest::Panic) => "panic",
+                VcpuExit::TripleFault { .. } => "triple-fault",
+                VcpuExit::Unhandled { .. } => "fault",
+                VcpuExit::Failed(_) => "failed",
+                VcpuExit::Cancelled => "quit",
+            },
+            ExitReason::RuleViolated(_) => "rule",
+            ExitReason::ExpectationsMet => "expected",
             ExitReason::Timeout(_) => "timeout",
             ExitReason::Signal(_) => "signal",
-            ExitReason::NoStatus(_) => "no-status",
-            ExitReason::Channel(_) => "channel",
             ExitReason::Kicked | ExitReason::UserQuit => "quit",
             ExitReason::Failed(_) => "failed",
         }
     }
 
-    /// Whether the exit code is the guest's own word, and not kickvm's verdict.
-    pub fn is_guests_word(&self) -> bool {
-        match self.reason {
-            ExitReason::Command(_) => true,
-            ExitReason::Guest(request) => request != GuestRequest::Panic,
-            _ => false,
+    /// Whether the guest decided the exit code, as opposed to kickvm.
+    pub fn decided_by_guest(&self) -> bool {
+        match &self.outcome.reason {
+            ExitReason::Agent(agent) => agent.by_program,
+            reason => reason.guest_request().is_some_and(|request| request != GuestRequest::Panic),
         }
-    }
-
-    fn console_lines(&self) -> &[String] {
-        let lines = &self.console.lines;
-        &lines[lines.len().saturating_sub(CONSOLE_LINES)..]
     }
 }
 

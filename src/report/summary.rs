@@ -1,4 +1,4 @@
-//! What is told of a run when it is over: to people on standard error, to machines in files.
+//! Reports a run: messages on standard error, and the report files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,11 @@ use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, json, junit};
 use crate::boot::Image;
-use crate::device::GuestRequest;
-use crate::exec::Ended;
+use crate::exec::Timings;
 use crate::sys::os_error;
-use crate::vmm::{ConsoleConfig, Error, ExitReason, VMMConfig, code, complain};
+use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, code};
 
-/// Lines of the console that explain a bad end.
+/// Lines of the console that are shown after a bad end.
 const LAST_LINES: usize = 20;
 
 /// The files that a run reports to or reads for its report.
@@ -34,7 +33,6 @@ pub struct RunReporter {
     command: Vec<String>,
     kernel: PathBuf,
     memory: u64,
-    verbose: bool,
     console_hidden: bool,
     json: Option<ReportFile>,
     junit: Option<ReportFile>,
@@ -44,7 +42,11 @@ pub struct RunReporter {
 }
 
 impl RunReporter {
-    /// For a run that begins now. An error says which file cannot be used.
+    /// A reporter for a run that begins now.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be used; the message names it.
     pub fn new(
         mode: &'static str,
         command: &[OsString],
@@ -71,7 +73,6 @@ impl RunReporter {
                 Image::Raw(_) => PathBuf::new(),
             },
             memory: config.memory,
-            verbose: config.verbosity > 0,
             console_hidden: !matches!(config.console, ConsoleConfig::Stdio | ConsoleConfig::Stderr),
             json,
             junit,
@@ -81,26 +82,30 @@ impl RunReporter {
         })
     }
 
-    /// Reports how the run ended, and returns the exit code.
-    pub fn finish(mut self, result: Result<Ended, Error>) -> u8 {
-        let report = self.report(result);
+    /// Reports the outcome, and returns the exit code.
+    pub fn finish(mut self, outcome: Outcome, timings: Timings) -> u8 {
+        let report = self.report(outcome, timings);
+        let reason = &report.outcome.reason;
         // Before anything that might have to wait for a reader.
         let files = [(self.json.take(), json as fn(&Report) -> String), (self.junit.take(), junit)];
         let written = files.into_iter().filter_map(|(file, make)| Some(file?.write(&make(&report))));
         let written = written.fold(true, |all, this| all & this);
-        if self.verbose || !report.reason.is_ordinary() {
-            complain(&report.reason);
+        let stats = report.outcome.stats();
+        if report.outcome.guest.is_some() {
+            log::info!("{stats}");
+            stats.busiest_ports(10).iter().for_each(|(port, count)| log::debug!("port {port:#x}: {count} exits"));
         }
-        let code = report.reason.code();
-        if let (Some(victim), true) = (&report.console.killed, code != code::OK) {
-            complain(format_args!("the guest ran out of memory and killed {victim}; try more --memory"));
+        log::log!(if reason.is_quiet() { log::Level::Info } else { log::Level::Error }, "{reason}");
+        report.outcome.notes.iter().for_each(|note| log::warn!("{note}"));
+        let code = reason.code();
+        if let (Some(victim), true) = (&report.outcome.console.killed, code != code::OK) {
+            log::error!("the guest ran out of memory and killed {victim}; try more --memory");
         }
-        self.explain(&report);
+        self.explain(&report.outcome);
         if written || code != code::OK { code } else { code::FAILED }
     }
 
-    fn report(&self, result: Result<Ended, Error>) -> Report {
-        let ended = result.unwrap_or_else(|error| Ended::failed(error.to_string()));
+    fn report(&self, outcome: Outcome, timings: Timings) -> Report {
         Report {
             mode: self.mode,
             command: self.command.clone(),
@@ -109,51 +114,48 @@ impl RunReporter {
             began_at: self.began_at,
             began: self.began,
             wall: self.began.elapsed(),
-            reason: ended.outcome.reason,
-            vcpus: ended.outcome.vcpus,
-            console: ended.outcome.console,
-            guest: ended.outcome.guest,
-            timings: ended.timings,
-            banner: ended.banner,
+            outcome,
+            timings,
         }
     }
 
-    /// Whether `line` is the one that a broken rule is about.
-    fn is_trouble(&self, line: &str, reason: &ExitReason) -> bool {
-        let said = line.split_once("] ").map_or(line, |(_, said)| said);
-        matches!(reason, ExitReason::Rule(why) if !said.is_empty() && why.ends_with(said))
-    }
-
-    /// Shows what may explain a bad end: where the vCPUs were, and the console if nobody has seen it.
-    fn explain(&self, report: &Report) {
-        if matches!(report.reason, ExitReason::Timeout(_)) {
-            for vcpu in &report.vcpus {
-                let rip = vcpu.rip.map_or("an unknown place".to_owned(), |rip| format!("{rip:#x}"));
+    /// Shows what may explain a bad end: where the vCPUs were, and the console if the user has not seen it.
+    fn explain(&self, outcome: &Outcome) {
+        if matches!(outcome.reason, ExitReason::Timeout(_)) {
+            for vcpu in &outcome.vcpus {
+                let rip = vcpu.rip.map_or("an unknown address".to_owned(), |rip| format!("{rip:#x}"));
                 let name = vcpu.rip.and_then(|rip| self.symbols.name(rip)).map(|name| format!(" ({name})"));
-                complain(format_args!("vCPU {} was at {rip}{}", vcpu.id, name.unwrap_or_default()));
+                log::error!("vCPU {} was at {rip}{}", vcpu.id, name.unwrap_or_default());
             }
         }
-        let bad = match report.reason {
-            ExitReason::Guest(request) => request == GuestRequest::Panic,
-            ExitReason::Command(_) | ExitReason::Failed(_) | ExitReason::Signal(_) => false,
-            ExitReason::Expected | ExitReason::Kicked | ExitReason::UserQuit => false,
-            _ => true,
+        let unexplained = match &outcome.reason {
+            ExitReason::Failed(_) | ExitReason::Signal(_) => false,
+            reason => !reason.is_quiet(),
         };
-        let lines = &report.console.lines;
-        if bad && self.console_hidden && !lines.is_empty() {
-            // A panic or an oops is told in more lines than these, and its first say most.
+        let lines = &outcome.console.lines;
+        if unexplained && self.console_hidden && !lines.is_empty() {
+            // A panic or an oops has more lines than are shown, and the first are the most useful.
             let pivot =
-                |line: &String| line.contains("Kernel panic - not syncing") || self.is_trouble(line, &report.reason);
+                |line: &String| line.contains("Kernel panic - not syncing") || violates_rule(line, &outcome.reason);
             let first = lines.iter().position(pivot).map(|at| at.saturating_sub(LAST_LINES / 4));
             let last = lines.len().saturating_sub(LAST_LINES);
-            complain(if first.is_some() { "the console's lines about that:" } else { "the console's last lines:" });
+            log::error!(
+                "{}",
+                if first.is_some() { "the console's lines about that:" } else { "the console's last lines:" }
+            );
             let shown = lines.iter().skip(first.unwrap_or(last).min(last)).take(LAST_LINES);
-            shown.for_each(|line| complain(format_args!("| {line}")));
+            shown.for_each(|line| log::error!("| {line}"));
         }
     }
 }
 
-/// The files that a run uses otherwise.
+/// Whether `line` is the one that violated a rule.
+fn violates_rule(line: &str, reason: &ExitReason) -> bool {
+    let text = line.split_once("] ").map_or(line, |(_, text)| text);
+    matches!(reason, ExitReason::RuleViolated(why) if !text.is_empty() && why.ends_with(text))
+}
+
+/// The files that a run uses for other purposes.
 fn taken(config: &VMMConfig) -> Vec<&Path> {
     let mut taken: Vec<&Path> = config.initramfs.iter().map(PathBuf::as_path).collect();
     taken.extend(config.disks.iter().map(|disk| disk.path.as_path()));

@@ -15,15 +15,15 @@ impl Symbols {
     pub fn read(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?; // before it is opened: a FIFO would make this wait
         if !metadata.is_file() {
-            return Err(io::Error::other("It is not a regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         if metadata.len() > MAX_BYTES {
-            return Err(io::Error::other("It is too large for a System.map"));
+            return Err(io::Error::other("it is too large for a System.map"));
         }
         let text = std::fs::read(path)?;
         let symbols = Self::parse(&String::from_utf8_lossy(&text));
         match symbols.0.is_empty() {
-            true => Err(io::Error::other("It has no lines such as 'ffffffff81000000 T _text'")),
+            true => Err(io::Error::other("it has no lines such as 'ffffffff81000000 T _text'")),
             false => Ok(symbols),
         }
     }

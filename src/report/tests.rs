@@ -1,10 +1,19 @@
 use serde_json::Value;
 
 use super::*;
-use crate::vcpu::ExitStats;
+use crate::console::ConsoleLog;
+use crate::vcpu::{ExitStats, UnhandledExit};
+use crate::vmm::{AgentExit, VcpuSummary};
 
 fn report(reason: ExitReason) -> Report {
     let began = Instant::now();
+    let outcome = Outcome {
+        reason,
+        vcpus: vec![VcpuSummary { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
+        console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 200], ..ConsoleLog::default() },
+        guest: Some((began, began + Duration::from_secs(1))),
+        notes: vec!["disk 'x' did not answer".into()],
+    };
     Report {
         mode: "exec",
         command: vec!["sh".into(), "-c".into(), "echo \"<&>\" \u{1b}[0m\u{0}".into()],
@@ -13,54 +22,61 @@ fn report(reason: ExitReason) -> Report {
         began_at: SystemTime::now(),
         began,
         wall: Duration::from_millis(1234),
-        reason,
-        vcpus: vec![VcpuSummary { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
-        console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 300], ..ConsoleLog::default() },
-        guest: Some((began, began + Duration::from_secs(1))),
+        outcome,
         timings: Timings { init: Some(began + Duration::from_millis(100)), ..Timings::default() },
-        banner: None,
     }
 }
 
+fn command(code: u8) -> ExitReason {
+    agent(code, "command", true)
+}
+
+fn agent(code: u8, kind: &'static str, by_program: bool) -> ExitReason {
+    ExitReason::Agent(AgentExit { code, kind, by_program, message: "it ended".into() })
+}
+
 fn reasons() -> Vec<ExitReason> {
-    let fault = crate::vcpu::Fault { exit: "KVM_EXIT_X".into(), code: vec![], emulation: false };
+    let vcpu = |exit| ExitReason::Vcpu { id: 0, exit };
+    let unhandled = UnhandledExit { exit: "KVM_EXIT_X".into(), code: vec![], emulation: false };
     vec![
-        ExitReason::Command(0),
-        ExitReason::Command(200),
+        command(0),
+        command(200),
+        agent(122, "no-status", false),
+        agent(122, "channel", false),
         ExitReason::Kicked,
         ExitReason::UserQuit,
-        ExitReason::Guest(GuestRequest::PowerOff),
-        ExitReason::Guest(GuestRequest::Reset),
-        ExitReason::Guest(GuestRequest::Exit(3)),
-        ExitReason::Guest(GuestRequest::Panic),
-        ExitReason::TripleFault { vcpu: 0, rip: 0 },
-        ExitReason::Fault { vcpu: 0, rip: None, fault },
+        vcpu(VcpuExit::Guest(GuestRequest::PowerOff)),
+        vcpu(VcpuExit::Guest(GuestRequest::Reset)),
+        vcpu(VcpuExit::Guest(GuestRequest::Exit(3))),
+        vcpu(VcpuExit::Guest(GuestRequest::Panic)),
+        vcpu(VcpuExit::TripleFault { rip: None }),
+        vcpu(VcpuExit::Unhandled { rip: None, exit: unhandled }),
+        vcpu(VcpuExit::Failed("no".into())),
+        ExitReason::KernelPanic,
         ExitReason::Timeout(Duration::from_secs(1)),
         ExitReason::Signal(15),
-        ExitReason::NoStatus(GuestRequest::PowerOff),
-        ExitReason::Channel("broken".into()),
-        ExitReason::Expected,
-        ExitReason::Rule("a & b".into()),
+        ExitReason::ExpectationsMet,
+        ExitReason::RuleViolated("a & b".into()),
         ExitReason::Failed("no <kernel>".into()),
     ]
 }
 
 #[test]
-fn every_report_is_what_its_schema_says() {
+fn every_report_matches_the_schema() {
     let schema: Value = serde_json::from_str(include_str!("../../resources/report.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for reason in reasons() {
         let report = report(reason);
         let value: Value = serde_json::from_str(&json(&report)).unwrap();
         let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
-        assert!(errors.is_empty(), "{:?}: {errors:?}", report.reason);
-        assert_eq!(value["console"].as_array().unwrap().len(), CONSOLE_LINES);
+        assert!(errors.is_empty(), "{:?}: {errors:?}", report.outcome.reason);
+        assert_eq!(value["console"].as_array().unwrap().len(), 200);
         assert_eq!(value["version"], VERSION);
         assert_eq!(value["seconds"]["to_init"], 0.1);
     }
-    let mut value: Value = serde_json::from_str(&json(&report(ExitReason::Expected))).unwrap();
+    let mut value: Value = serde_json::from_str(&json(&report(ExitReason::ExpectationsMet))).unwrap();
     value["exit_code"] = 256.into();
-    assert!(!validator.is_valid(&value), "a schema that takes everything shows nothing");
+    assert!(!validator.is_valid(&value), "the schema accepts everything");
 }
 
 #[test]
@@ -79,13 +95,17 @@ fn a_junit_file_has_one_case_that_passed_failed_or_could_not_be_run() {
         let verdict = case.children().find(|it| matches!(it.tag_name().name(), "failure" | "error"));
         let verdict = verdict.map(|it| (it.tag_name().name(), it.attribute("message").unwrap().to_owned()));
         let counted = (suite.attribute("failures").unwrap(), suite.attribute("errors").unwrap());
-        match (report.reason.code(), verdict) {
+        match (report.outcome.reason.code(), verdict) {
             (0, None) => assert_eq!(counted, ("0", "0")),
-            (_, Some(("failure", message))) => assert_eq!((counted, message), (("1", "0"), report.reason.to_string())),
-            (_, Some(("error", message))) => assert_eq!((counted, message), (("0", "1"), report.reason.to_string())),
+            (_, Some(("failure", message))) => {
+                assert_eq!((counted, message), (("1", "0"), report.outcome.reason.to_string()))
+            }
+            (_, Some(("error", message))) => {
+                assert_eq!((counted, message), (("0", "1"), report.outcome.reason.to_string()))
+            }
             other => panic!("{other:?}"),
         }
     }
-    assert!(junit(&report(ExitReason::Command(1))).contains("<failure"));
+    assert!(junit(&report(command(1))).contains("<failure"));
     assert!(junit(&report(ExitReason::Timeout(Duration::ZERO))).contains("<error"));
 }

@@ -1,5 +1,5 @@
-//! Exits as values: why `KVM_RUN` came back, and what that means. No system call in here, so that the rarest exit can be tested
-//! like the commonest.
+//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so the rarest exit is as
+//! testable as the most common one.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -28,80 +28,92 @@ pub enum VmExit<'a> {
     PortRead {
         /// The port.
         port: u16,
-        /// Bytes an item: 1, 2 or 4.
+        /// Bytes per item: 1, 2 or 4.
         size: usize,
-        /// To be filled.
+        /// The destination.
         data: &'a mut [u8],
     },
     /// `out`: `data` holds one or more items of `size` bytes, all for `port`.
     PortWrite {
         /// The port.
         port: u16,
-        /// Bytes an item: 1, 2 or 4.
+        /// Bytes per item: 1, 2 or 4.
         size: usize,
-        /// What was written.
+        /// The bytes written.
         data: &'a [u8],
     },
-    /// A read of memory that is not there.
+    /// A read outside RAM.
     MmioRead {
         /// Guest-physical address.
         address: u64,
-        /// To be filled, 1 to 8 bytes.
+        /// The destination, 1 to 8 bytes.
         data: &'a mut [u8],
     },
-    /// A write to memory that is not there.
+    /// A write outside RAM.
     MmioWrite {
         /// Guest-physical address.
         address: u64,
-        /// What was written, 1 to 8 bytes.
+        /// The bytes written, 1 to 8.
         data: &'a [u8],
     },
     /// `KVM_EXIT_SHUTDOWN`: a fault while a double fault was being delivered.
     TripleFault,
     /// `KVM_EXIT_FAIL_ENTRY`: the processor refused the guest's state.
     FailedEntry {
-        /// The processor's code for why.
+        /// The processor's reason code.
         hardware_reason: u64,
     },
-    /// `KVM_EXIT_INTERNAL_ERROR`: KVM itself could not go on.
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM itself could not continue.
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM cannot emulate.
         suberror: u32,
-        /// The instruction, where KVM tells it.
+        /// The instruction, where KVM provides it.
         code: [u8; 15],
-        /// Bytes of `code` that count.
+        /// Number of bytes of `code`.
         len: usize,
     },
-    /// An exit this VMM has not asked for.
+    /// An exit that this VMM has not enabled.
     Other {
         /// `KVM_EXIT_*` (linux/kvm.h).
         reason: u32,
     },
 }
 
-/// What an exit that the vCPU cannot run on from leads to.
+/// How a vCPU ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The guest asked for the end.
+pub enum VcpuExit {
+    /// The guest requested the end.
     Guest(GuestRequest),
     /// The guest crashed.
-    TripleFault,
-    /// The guest cannot be run on.
-    Fault(Fault),
+    TripleFault {
+        /// Instruction pointer, where KVM still has it.
+        rip: Option<u64>,
+    },
+    /// An exit that this VMM cannot handle.
+    Unhandled {
+        /// Instruction pointer, where KVM still has it.
+        rip: Option<u64>,
+        /// The exit.
+        exit: UnhandledExit,
+    },
+    /// `KVM_RUN` failed.
+    Failed(String),
+    /// The run state changed to [`VmRunState::Exiting`](super::VmRunState::Exiting).
+    Cancelled,
 }
 
-/// An exit that nobody can handle.
+/// An exit that this VMM cannot handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The exit, in words.
+pub struct UnhandledExit {
+    /// The exit in words.
     pub exit: String,
-    /// The guilty instruction's bytes, as far as they are known.
+    /// The bytes of the instruction, as far as they are known.
     pub code: Vec<u8>,
-    /// KVM could not emulate an instruction: on hardware that is rare, on a software KVM the rule.
+    /// KVM could not emulate an instruction: rare on hardware, common on a software KVM.
     pub emulation: bool,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for UnhandledExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.exit)?;
         if !self.code.is_empty() {
@@ -112,9 +124,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Does what `exit` asks for, on `buses`. Breaks when the guest cannot or must not run on.
+/// Performs `exit` on `buses`. Breaks when the guest cannot or must not continue. The result has no instruction pointer: the
+/// caller adds it.
 #[inline]
-pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<End> {
+pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     let response = match exit {
         VmExit::PortRead { port, size, data } => {
             data.chunks_exact_mut(size).for_each(|item| buses.ports.read(port.into(), item));
@@ -128,13 +141,13 @@ pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<End> {
             ControlFlow::Continue(())
         }
         VmExit::MmioWrite { address, data } => buses.mmio.write(address, data),
-        VmExit::TripleFault => return ControlFlow::Break(End::TripleFault),
-        fault => return ControlFlow::Break(End::Fault(describe(&fault))),
+        VmExit::TripleFault => return ControlFlow::Break(VcpuExit::TripleFault { rip: None }),
+        exit => return ControlFlow::Break(VcpuExit::Unhandled { rip: None, exit: describe(&exit) }),
     };
-    response.map_break(End::Guest)
+    response.map_break(VcpuExit::Guest)
 }
 
-/// The exits that an x86 host could come back with although this VMM does not ask for them (linux/kvm.h).
+/// The exits that KVM on x86 could return although this VMM does not enable them (linux/kvm.h).
 const NAMES: [(u32, &str); 13] = [
     (KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
     (KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
@@ -152,8 +165,8 @@ const NAMES: [(u32, &str); 13] = [
 ];
 
 #[cold]
-fn describe(exit: &VmExit<'_>) -> Fault {
-    let plain = |exit| Fault { exit, code: Vec::new(), emulation: false };
+fn describe(exit: &VmExit<'_>) -> UnhandledExit {
+    let plain = |exit| UnhandledExit { exit, code: Vec::new(), emulation: false };
     match *exit {
         VmExit::FailedEntry { hardware_reason } => {
             plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {hardware_reason:#x}"))
@@ -162,11 +175,11 @@ fn describe(exit: &VmExit<'_>) -> Fault {
             let emulation = suberror == KVM_INTERNAL_ERROR_EMULATION;
             let what = if emulation { ", emulation failure" } else { "" };
             let exit = format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{what}");
-            Fault { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
+            UnhandledExit { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
         }
         VmExit::Other { reason } => match NAMES.iter().find(|(number, _)| *number == reason) {
-            Some((_, name)) => plain(format!("{name}, which nobody handles")),
-            None => plain(format!("KVM exit {reason}, which nobody handles")),
+            Some((_, name)) => plain(format!("{name}, which is not handled")),
+            None => plain(format!("KVM exit {reason}, which is not handled")),
         },
         _ => plain(format!("{exit:?}")),
     }
@@ -200,14 +213,14 @@ mod tests {
     #[test]
     fn a_string_write_stops_at_the_item_that_ends_the_machine() {
         let exit = VmExit::PortWrite { port: EXIT_PORT, size: 1, data: &[7, 8] };
-        assert_eq!(handle(exit, &buses()), ControlFlow::Break(End::Guest(GuestRequest::Exit(7))));
+        assert_eq!(handle(exit, &buses()), ControlFlow::Break(VcpuExit::Guest(GuestRequest::Exit(7))));
     }
 
     #[test]
     fn an_emulation_failure_names_the_instruction() {
         let mut code = [0; 15];
         code[..3].copy_from_slice(&[0x0f, 0xc7, 0x0f]);
-        let ControlFlow::Break(End::Fault(fault)) =
+        let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) =
             handle(VmExit::InternalError { suberror: 1, code, len: 3 }, &buses())
         else {
             panic!("not a fault");
@@ -220,13 +233,13 @@ mod tests {
         for (exit, text) in [
             (VmExit::FailedEntry { hardware_reason: 0x80000021 }, "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
             (VmExit::InternalError { suberror: 3, code: [0; 15], len: 0 }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
-            (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which nobody handles"),
-            (VmExit::Other { reason: 99 }, "KVM exit 99, which nobody handles"),
+            (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which is not handled"),
+            (VmExit::Other { reason: 99 }, "KVM exit 99, which is not handled"),
         ] {
             assert!(
-                matches!(handle(exit, &buses()), ControlFlow::Break(End::Fault(fault)) if fault.to_string() == text)
+                matches!(handle(exit, &buses()), ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) if fault.to_string() == text)
             );
         }
-        assert_eq!(handle(VmExit::TripleFault, &buses()), ControlFlow::Break(End::TripleFault));
+        assert_eq!(handle(VmExit::TripleFault, &buses()), ControlFlow::Break(VcpuExit::TripleFault { rip: None }));
     }
 }

@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// The signal that kicks a vCPU thread.
-pub(super) fn kick_signal() -> i32 {
+pub fn kick_signal() -> i32 {
     SIGRTMIN()
 }
 
@@ -32,7 +32,7 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 
 /// Installs the handler of [`kick_signal`], and lets the signal through to this thread and those it starts, whatever mask
 /// this process was started with. To be called before the first vCPU thread starts.
-pub(super) fn install_kick_handler() -> io::Result<()> {
+pub fn install_kick_handler() -> io::Result<()> {
     register_signal_handler(kick_signal(), on_kick)?;
     unblock_signal(kick_signal()).map_err(|error| io::Error::other(error.to_string()))
 }

@@ -8,37 +8,36 @@ mod run_page;
 mod stats;
 
 pub use cpuid::CpuidTemplate;
-pub use exit::{Buses, End, Fault, VmExit, handle};
+pub use exit::{Buses, UnhandledExit, VcpuExit, VmExit, handle};
+pub use kick_signal::{install_kick_handler, kick_signal};
 pub use stats::ExitStats;
 
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::JoinHandle;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::signal::Killable;
 
 use crate::boot::Entry;
-use crate::device::GuestRequest;
 use crate::memory::GuestRam;
+use crate::sys::os_error;
 use kick_signal::KickGuard;
 use run_page::RunPage;
 
-/// What the machine's vCPUs should do. There is one such word a machine, and only shutdown changes it.
+/// The state of a VM. There is one per VM, and only shutdown changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum VmRunState {
-    /// Run the guest.
+    /// The vCPUs run the guest.
     Running,
-    /// Leave it, and end the thread.
+    /// The vCPUs leave the guest, and their threads end.
     Exiting,
 }
 
-/// The run state as the threads share it.
+/// The run state, shared by all vCPU threads.
 #[derive(Debug)]
 pub struct RunState(AtomicU8);
 
@@ -57,31 +56,10 @@ impl RunState {
         }
     }
 
-    /// Changes the state. vCPUs see it once they have been kicked.
+    /// Changes the state. A vCPU in the guest sees it after a kick.
     pub fn set(&self, state: VmRunState) {
         self.0.store(state as u8, Ordering::Release);
     }
-}
-
-/// Why a vCPU stopped for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VcpuStop {
-    /// The guest asked for it.
-    Guest(GuestRequest),
-    /// The run state said so.
-    Told,
-    /// The guest crashed, at this instruction pointer (0 where the processor was reset already).
-    TripleFault {
-        /// Instruction pointer.
-        rip: u64,
-    },
-    /// The guest cannot be run on.
-    Fault {
-        /// Instruction pointer, where KVM still tells it.
-        rip: Option<u64>,
-        /// What happened.
-        fault: Fault,
-    },
 }
 
 /// A virtual CPU that has not started, or runs on its own thread.
@@ -94,7 +72,11 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Creates vCPU `id` of `cpus`. All but the first wait for the guest to start them.
+    /// Creates vCPU `id` of `cpus`. All but the first wait until the guest starts them.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
     pub fn new(vm: &VmFd, ram: Arc<GuestRam>, cpuid: &CpuidTemplate, id: u8, cpus: u8) -> io::Result<Self> {
         let fd = vm.create_vcpu(id.into())?;
         let leaves = CpuId::from_entries(&cpuid.for_vcpu(id, cpus));
@@ -104,7 +86,7 @@ impl Vcpu {
         Ok(Self { fd, page, id, ram })
     }
 
-    /// The vCPU's number, which is its APIC ID too.
+    /// The vCPU's number, which is also its APIC ID.
     pub fn id(&self) -> u8 {
         self.id
     }
@@ -114,51 +96,53 @@ impl Vcpu {
         &self.fd
     }
 
-    /// Lets this vCPU, the first, begin at `entry`.
+    /// Sets the registers of the boot vCPU so that it begins at `entry`.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
     pub fn set_entry(&self, entry: &Entry) -> io::Result<()> {
         registers::set(&self.fd, entry)
     }
 
-    /// Runs the guest on the calling thread until it ends or `state` says so, which a [`kick`] makes it look at.
-    ///
-    /// Returns an error if `KVM_RUN` itself fails.
-    pub fn run(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> io::Result<VcpuStop> {
-        Ok(match self.run_to_end(buses, state, stats)? {
-            None => VcpuStop::Told,
-            Some(End::Guest(request)) => VcpuStop::Guest(request),
-            Some(End::TripleFault) => VcpuStop::TripleFault { rip: self.rip().unwrap_or(0) },
-            Some(End::Fault(mut fault)) => {
+    /// Runs the guest on the calling thread until it ends or `state` is [`VmRunState::Exiting`]. After a change of the state,
+    /// the thread must receive the [`kick_signal`].
+    pub fn run(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> VcpuExit {
+        match self.run_to_exit(buses, state, stats) {
+            VcpuExit::TripleFault { .. } => VcpuExit::TripleFault { rip: self.rip() },
+            VcpuExit::Unhandled { mut exit, .. } => {
                 let rip = self.rip();
-                if fault.code.is_empty() {
-                    fault.code = rip.map(|rip| self.code_at(rip)).unwrap_or_default();
+                if exit.code.is_empty() {
+                    exit.code = rip.map(|rip| self.code_at(rip)).unwrap_or_default();
                 }
-                VcpuStop::Fault { rip, fault }
+                VcpuExit::Unhandled { rip, exit }
             }
-        })
+            exit => exit,
+        }
     }
 
-    fn run_to_end(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> io::Result<Option<End>> {
-        let mut kickable = KickGuard::new(&mut self.page);
+    fn run_to_exit(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> VcpuExit {
+        let mut guard = KickGuard::new(&mut self.page);
         while state.get() == VmRunState::Running {
             match self.fd.run().map(drop) {
                 Ok(()) => {
-                    let exit = kickable.page.last_exit();
+                    let exit = guard.page.last_exit();
                     stats.count(&exit);
-                    if let ControlFlow::Break(end) = handle(exit, buses) {
-                        return Ok(Some(end));
+                    if let ControlFlow::Break(exit) = handle(exit, buses) {
+                        return exit;
                     }
                 }
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                     stats.count_interruption();
-                    kickable.acknowledge();
+                    guard.acknowledge();
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return VcpuExit::Failed(os_error::describe(&error.into())),
             }
         }
-        Ok(None)
+        VcpuExit::Cancelled
     }
 
-    /// The instruction pointer of a vCPU that does not run, where KVM tells it.
+    /// The instruction pointer of a vCPU that does not run, where KVM still has it.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
     }
@@ -177,14 +161,4 @@ impl Vcpu {
         code.truncate(len);
         code
     }
-}
-
-/// Prepares this process for [`kick`]. To be called before the first vCPU thread starts.
-pub fn prepare_kicks() -> io::Result<()> {
-    kick_signal::install_kick_handler()
-}
-
-/// Gets the vCPU that `thread` runs out of the guest, now or, if it has not entered it, as soon as it does.
-pub fn kick<T>(thread: &JoinHandle<T>) -> io::Result<()> {
-    thread.kill(kick_signal::kick_signal()).map_err(io::Error::from)
 }

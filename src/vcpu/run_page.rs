@@ -44,10 +44,12 @@ impl RunPage {
             KVM_EXIT_IO => {
                 // SAFETY: the exit reason says that this member of the union is the one in use.
                 let io = unsafe { exit.io };
-                let len = (usize::from(io.size) * io.count as usize).min(self.0.len() - size_of::<kvm_run>());
-                // SAFETY: the kernel puts `count` items of `size` bytes at `data_offset`, a page behind the `kvm_run`'s start
-                // and inside the mapping.
-                let data = unsafe { std::slice::from_raw_parts_mut(page.add(io.data_offset as usize), len) };
+                // The kernel's bounds; `min` keeps the slice in the mapping whatever they are.
+                let start = usize::try_from(io.data_offset).map_or(self.0.len(), |offset| offset.min(self.0.len()));
+                let len = (usize::from(io.size) * io.count as usize).min(self.0.len() - start);
+                // SAFETY: `start + len` is inside the mapping. The kernel puts `count` items of `size` bytes there, in a page
+                // behind the `kvm_run`, so the slice overlaps no other reference.
+                let data = unsafe { std::slice::from_raw_parts_mut(page.add(start), len) };
                 let size = usize::from(io.size).max(1);
                 match u32::from(io.direction) {
                     KVM_EXIT_IO_IN => VmExit::PortRead { port: io.port, size, data },

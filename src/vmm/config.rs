@@ -1,19 +1,18 @@
-//! What a user asks for.
+//! The configuration of a VM.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::boot::Image;
 use crate::console::Rules;
-use crate::exec::rootfs::Root;
 
-/// Where the guest's console goes.
+/// The destination of the guest's console.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ConsoleConfig {
     /// Standard input and output.
     #[default]
     Stdio,
-    /// Standard input and output, through a virtio console (the guest's hvc0). What comes from the serial port is output too.
+    /// Standard input and output, through a virtio console (the guest's hvc0). The output of the serial port is shown, too.
     Virtio,
     /// Nowhere.
     None,
@@ -21,6 +20,13 @@ pub enum ConsoleConfig {
     Stderr,
     /// Output to this file, no input.
     File(PathBuf),
+}
+
+impl ConsoleConfig {
+    /// Whether standard input is the guest's.
+    pub fn has_input(&self) -> bool {
+        matches!(self, Self::Stdio | Self::Virtio)
+    }
 }
 
 /// A disk: a raw image or a block device.
@@ -32,7 +38,7 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// What the guest reads as the disk's serial number, at most 20 bytes.
     pub id: Option<String>,
-    /// Whether the host's page cache is passed by (`O_DIRECT`).
+    /// Whether I/O bypasses the host's page cache (`O_DIRECT`).
     pub direct: bool,
 }
 
@@ -41,7 +47,7 @@ pub struct DiskConfig {
 pub struct NetConfig {
     /// The host's tap interface.
     pub tap: String,
-    /// The guest's MAC address; one is made up if there is none.
+    /// The guest's MAC address; random if there is none.
     pub mac: Option<[u8; 6]>,
 }
 
@@ -54,7 +60,7 @@ pub struct VsockConfig {
     pub socket: PathBuf,
 }
 
-/// One virtual machine, as its user wants it.
+/// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VMMConfig {
     /// The kernel.
@@ -67,7 +73,7 @@ pub struct VMMConfig {
     pub cpus: u8,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
-    /// Where the console goes.
+    /// The destination of the console.
     pub console: ConsoleConfig,
     /// Disks, the first of which is /dev/vda.
     pub disks: Vec<DiskConfig>,
@@ -77,33 +83,25 @@ pub struct VMMConfig {
     pub vsock: Option<VsockConfig>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
-    /// Bytes of RAM a balloon takes from the guest at first; without one there is no balloon.
+    /// Bytes of RAM that a balloon takes from the guest at first; `None` for no balloon.
     pub balloon: Option<u64>,
-    /// How long the guest may run.
+    /// The longest time the guest may run.
     pub timeout: Option<Duration>,
-    /// How much is said on standard error: 0 to 2.
-    pub verbosity: u8,
-    /// Files that become the first root file system, laid over `initramfs`.
-    pub root: Option<Root>,
-    /// What the console must say and must not.
+    /// Whether the exits of each port are counted.
+    pub port_stats: bool,
+    /// Lines that the console must show and must not show.
     pub rules: Rules,
-    /// Whether there is a second serial port, by which a program in the guest can be woken.
-    pub wake_line: bool,
-    /// Whether a terminal on standard input is raw although the console is not there.
-    pub raw_terminal: bool,
-    /// Whether each step of the exit-handler pattern is told on standard error.
-    pub narrate: bool,
 }
 
-/// The command line a guest gets unless its user says otherwise: a serial console, and no waiting after a panic.
+/// The default command line: a serial console, and an immediate reboot after a panic.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
-/// The same for a guest with a virtio console.
+/// The default command line with a virtio console.
 pub const VIRTIO_CMDLINE: &str = "console=hvc0 panic=-1";
-/// Bytes of RAM a guest gets unless its user says otherwise.
+/// Default RAM in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
-/// The most vCPUs: APIC IDs have eight bits, and 255 means "all".
+/// The maximum number of vCPUs: APIC IDs have eight bits, and 255 means "all".
 pub const MAX_CPUS: u8 = 254;
-/// The least RAM: the first megabyte is the tables', the second the kernel's.
+/// The minimum of RAM in bytes: the first megabyte holds the tables, the second the kernel.
 pub const MIN_MEMORY: u64 = 2 << 20;
 
 impl VMMConfig {
@@ -122,12 +120,8 @@ impl VMMConfig {
             rng: true,
             balloon: None,
             timeout: None,
-            verbosity: 0,
-            root: None,
+            port_stats: false,
             rules: Rules::default(),
-            wake_line: false,
-            raw_terminal: false,
-            narrate: false,
         }
     }
 }

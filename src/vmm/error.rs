@@ -1,4 +1,4 @@
-//! Why kickvm could not do what it was asked for.
+//! Errors of the VMM itself.
 
 use std::fs;
 use std::io;
@@ -12,54 +12,56 @@ use crate::device::virtio::vsock::ListenError;
 use crate::event;
 use crate::sys::os_error;
 
-/// Everything that can go wrong with kickvm itself; how a guest ends is not an error.
+/// An error of the VMM itself. The end of a guest is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/kvm` cannot be opened.
-    #[error("cannot open /dev/kvm: {}{}", os_error::describe(.0), hint(.0))]
+    #[error("cannot open /dev/kvm: {}{}", os_error::describe(.0), open_kvm_hint(.0))]
     OpenKvm(io::Error),
-    /// `/dev/kvm` is not KVM, or not one that this program knows.
-    #[error("/dev/kvm has API version {0}, but 12 is needed: it is not the KVM device, or not of a Linux since 2.6.22")]
+    /// `/dev/kvm` is not KVM, or has another API version.
+    #[error(
+        "/dev/kvm has API version {0}, but 12 is needed: it is not the KVM device, or the host is older than Linux 2.6.22"
+    )]
     ApiVersion(i32),
-    /// KVM lacks something.
+    /// KVM lacks a capability.
     #[error("this host's KVM cannot {0}: a newer Linux is needed")]
     Capability(&'static str),
-    /// KVM refused something.
+    /// A KVM call failed.
     #[error("cannot {action}: {}", os_error::describe(.source))]
     Kvm {
-        /// What it refused.
+        /// What failed.
         action: &'static str,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// More vCPUs than there can be, or none.
-    #[error("cannot have {asked} vCPUs: this host's KVM allows 1 to {limit}")]
+    /// Too many vCPUs, or none.
+    #[error("{requested} vCPUs requested, but this host supports 1 to {limit}")]
     Cpus {
-        /// Number asked for.
-        asked: u8,
+        /// Number requested.
+        requested: u8,
         /// Number allowed.
         limit: usize,
     },
-    /// Guest memory cannot be had.
-    #[error("cannot have {size} of guest memory: {why}")]
+    /// Guest memory cannot be allocated.
+    #[error("cannot allocate {size} of guest memory: {why}")]
     Memory {
         /// ByteSize asked for.
         size: boot::ByteSize,
-        /// Why not.
+        /// The cause.
         why: String,
     },
     /// A kernel or initramfs cannot be loaded.
     #[error(transparent)]
     Boot(#[from] boot::Error),
     /// The console's file cannot be opened.
-    #[error("cannot open console file '{path}': {}{}", os_error::describe(.source), nobody_reads(path, .source))]
+    #[error("cannot open console file '{path}': {}{}", os_error::describe(.source), no_reader_hint(path, .source))]
     ConsoleFile {
         /// As the user wrote it.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A rule for the console is none.
+    /// An `--expect` or `--reject` pattern is not a valid regular expression.
     #[error("{0}")]
     Rule(String),
     /// A tap interface cannot be used.
@@ -67,45 +69,42 @@ pub enum Error {
     Tap {
         /// Its name.
         tap: String,
-        /// Why not.
+        /// The cause.
         source: TapError,
     },
-    /// The host's end of the socket device cannot be made.
+    /// The Unix socket of the vsock device cannot be created.
     #[error("cannot listen at vsock socket '{path}': {source}")]
     Vsock {
         /// As the user wrote it.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: ListenError,
     },
     /// The event loop cannot be set up.
     #[error("cannot set up the event loop: {}", os_error::describe(&(*.0).into()))]
     Event(#[from] event::Error),
-    /// The host is out of something.
+    /// A system call failed.
     #[error("cannot {action}: {}", os_error::describe(.source))]
     Host {
-        /// What could not be done.
+        /// What failed.
         action: &'static str,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A balloon as large as the guest.
-    #[error("cannot have a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
+    /// The balloon is as large as the guest's memory.
+    #[error("cannot create a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
     Balloon {
         /// ByteSize asked for.
         size: boot::ByteSize,
         /// The guest's memory.
         memory: boot::ByteSize,
     },
-    /// More virtio devices than there are interrupts for.
-    #[error("a machine has {0} virtio devices at most (disks, network interfaces, vsock, rng, console and balloon)")]
+    /// More virtio devices than interrupts.
+    #[error("a VM has at most {0} virtio devices (disks, network interfaces, vsock, rng, console and balloon)")]
     TooManyDevices(usize),
-    /// Threads that do not end.
-    #[error("vCPU {0} did not stop within a second")]
-    Stuck(String),
 }
 
 impl Error {
@@ -120,15 +119,15 @@ impl Error {
     }
 }
 
-/// What it means that a FIFO cannot be opened (fifo(7)).
-fn nobody_reads(path: &Path, error: &io::Error) -> &'static str {
+/// The explanation of `ENXIO` for a FIFO (fifo(7)).
+fn no_reader_hint(path: &Path, error: &io::Error) -> &'static str {
     let no_reader = error.raw_os_error() == Some(libc::ENXIO);
     let fifo = no_reader && fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
-    if fifo { "; nobody reads from it" } else { "" }
+    if fifo { "; no process reads from it" } else { "" }
 }
 
-/// What mends a /dev/kvm that cannot be opened.
-pub(crate) fn hint(error: &io::Error) -> &'static str {
+/// The remedy for a /dev/kvm that cannot be opened, after a semicolon; empty if none is known.
+pub fn open_kvm_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => {
             "; load KVM with 'sudo modprobe -a kvm_intel kvm_amd', and switch virtualization on in the firmware"

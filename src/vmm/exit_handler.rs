@@ -1,11 +1,11 @@
-//! The exit handler: the one way out of the event loop.
+//! The exit handler: the one exit path out of the event loop.
 //!
 //! ```text
 //!   vCPU thread                         event loop (main thread)
 //!   ───────────                         ────────────────────────
 //!   guest powers off                    event_mgr.run() waits in epoll
-//!   exit_handler.kick_because(reason)
-//!        │  reason = first one            │
+//!   exit_handler.set_reason(reason)       │
+//!   exit_handler.kick()                   │
 //!        └─ exit_event.write(1) ────────► process(): keep_running = false
 //!                                         !keep_running() → break
 //!   kicked out of KVM_RUN ◄────────────── vm.shutdown(), join
@@ -20,21 +20,34 @@ use vmm_sys_util::eventfd::EventFd;
 use super::outcome::ExitReason;
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 
-/// What a VM uses to say that it is over. Clones share one fate; a clone goes to each vCPU thread.
+/// The handle by which a VM ends the event loop. Clones share one state; each vCPU thread has one.
 pub trait ExitHandler: Clone {
-    /// Ends the event loop, for no particular reason. May be called at any time, any number of times, from any thread.
-    fn kick(&self) -> io::Result<()> {
-        self.kick_because(ExitReason::Kicked)
-    }
+    /// Ends the event loop. May be called at any time, any number of times, from any thread.
+    ///
+    /// # Errors
+    ///
+    /// The loop cannot be woken.
+    fn kick(&self) -> io::Result<()>;
 
-    /// Ends the event loop because of `reason`, if no kick came before.
-    fn kick_because(&self, reason: ExitReason) -> io::Result<()>;
+    /// Stores the reason of the kick that follows. The first reason counts; later ones are ignored.
+    fn set_reason(&self, reason: ExitReason);
+
+    /// Ends the event loop because of `reason`.
+    fn exit(&self, reason: ExitReason) {
+        self.set_reason(reason);
+        if let Err(error) = self.kick() {
+            log::error!("cannot kick the event loop: {error}");
+        }
+    }
 }
 
 /// The event manager's first subscriber: waits for the kick.
 #[derive(Debug)]
 pub struct VmmExitHandler {
     exit_event: EventFd,
+    /// Whether the loop should take another turn. Every access holds the mutex of [`WrappedExitHandler`], which orders it, so
+    /// `Relaxed` suffices. It is an atomic because the loop asks through a shared reference: of the two parties only the
+    /// event manager, in `process`, has a `&mut`.
     keep_running: AtomicBool,
     reason: Option<ExitReason>,
 }
@@ -42,15 +55,15 @@ pub struct VmmExitHandler {
 impl MutEventSubscriber for VmmExitHandler {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
         // Whatever happened to the event, even an error: the loop must not go on without a way to end it.
-        self.keep_running.store(false, Ordering::Release);
+        self.keep_running.store(false, Ordering::Relaxed);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // Edge-triggered, so an event that nobody reads wakes the loop once a kick and no more.
+        // Edge-triggered, so an event that is never read wakes the loop once a kick and no more.
         let events = Events::new(&self.exit_event, EventSet::IN | EventSet::EDGE_TRIGGERED);
         if let Err(error) = ops.add(events) {
             self.reason.get_or_insert(ExitReason::Failed(format!("cannot wait for the exit event: {error}")));
-            self.keep_running.store(false, Ordering::Release);
+            self.keep_running.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -61,6 +74,10 @@ pub struct WrappedExitHandler(pub(super) Arc<Mutex<VmmExitHandler>>);
 
 impl WrappedExitHandler {
     /// An exit handler that has not been kicked.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(Mutex::new(VmmExitHandler {
             exit_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
@@ -71,10 +88,10 @@ impl WrappedExitHandler {
 
     /// Whether the event loop should take another turn.
     pub fn keep_running(&self) -> bool {
-        self.lock().keep_running.load(Ordering::Acquire)
+        self.lock().keep_running.load(Ordering::Relaxed)
     }
 
-    /// The first kick's reason.
+    /// The first reason.
     pub fn reason(&self) -> Option<ExitReason> {
         self.lock().reason.clone()
     }
@@ -85,19 +102,21 @@ impl WrappedExitHandler {
     }
 
     fn lock(&self) -> MutexGuard<'_, VmmExitHandler> {
-        // A thread that panicked with the lock held left nothing half done: there is nothing to do by halves.
+        // No method panics between two changes, so the state behind a poisoned lock is consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ExitHandler for WrappedExitHandler {
-    fn kick_because(&self, reason: ExitReason) -> io::Result<()> {
-        let mut handler = self.lock();
-        handler.reason.get_or_insert(reason);
-        match handler.exit_event.write(1) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()), // a full counter has rung already
+    fn kick(&self) -> io::Result<()> {
+        match self.lock().exit_event.write(1) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()), // a full counter is readable already
             result => result,
         }
+    }
+
+    fn set_reason(&self, reason: ExitReason) {
+        self.lock().reason.get_or_insert(reason);
     }
 }
 
@@ -116,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_wins() {
+    fn the_first_reason_counts() {
         let (mut manager, handler) = looped();
         assert!(handler.keep_running());
-        handler.kick_because(ExitReason::UserQuit).unwrap();
-        handler.kick().unwrap();
+        handler.exit(ExitReason::UserQuit);
+        handler.exit(ExitReason::Signal(15));
         assert_eq!(manager.run().unwrap(), 1);
         assert!(!handler.keep_running());
         assert_eq!(handler.reason(), Some(ExitReason::UserQuit));
@@ -147,7 +166,7 @@ mod tests {
         let poisoner = handler.clone();
         let result = std::thread::spawn(move || {
             let _guard = poisoner.0.lock();
-            panic!("on purpose");
+            panic!("intended");
         });
         assert!(result.join().is_err());
         assert!(handler.0.is_poisoned());
@@ -169,8 +188,7 @@ mod tests {
             manager.run().unwrap();
         }
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        // Whatever edges are left are few: the counter is not read, but each write is one edge at most.
+        // Few edges are left: the counter is never read, but each write is one edge at most.
         while manager.run_with_timeout(0).unwrap() > 0 {}
-        assert_eq!(handler.reason(), Some(ExitReason::Kicked));
     }
 }

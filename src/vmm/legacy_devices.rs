@@ -1,15 +1,15 @@
-//! The machine's devices and where they are.
+//! The platform devices on the port bus, and their interrupts.
 
 use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::KVM_CAP_COALESCED_PIO;
 use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
 
+use super::builder::eventfd;
 use super::error::Error;
-use super::virtio::eventfd;
 use crate::boot::POWER_BUTTON_GSI;
-use crate::console::ConsoleEvents;
 use crate::device::acpi_pm::{self, AcpiPm};
 use crate::device::cmos::{self, Cmos};
 use crate::device::exit_port::{EXIT_PORT, ExitPort};
@@ -20,34 +20,37 @@ use crate::device::{Bus, BusError};
 use crate::sys::coalesced_port::CoalescedPort;
 use crate::vcpu::{Buses, Vcpu};
 
-/// The devices of one machine.
+/// The platform devices of one VM.
 #[derive(Debug)]
-pub struct Devices {
+pub struct LegacyDevices {
     /// The serial console.
     pub serial: Arc<Serial>,
-    /// What the console's end on the host needs.
-    pub events: ConsoleEvents,
-    /// Everything the vCPUs can reach.
+    /// Signalled by the consoles when the event loop has work.
+    pub wake: EventFd,
+    /// Raises the power button's interrupt.
+    pub power_button: EventFd,
+    /// The buses, with all devices.
     pub buses: Buses,
 }
 
-impl Devices {
-    /// Creates all devices and connects their interrupts.
-    pub fn new(vm: &Arc<VmFd>, first: Option<&Vcpu>) -> Result<Self, Error> {
-        let wake = eventfd()?;
-        let serial_irq = eventfd()?;
-        let power_button = eventfd()?;
+impl LegacyDevices {
+    /// Creates the devices and connects their interrupts.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses an interrupt, or the host has no more descriptors.
+    pub fn new(vm: &Arc<VmFd>, boot_vcpu: Option<&Vcpu>) -> Result<Self, Error> {
+        let (wake, serial_irq, power_button) = (eventfd()?, eventfd()?, eventfd()?);
         vm.register_irqfd(&serial_irq, COM1_IRQ).map_err(Error::kvm("connect the serial port's interrupt"))?;
         vm.register_irqfd(&power_button, POWER_BUTTON_GSI)
             .map_err(Error::kvm("connect the power button's interrupt"))?;
         let copy = wake.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
         let serial = Arc::new(Serial::new(serial_irq, copy));
-        if let Some(ring) = first.and_then(|vcpu| coalesced_port(vm, vcpu)) {
+        if let Some(ring) = boot_vcpu.and_then(|vcpu| coalesced_port(vm, vcpu)) {
             serial.set_coalescer(Box::new(ring));
         }
-        let ports = ports(&serial).map_err(|error| Error::host("lay out the ports")(io::Error::other(error)))?;
-        let buses = Buses { ports, mmio: Bus::new() };
-        Ok(Self { serial, events: ConsoleEvents { wake, power_button }, buses })
+        let ports = ports(&serial).map_err(|error| Error::host("place the port devices")(io::Error::other(error)))?;
+        Ok(Self { serial, wake, power_button, buses: Buses { ports, mmio: Bus::new() } })
     }
 }
 
@@ -62,7 +65,7 @@ fn ports(serial: &Arc<Serial>) -> Result<Bus, BusError> {
     Ok(bus)
 }
 
-/// KVM's ring for the serial port; a machine without one works too, with an exit for each byte.
+/// KVM's ring for the serial port. Without one the port works, too, with an exit for each byte.
 fn coalesced_port(vm: &Arc<VmFd>, vcpu: &Vcpu) -> Option<CoalescedPort> {
     if vm.check_extension_raw(KVM_CAP_COALESCED_PIO.into()) <= 0 {
         return None;

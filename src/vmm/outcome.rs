@@ -1,93 +1,143 @@
-//! How a run ends, and the exit code that says so.
+//! How a run ends: the reason, its exit code, and what is left of the machine.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::vm::VcpuSummary;
+use crate::console::{ConsoleLog, ConsoleMonitor, Verdict};
 use crate::device::GuestRequest;
-use crate::vcpu::{Fault, VcpuStop};
+use crate::vcpu::{ExitStats, VcpuExit};
 
 /// The process's exit codes that do not come from the guest or from a signal.
 pub mod code {
-    /// The guest powered off, or asked for a reset.
+    /// The guest powered off or requested a reset.
     pub const OK: u8 = 0;
     /// The guest kernel panicked.
     pub const PANIC: u8 = 120;
-    /// The guest crashed: triple fault.
+    /// Triple fault.
     pub const TRIPLE_FAULT: u8 = 121;
-    /// The guest could not be run on.
+    /// The guest could not continue.
     pub const FAULT: u8 = 122;
-    /// A rule that the user gave was broken.
+    /// A rule that the user gave was violated.
     pub const RULE: u8 = 123;
-    /// `--timeout` ran out.
+    /// `--timeout` expired.
     pub const TIMEOUT: u8 = 124;
     /// kickvm itself failed.
     pub const FAILED: u8 = 125;
-    /// Plus the number of the signal that asked kickvm to stop.
+    /// Plus the number of the signal that stopped kickvm.
     pub const SIGNAL: u8 = 128;
 }
 
-/// Why a run ended. It travels with the kick; the first one counts.
+/// A run that has ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// A summary of each vCPU, in order.
+    pub vcpus: Vec<VcpuSummary>,
+    /// The console's last lines.
+    pub console: ConsoleLog,
+    /// When the vCPUs were started, and when the event loop ended; between the two the guest ran.
+    pub guest: Option<(Instant, Instant)>,
+    /// What else the user should know, such as a disk that did not answer.
+    pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// A run that ended before the guest was started.
+    pub fn failed(why: impl fmt::Display) -> Self {
+        let reason = ExitReason::Failed(why.to_string());
+        Self { reason, vcpus: Vec::new(), console: ConsoleLog::default(), guest: None, notes: Vec::new() }
+    }
+
+    /// The exits of all vCPUs.
+    pub fn stats(&self) -> ExitStats {
+        let mut stats = ExitStats::default();
+        self.vcpus.iter().for_each(|vcpu| stats.add(&vcpu.stats));
+        stats
+    }
+}
+
+/// Why a run ended. It is stored with the kick; the first one counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// Somebody kicked and gave no reason.
+    /// A kick without a reason.
     Kicked,
-    /// The guest asked for it.
-    Guest(GuestRequest),
-    /// The guest crashed.
-    TripleFault {
-        /// The vCPU that did.
-        vcpu: u8,
-        /// Its instruction pointer.
-        rip: u64,
+    /// A vCPU ended.
+    Vcpu {
+        /// Its number.
+        id: u8,
+        /// How it ended.
+        exit: VcpuExit,
     },
-    /// The guest cannot be run on.
-    Fault {
-        /// The vCPU that cannot.
-        vcpu: u8,
-        /// Its instruction pointer, where KVM still tells it.
-        rip: Option<u64>,
-        /// What happened.
-        fault: Fault,
-    },
-    /// The time was up.
+    /// The console shows that the guest kernel panicked.
+    KernelPanic,
+    /// `--timeout` expired.
     Timeout(Duration),
-    /// This signal asked for it.
+    /// This signal requested the end.
     Signal(i32),
     /// The user left with Ctrl-A x.
     UserQuit,
-    /// The command in the guest ended with this status.
-    Command(u8),
-    /// The guest ended before its command did.
-    NoStatus(GuestRequest),
-    /// The channel to the command broke.
-    Channel(String),
-    /// All that was expected of the console was seen.
-    Expected,
-    /// A rule for the console was broken.
-    Rule(String),
+    /// Each `--expect` expression matched a console line.
+    ExpectationsMet,
+    /// A console line violated a rule, or an expected line is missing.
+    RuleViolated(String),
+    /// A program in the guest reported the end of its work.
+    Agent(AgentExit),
     /// kickvm itself failed.
     Failed(String),
 }
 
+/// The end of a run that an embedder's program in the guest decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentExit {
+    /// The process's exit code.
+    pub code: u8,
+    /// One word for reports.
+    pub kind: &'static str,
+    /// Whether the exit code is the program's own, as opposed to a failure to reach it.
+    pub by_program: bool,
+    /// One sentence for the user.
+    pub message: String,
+}
+
 impl ExitReason {
-    /// The reason behind a vCPU's stop; `None` if it only did as it was told.
-    pub fn of_vcpu(vcpu: u8, stop: VcpuStop) -> Option<Self> {
-        match stop {
-            VcpuStop::Told => None,
-            VcpuStop::Guest(request) => Some(Self::Guest(request)),
-            VcpuStop::TripleFault { rip } => Some(Self::TripleFault { vcpu, rip }),
-            VcpuStop::Fault { rip, fault } => Some(Self::Fault { vcpu, rip, fault }),
+    /// The request of the guest that ended the run.
+    pub fn guest_request(&self) -> Option<GuestRequest> {
+        match self {
+            Self::Vcpu { exit: VcpuExit::Guest(request), .. } => Some(*request),
+            _ => None,
         }
     }
 
-    /// The same reason once it is known that the console announced a kernel panic: the reset or crash that follows one
-    /// is the panic's, and so is waiting until the time is up.
-    pub fn after_panic(self) -> Self {
+    /// Whether the guest kernel panicked.
+    pub fn is_panic(&self) -> bool {
+        *self == Self::KernelPanic || self.guest_request() == Some(GuestRequest::Panic)
+    }
+
+    /// The reason that counts once the whole console has been examined.
+    pub(super) fn after_console(self, monitor: &ConsoleMonitor) -> Self {
+        let reason = if monitor.panicked() { self.after_panic() } else { self };
+        let by_guest = matches!(reason, Self::Vcpu { .. } | Self::KernelPanic | Self::Agent(_));
+        let regular = matches!(reason, Self::Agent(_)) || reason.guest_request().is_some() && !reason.is_panic();
+        let timeout = matches!(reason, Self::Timeout(_));
+        match (monitor.verdict(), monitor.missing()) {
+            // The line came before the end, although the event loop examined it later.
+            (Some(Verdict::ExpectationsMet), _) if by_guest || timeout => Self::ExpectationsMet,
+            (Some(Verdict::RuleViolated(why)), _) if regular || timeout => Self::RuleViolated(why.clone()),
+            (None, Some(missing)) if regular => {
+                Self::RuleViolated(format!("{reason}, but no console line had matched --expect '{missing}'"))
+            }
+            _ => reason,
+        }
+    }
+
+    /// A panic explains the reset, crash or timeout that follows it.
+    fn after_panic(self) -> Self {
         match self {
-            Self::Guest(GuestRequest::Reset)
-            | Self::NoStatus(GuestRequest::Reset)
-            | Self::TripleFault { .. }
-            | Self::Timeout(_) => Self::Guest(GuestRequest::Panic),
+            Self::Vcpu { exit: VcpuExit::Guest(GuestRequest::Reset) | VcpuExit::TripleFault { .. }, .. }
+            | Self::Timeout(_) => Self::KernelPanic,
+            Self::Agent(AgentExit { by_program: false, .. }) => Self::KernelPanic,
             reason => reason,
         }
     }
@@ -95,59 +145,71 @@ impl ExitReason {
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Kicked | Self::UserQuit | Self::Expected => code::OK,
-            Self::Command(status) => *status,
-            Self::NoStatus(_) | Self::Channel(_) => code::FAULT,
-            Self::Rule(_) => code::RULE,
-            Self::Guest(GuestRequest::PowerOff | GuestRequest::Reset) => code::OK,
-            Self::Guest(GuestRequest::Exit(status)) => *status,
-            Self::Guest(GuestRequest::Panic) => code::PANIC,
-            Self::TripleFault { .. } => code::TRIPLE_FAULT,
-            Self::Fault { .. } => code::FAULT,
+            Self::Kicked | Self::UserQuit | Self::ExpectationsMet => code::OK,
+            Self::Vcpu { exit, .. } => match exit {
+                VcpuExit::Guest(GuestRequest::Exit(status)) => *status,
+                VcpuExit::Guest(GuestRequest::Panic) => code::PANIC,
+                VcpuExit::Guest(GuestRequest::PowerOff | GuestRequest::Reset) | VcpuExit::Cancelled => code::OK,
+                VcpuExit::TripleFault { .. } => code::TRIPLE_FAULT,
+                VcpuExit::Unhandled { .. } => code::FAULT,
+                VcpuExit::Failed(_) => code::FAILED,
+            },
+            Self::KernelPanic => code::PANIC,
+            Self::Agent(agent) => agent.code,
+            Self::RuleViolated(_) => code::RULE,
             Self::Timeout(_) => code::TIMEOUT,
             Self::Signal(number) => u8::try_from(*number).map_or(u8::MAX, |number| code::SIGNAL.saturating_add(number)),
             Self::Failed(_) => code::FAILED,
         }
     }
 
-    /// Whether the user asked for this, so that nothing needs to be said about it.
-    pub fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Kicked | Self::UserQuit | Self::Command(_) | Self::Expected)
-            || matches!(self, Self::Guest(request) if *request != GuestRequest::Panic)
+    /// Whether the user, a signal or a timeout ended the run, so that the end must not wait for the guest's readers.
+    pub(super) fn is_urgent(&self) -> bool {
+        matches!(self, Self::Signal(_) | Self::Timeout(_) | Self::UserQuit)
+    }
+
+    /// Whether the end needs no explanation to the user.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Self::Kicked | Self::UserQuit | Self::ExpectationsMet => true,
+            Self::Agent(agent) => agent.by_program,
+            reason => reason.guest_request().is_some_and(|request| request != GuestRequest::Panic),
+        }
     }
 }
 
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kicked => f.write_str("the machine was kicked"),
-            Self::Guest(GuestRequest::PowerOff) => f.write_str("the guest powered off"),
-            Self::Guest(GuestRequest::Reset) => f.write_str("the guest asked for a reset"),
-            Self::Guest(GuestRequest::Exit(status)) => write!(f, "the guest ended with status {status}"),
-            Self::Guest(GuestRequest::Panic) => f.write_str("the guest kernel panicked"),
-            Self::TripleFault { vcpu, rip } => {
-                write!(f, "the guest crashed: triple fault on vCPU {vcpu} (RIP {rip:#x} as KVM left it)")
-            }
-            Self::Fault { vcpu, rip, fault } => {
-                write!(f, "the guest cannot be run on: vCPU {vcpu}")?;
-                if let Some(rip) = rip {
-                    write!(f, " at RIP {rip:#x}")?;
-                }
-                write!(f, ": {fault}")?;
-                if fault.emulation {
-                    f.write_str("; is this KVM a software one? See 'kickvm doctor'")?;
-                }
-                Ok(())
-            }
-            Self::Timeout(after) => write!(f, "the timeout of {after:?} ran out"),
+            Self::Kicked => f.write_str("the VM was kicked"),
+            Self::Vcpu { id, exit } => write_vcpu_exit(f, *id, exit),
+            Self::KernelPanic => f.write_str("the guest kernel panicked"),
+            Self::Timeout(after) => write!(f, "the timeout of {after:?} expired"),
             Self::Signal(number) => write!(f, "stopped by {}", signal_name(*number)),
             Self::UserQuit => f.write_str("left with Ctrl-A x"),
-            Self::Command(status) => write!(f, "the command ended with status {status}"),
-            Self::NoStatus(request) => write!(f, "the command's end is not known: {}", Self::Guest(*request)),
-            Self::Expected => f.write_str("the console said all that was expected"),
-            Self::Channel(why) | Self::Rule(why) => f.write_str(why),
-            Self::Failed(why) => f.write_str(why),
+            Self::Agent(agent) => f.write_str(&agent.message),
+            Self::ExpectationsMet => f.write_str("every --expect expression matched a console line"),
+            Self::RuleViolated(why) | Self::Failed(why) => f.write_str(why),
         }
+    }
+}
+
+fn write_vcpu_exit(f: &mut fmt::Formatter<'_>, id: u8, exit: &VcpuExit) -> fmt::Result {
+    match exit {
+        VcpuExit::Guest(request) => write!(f, "{request}"),
+        VcpuExit::Cancelled => write!(f, "vCPU {id} was stopped"),
+        VcpuExit::TripleFault { rip } => {
+            write!(f, "the guest crashed: triple fault on vCPU {id}")?;
+            rip.map_or(Ok(()), |rip| write!(f, " (RIP {rip:#x} as KVM left it)"))
+        }
+        VcpuExit::Unhandled { rip, exit } => {
+            write!(f, "the guest could not continue: vCPU {id}")?;
+            rip.map_or(Ok(()), |rip| write!(f, " at RIP {rip:#x}"))?;
+            write!(f, ": {exit}")?;
+            let hint = if exit.emulation { "; if this KVM has no hardware behind it, see 'kickvm doctor'" } else { "" };
+            f.write_str(hint)
+        }
+        VcpuExit::Failed(why) => write!(f, "cannot run vCPU {id}: {why}"),
     }
 }
 
@@ -161,26 +223,48 @@ fn signal_name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::{KernelFault, Rules};
+    use crate::vcpu::UnhandledExit;
+
+    fn vcpu(exit: VcpuExit) -> ExitReason {
+        ExitReason::Vcpu { id: 0, exit }
+    }
+
+    fn guest(request: GuestRequest) -> ExitReason {
+        vcpu(VcpuExit::Guest(request))
+    }
+
+    fn command(code: u8) -> ExitReason {
+        ExitReason::Agent(AgentExit { code, kind: "command", by_program: true, message: String::new() })
+    }
+
+    fn monitor(rules: Rules, text: &str) -> ConsoleMonitor {
+        let mut monitor = ConsoleMonitor::new(&rules).unwrap();
+        monitor.push(text.as_bytes());
+        assert!(monitor.examine(Duration::MAX));
+        monitor.finish();
+        monitor
+    }
 
     #[test]
     fn each_reason_has_the_code_of_the_table() {
-        let fault = Fault { exit: String::new(), code: vec![], emulation: false };
+        let exit = UnhandledExit { exit: String::new(), code: vec![], emulation: false };
         for (reason, code) in [
-            (ExitReason::Guest(GuestRequest::PowerOff), 0),
-            (ExitReason::Guest(GuestRequest::Reset), 0),
-            (ExitReason::Guest(GuestRequest::Exit(119)), 119),
-            (ExitReason::Guest(GuestRequest::Panic), 120),
-            (ExitReason::TripleFault { vcpu: 0, rip: 0 }, 121),
-            (ExitReason::Fault { vcpu: 0, rip: None, fault }, 122),
+            (guest(GuestRequest::PowerOff), 0),
+            (guest(GuestRequest::Reset), 0),
+            (guest(GuestRequest::Exit(119)), 119),
+            (guest(GuestRequest::Panic), 120),
+            (ExitReason::KernelPanic, 120),
+            (vcpu(VcpuExit::TripleFault { rip: None }), 121),
+            (vcpu(VcpuExit::Unhandled { rip: None, exit }), 122),
+            (ExitReason::RuleViolated(String::new()), 123),
             (ExitReason::Timeout(Duration::from_secs(1)), 124),
+            (vcpu(VcpuExit::Failed(String::new())), 125),
             (ExitReason::Failed(String::new()), 125),
             (ExitReason::Signal(libc::SIGTERM), 143),
             (ExitReason::UserQuit, 0),
-            (ExitReason::Command(200), 200),
-            (ExitReason::NoStatus(GuestRequest::PowerOff), 122),
-            (ExitReason::Channel(String::new()), 122),
-            (ExitReason::Rule(String::new()), 123),
-            (ExitReason::Expected, 0),
+            (command(200), 200),
+            (ExitReason::ExpectationsMet, 0),
         ] {
             assert_eq!(reason.code(), code, "{reason:?}");
         }
@@ -188,8 +272,33 @@ mod tests {
 
     #[test]
     fn a_reset_after_a_panic_is_the_panic() {
-        assert_eq!(ExitReason::Guest(GuestRequest::Reset).after_panic().code(), 120);
-        assert_eq!(ExitReason::TripleFault { vcpu: 0, rip: 0 }.after_panic().code(), 120);
-        assert_eq!(ExitReason::Guest(GuestRequest::PowerOff).after_panic().code(), 0);
+        let panicked = monitor(Rules::default(), "Kernel panic - not syncing: x\n");
+        let code = |reason: ExitReason| reason.after_console(&panicked).code();
+        assert_eq!(code(guest(GuestRequest::Reset)), 120);
+        assert_eq!(code(vcpu(VcpuExit::TripleFault { rip: None })), 120);
+        assert_eq!(code(ExitReason::Timeout(Duration::ZERO)), 120);
+        assert_eq!(code(guest(GuestRequest::PowerOff)), 0);
+    }
+
+    #[test]
+    fn a_fault_decides_unless_the_kernel_panicked() {
+        let rules = Rules { fail_on: vec![KernelFault::Oops], ..Rules::default() };
+        let oops = monitor(rules, "[ 1.0] Oops: 0002 [#1]\n");
+        assert_eq!(command(0).after_console(&oops).code(), 123);
+        assert_eq!(guest(GuestRequest::PowerOff).after_console(&oops).code(), 123);
+        assert_eq!(guest(GuestRequest::Panic).after_console(&oops).code(), 120);
+        assert_eq!(ExitReason::Signal(15).after_console(&oops), ExitReason::Signal(15));
+    }
+
+    #[test]
+    fn a_guest_that_ends_before_the_expected_line_violates_the_rule() {
+        let expect = || Rules { expect: vec!["never".into()], ..Rules::default() };
+        let unmet = monitor(expect(), "something else\n");
+        let reason = guest(GuestRequest::PowerOff).after_console(&unmet);
+        let why = "the guest powered off, but no console line had matched --expect 'never'";
+        assert_eq!(reason, ExitReason::RuleViolated(why.to_owned()));
+        assert_eq!(ExitReason::UserQuit.after_console(&unmet), ExitReason::UserQuit);
+        let met = monitor(expect(), "now or never");
+        assert_eq!(guest(GuestRequest::Exit(5)).after_console(&met), ExitReason::ExpectationsMet);
     }
 }

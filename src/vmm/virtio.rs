@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VmFd;
 use vm_memory::MmapRegion;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::Subscriber;
-use super::complain;
+use super::builder::eventfd;
 use super::config::{NetConfig, VMMConfig, VsockConfig};
 use super::error::Error;
 use super::fast_path::FastPath;
@@ -70,11 +69,7 @@ impl VirtioDevices {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
             let on_error = Box::new(move |error: &io::Error| {
-                complain(format_args!(
-                    "disk '{}' fails: {}; the guest sees I/O errors",
-                    path.display(),
-                    os_error::describe(error)
-                ));
+                log::warn!("disk '{}' fails: {}; the guest sees I/O errors", path.display(), os_error::describe(error));
             });
             let block = Block::new(file, disk.id.as_deref().unwrap_or(""), attachment.ram.memory(), on_error);
             devices.attach(block.map_err(Error::host("make a disk"))?, attachment)?;
@@ -129,6 +124,19 @@ impl VirtioDevices {
     }
 }
 
+impl VirtioDevices {
+    /// What the user should know about the devices after the run. Logs how many frames were dropped.
+    pub fn notes(&self) -> Vec<String> {
+        for (tap, dropped) in &self.dropped {
+            let count = dropped.load(Ordering::Relaxed);
+            if count > 0 {
+                log::info!("frames of tap interface '{tap}' dropped: {count}");
+            }
+        }
+        Vec::new()
+    }
+}
+
 impl Drop for VirtioDevices {
     fn drop(&mut self) {
         self.fast_path.stop();
@@ -153,7 +161,7 @@ fn open_net(config: &NetConfig) -> Result<Net, Error> {
     let tap = Tap::open(&config.tap).map_err(|source| Error::Tap { tap: config.tap.clone(), source })?;
     let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("make up a MAC address"))?;
     let name = config.tap.clone();
-    let on_gone = move || complain(format_args!("tap interface '{name}' was deleted; the guest sees its cable pulled"));
+    let on_gone = move || log::warn!("tap interface '{name}' was deleted; the guest sees the link go down");
     Ok(Net::new(tap, mac, Box::new(on_gone)))
 }
 
@@ -163,8 +171,4 @@ fn random_mac() -> io::Result<[u8; 6]> {
     getrandom::fill(&mut mac).map_err(|error| io::Error::other(error.to_string()))?;
     mac[0] = mac[0] & 0xfc | 0x02; // locally administered, of one station
     Ok(mac)
-}
-
-pub(super) fn eventfd() -> Result<EventFd, Error> {
-    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
 }

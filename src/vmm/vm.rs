@@ -1,4 +1,4 @@
-//! The virtual machine as KVM has it: interrupt controllers, RAM, vCPUs, and the threads that run them.
+//! The VM: interrupt controllers, RAM, vCPUs, and the threads that run them.
 
 use std::io;
 use std::sync::Arc;
@@ -8,24 +8,23 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::signal::Killable;
 
 use super::config::MAX_CPUS;
 use super::error::Error;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
-use super::subscribers::kick;
 use crate::boot::Entry;
 use crate::boot::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::GuestRam;
-use crate::sys::os_error;
 use crate::vcpu::{self, Buses, CpuidTemplate, ExitStats, RunState, Vcpu, VmRunState};
 
-/// How long a vCPU may take to leave the guest once it is kicked, before it is kicked again.
+/// The time a vCPU has to leave the guest before it is kicked again.
 const KICK_PERIOD: Duration = Duration::from_millis(10);
-/// How often it is kicked: for a second, which is counted and not timed, as a host may stand still for longer than that.
-const KICKS: u32 = 100;
+/// The number of kicks: for a second, which is counted and not timed, because a host may stand still for longer than that.
+const MAX_KICKS: u32 = 100;
 
-/// A virtual machine whose vCPUs end the event loop through `EH` when they are done.
+/// A virtual machine whose vCPUs end the event loop through `EH`.
 #[derive(Debug)]
 pub struct KvmVm<EH: ExitHandler + Send> {
     fd: Arc<VmFd>,
@@ -43,19 +42,39 @@ struct VcpuThread {
     running: bool,
 }
 
-/// What is left of a vCPU.
+impl VcpuThread {
+    /// Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
+    fn kick(&self) {
+        let _ = self.handle.kill(vcpu::kick_signal()); // fails only for a thread that has just ended
+    }
+}
+
+/// What is left of a vCPU that has ended.
 #[derive(Clone, Debug, Default)]
 pub struct VcpuSummary {
     /// Its number.
     pub id: u8,
-    /// Its instruction pointer, where KVM still tells it.
+    /// Its instruction pointer, where KVM still has it.
     pub rip: Option<u64>,
     /// Its exits.
     pub stats: ExitStats,
 }
 
+/// The vCPUs after a shutdown.
+#[derive(Debug, Default)]
+pub struct Shutdown {
+    /// Those that have ended, in order.
+    pub vcpus: Vec<VcpuSummary>,
+    /// The numbers of those that did not leave the guest in time. Their threads are left behind.
+    pub stuck: Vec<u8>,
+}
+
 impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
-    /// Creates the machine with `cpus` vCPUs and `ram`. Nothing runs yet.
+    /// Creates the VM with `cpus` vCPUs and `ram`. Nothing runs yet.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses, or allows fewer vCPUs.
     pub fn new(
         kvm: &Kvm,
         cpuid: &CpuidTemplate,
@@ -65,22 +84,24 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
     ) -> Result<Self, Error> {
         let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id()).min(MAX_CPUS.into());
         if !(1..=limit).contains(&usize::from(cpus)) {
-            return Err(Error::Cpus { asked: cpus, limit });
+            return Err(Error::Cpus { requested: cpus, limit });
         }
         let fd = Arc::new(create_vm(kvm).map_err(Error::kvm("create a virtual machine"))?);
+        // First of all: a memory slot that is set once the interrupt controllers exist waits for a grace period of some
+        // milliseconds (kvm_swap_active_memslots synchronizes with the irqfds' readers).
+        ram.register(&fd).map_err(Error::kvm("register the guest's memory"))?;
         fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::kvm("place KVM's identity map"))?;
         fd.set_tss_address(KVM_TSS as usize).map_err(Error::kvm("place KVM's task-state segment"))?;
         fd.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("create the interval timer"))?;
-        ram.register(&fd).map_err(Error::kvm("give the guest its memory"))?;
         let vcpus = (0..cpus).map(|id| Vcpu::new(&fd, ram.clone(), cpuid, id, cpus));
         let vcpus = vcpus.collect::<Result<_, _>>().map_err(Error::kvm("create a vCPU"))?;
         let state = Arc::new(RunState::default());
         Ok(Self { fd, exit_handler, state, vcpus, threads: Vec::new(), stopped: channel() })
     }
 
-    /// KVM's descriptor of this machine.
+    /// KVM's descriptor of this VM.
     pub fn fd(&self) -> &Arc<VmFd> {
         &self.fd
     }
@@ -90,107 +111,94 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         &self.vcpus
     }
 
-    /// Starts one thread a vCPU, `vcpu0`, `vcpu1` and so on; the guest begins at `entry` on the first. If `by_port`,
-    /// exits are counted for each port.
+    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the exits of
+    /// each port.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started. Those that were started end when this VM is dropped.
     pub fn run(&mut self, entry: &Entry, buses: &Arc<Buses>, by_port: bool) -> Result<(), Error> {
-        vcpu::prepare_kicks().map_err(Error::host("install the vCPUs' signal handler"))?;
+        vcpu::install_kick_handler().map_err(Error::host("install the vCPUs' signal handler"))?;
         if let Some(first) = self.vcpus.first() {
             first.set_entry(entry).map_err(Error::kvm("set a vCPU's registers"))?;
         }
         for vcpu in std::mem::take(&mut self.vcpus) {
             let id = vcpu.id();
-            let handle = self.spawn(vcpu, buses.clone(), by_port).map_err(Error::host("start a vCPU's thread"));
-            // If one cannot start, those that did are ended by whoever drops this machine.
-            self.threads.push(VcpuThread { id, handle: handle?, running: true });
+            let handle = self.spawn(vcpu, buses.clone(), by_port).map_err(Error::host("start a vCPU's thread"))?;
+            self.threads.push(VcpuThread { id, handle, running: true });
         }
         Ok(())
     }
 
+    /// The vCPU thread: run the vCPU, then kick.
     fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuSummary>> {
-        let id = vcpu.id();
-        let state = self.state.clone();
-        let mut guard = KickOnDrop {
-            exit_handler: self.exit_handler.clone(),
-            stopped: self.stopped.0.clone(),
-            id,
-            reason: Some(ExitReason::Failed(format!("vCPU {id}'s thread panicked"))),
-        };
+        let (id, state) = (vcpu.id(), self.state.clone());
+        let (exit_handler, stopped) = (self.exit_handler.clone(), self.stopped.0.clone());
         thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
+            let guard = ThreadGuard { id, exit_handler, stopped };
             let mut stats = ExitStats::new(by_port);
-            guard.disarm(match vcpu.run(&buses, &state, &mut stats) {
-                Ok(stop) => ExitReason::of_vcpu(id, stop),
-                Err(error) => Some(ExitReason::Failed(format!("cannot run vCPU {id}: {}", os_error::describe(&error)))),
-            });
+            let exit = vcpu.run(&buses, &state, &mut stats);
+            guard.exit_handler.set_reason(ExitReason::Vcpu { id, exit });
+            if let Err(error) = guard.exit_handler.kick() {
+                log::error!("vCPU {id} cannot kick the event loop: {error}");
+            }
             VcpuSummary { id, rip: vcpu.rip(), stats }
         })
     }
 }
 
+/// Kicks if the vCPU thread panics: without a kick the event loop would wait forever. Reports the thread's end in any case.
+struct ThreadGuard<EH: ExitHandler> {
+    id: u8,
+    exit_handler: EH,
+    stopped: Sender<u8>,
+}
+
+impl<EH: ExitHandler> Drop for ThreadGuard<EH> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.exit_handler.exit(ExitReason::Failed(format!("the thread of vCPU {} panicked", self.id)));
+        }
+        let _ = self.stopped.send(self.id); // fails if the VM has been dropped
+    }
+}
+
 impl<EH: ExitHandler + Send> KvmVm<EH> {
-    /// Gets every vCPU out of the guest and joins its thread. Returns what is left of each, in order.
-    ///
-    /// Takes a second at most; an error names the vCPUs that do not stop, whose threads are then left behind.
-    pub fn shutdown(&mut self) -> Result<Vec<VcpuSummary>, Error> {
+    /// Gets every vCPU out of the guest and joins its thread. Takes a second at most.
+    pub fn shutdown(&mut self) -> Shutdown {
         self.state.set(VmRunState::Exiting);
-        for _ in 0..KICKS {
+        for _ in 0..MAX_KICKS {
             if self.threads.iter().all(|thread| !thread.running) {
                 break;
             }
-            for thread in self.threads.iter().filter(|thread| thread.running) {
-                let _ = vcpu::kick(&thread.handle); // one that has just ended cannot be kicked and need not be
-            }
-            let patience = Instant::now() + KICK_PERIOD;
-            while let Ok(id) = self.stopped.1.recv_timeout(patience.saturating_duration_since(Instant::now())) {
+            self.threads.iter().filter(|thread| thread.running).for_each(VcpuThread::kick);
+            let deadline = Instant::now() + KICK_PERIOD;
+            while let Ok(id) = self.stopped.1.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 self.threads.iter_mut().filter(|thread| thread.id == id).for_each(|thread| thread.running = false);
                 if self.threads.iter().all(|thread| !thread.running) {
                     break;
                 }
             }
         }
-        let mut ends = Vec::new();
-        let mut stuck = Vec::new();
+        let mut shutdown = Shutdown::default();
         for VcpuThread { id, handle, running } in self.threads.drain(..) {
             match running {
-                true => stuck.push(id.to_string()),
-                // What a panicked thread counted is lost.
-                false => ends.push(handle.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
+                true => shutdown.stuck.push(id),
+                // The counts of a thread that panicked are lost.
+                false => shutdown.vcpus.push(handle.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
             }
         }
-        if stuck.is_empty() { Ok(ends) } else { Err(Error::Stuck(stuck.join(", "))) }
+        shutdown
     }
 }
 
 impl<EH: ExitHandler + Send> Drop for KvmVm<EH> {
     fn drop(&mut self) {
-        let _ = self.shutdown(); // there is nothing to do if `run` ended well and somebody called it
+        self.shutdown(); // does nothing if it has been called
     }
 }
 
-/// Lives on a vCPU's thread and kicks when that ends, even by a panic.
-struct KickOnDrop<EH: ExitHandler> {
-    exit_handler: EH,
-    stopped: Sender<u8>,
-    id: u8,
-    reason: Option<ExitReason>,
-}
-
-impl<EH: ExitHandler> KickOnDrop<EH> {
-    /// The thread ends well, because of `reason`; without one nobody is kicked.
-    fn disarm(&mut self, reason: Option<ExitReason>) {
-        self.reason = reason;
-    }
-}
-
-impl<EH: ExitHandler> Drop for KickOnDrop<EH> {
-    fn drop(&mut self) {
-        if let Some(reason) = self.reason.take() {
-            kick(&self.exit_handler, reason);
-        }
-        let _ = self.stopped.send(self.id); // nobody waits any more if the machine is gone
-    }
-}
-
-/// A signal may interrupt the call; then it is to be made again (Documentation/virt/kvm/api.rst, 4.2).
+/// A signal may interrupt the call, which must then be repeated (Documentation/virt/kvm/api.rst, 4.2).
 fn create_vm(kvm: &Kvm) -> io::Result<VmFd> {
     loop {
         match kvm.create_vm() {

@@ -124,7 +124,7 @@ fn a_disk_that_is_the_console_too_is_not_emptied() {
     let image = dir.file("image", &[7; 512]);
     let mut command = with_disk(&dir, "image");
     command.arg("--console=file=image");
-    let line = "kickvm: cannot open console file 'image': It is what the guest is made of";
+    let line = "kickvm: cannot open console file 'image': it is also used as the kernel, an initramfs or a disk";
     end(command).assert(125, "", &[line]);
     assert_eq!(fs::read(image).unwrap(), [7; 512]);
 }
@@ -158,6 +158,6 @@ fn more_disks_than_a_machine_has_room_for() {
         command.arg(format!("--disk={n}"));
     }
     let line =
-        "kickvm: a machine has 17 virtio devices at most (disks, network interfaces, vsock, rng, console and balloon)";
+        "kickvm: a VM has at most 17 virtio devices (disks, network interfaces, vsock, rng, console and balloon)";
     end(command).assert(125, "", &[line]);
 }

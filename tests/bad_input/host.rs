@@ -66,7 +66,7 @@ fn dev_kvm_that_is_another_device() {
     }
     assert_both(
         "mount --bind /dev/null /dev/kvm && exec",
-        "kickvm: /dev/kvm has API version -1, but 12 is needed: it is not the KVM device, or not of a Linux since 2.6.22",
+        "kickvm: /dev/kvm has API version -1, but 12 is needed: it is not the KVM device, or the host is older than Linux 2.6.22",
         &[
             "ok   /dev/kvm opens for reading and writing",
             "FAIL KVM's API version is -1, not 12; make it KVM's device: \

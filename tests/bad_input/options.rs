@@ -36,7 +36,7 @@ fn a_command_line_that_makes_no_sense_is_one_line() {
         memory("1E", size),
         memory("-5", size),
         memory("5001K", "give a multiple of 4K, the size of a page"),
-        memory("99999999999T", "that is more than a 64-bit machine has"),
+        memory("99999999999T", "size out of range"),
         cpus("0"),
         cpus("255"),
         cpus("-1"),
@@ -74,7 +74,7 @@ fn a_command_that_lacks_something_is_one_line() {
     for (args, line) in [
         (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
-        (&[], "say what to do: run, exec, demo or doctor; 'kickvm --help' explains".to_owned()),
+        (&[], "missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned()),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
         (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
     ] {
@@ -104,7 +104,11 @@ fn what_the_host_cannot_give_is_said() {
         end(command)
     };
     let ended = run(&["--memory", "99999G"]);
-    assert!(ended.stderr.starts_with("kickvm: cannot have 99999G of guest memory: this host's guests can have "));
+    assert!(
+        ended
+            .stderr
+            .starts_with("kickvm: cannot allocate 99999G of guest memory: a guest on this host can have at most ")
+    );
     assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.lines().count()), (Some(125), "", 1));
 
     let long = "x".repeat(100_000);
@@ -120,7 +124,7 @@ fn what_the_host_cannot_give_is_said() {
     let line = format!("kickvm: cannot use tap interface 'tap%d': {name}");
     run(&["--net", "tap=tap%d"]).assert(125, "", &[&line]);
 
-    let line = "kickvm: cannot have a balloon of 64M: it must be smaller than the guest's memory, 64M";
+    let line = "kickvm: cannot create a balloon of 64M: it must be smaller than the guest's memory, 64M";
     run(&["--memory", "64M", "--balloon", "size=64M"]).assert(125, "", &[line]);
 
     let socket = dir.path().join("socket");

@@ -162,7 +162,7 @@ impl Ended {
     pub fn assert_time_out(&self, stdout: &str, time: &str) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(124), stdout), "{}", self.stderr);
         let (first, places) = self.stderr.split_once('\n').unwrap_or_default();
-        assert_eq!(first, format!("kickvm: the timeout of {time} ran out"));
+        assert_eq!(first, format!("kickvm: the timeout of {time} expired"));
         for (n, line) in places.lines().enumerate() {
             assert!(line.starts_with(&format!("kickvm: vCPU {n} was at 0x")), "{line}");
         }

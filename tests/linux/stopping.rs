@@ -13,7 +13,7 @@ fn a_timeout_on_a_running_linux_is_124() {
         let ended = guest.run();
         ended.assert_code(124);
         let lines: Vec<_> = ended.stderr.lines().collect();
-        assert_eq!((lines.len(), lines[0]), (2, format!("kickvm: the timeout of {seconds}s ran out").as_str()));
+        assert_eq!((lines.len(), lines[0]), (2, format!("kickvm: the timeout of {seconds}s expired").as_str()));
         assert!(lines[1].starts_with("kickvm: vCPU 0 was at 0xffff"), "{}", lines[1]);
         if ended.stdout.contains(&greeting) {
             return;

@@ -53,7 +53,7 @@ fn not_found(exec: Exec) {
 fn not_executable(exec: Exec) {
     let plain = exec.scratch.file("plain", b"text\n");
     std::process::Command::new("chmod").arg("644").arg(&plain).status().unwrap();
-    let exec = exec.options(&["--add", &format!("{}:/bin/plain", plain.display())]).busybox();
+    let exec = exec.options(&["--copy", &format!("{}:/bin/plain", plain.display())]).busybox();
     exec.run(&["/bin/plain"]).assert(126, "", "kickvm: cannot run '/bin/plain': Permission denied\n");
 }
 
@@ -61,7 +61,7 @@ fn a_script_without_an_interpreter(exec: Exec) {
     let script = exec.scratch.file("script", b"#!/no/such/shell\n");
     std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
     let add = format!("{}:/script", script.display());
-    exec.options(&["--add", &add]).run(&["/script"]).assert(
+    exec.options(&["--copy", &add]).run(&["/script"]).assert(
         127,
         "",
         "kickvm: cannot run '/script': No such file or directory\n",
@@ -74,6 +74,6 @@ fn what_is_left_behind(exec: Exec) {
 }
 
 fn no_directory(exec: Exec) {
-    let ended = exec.options(&["--cwd", "/no/such"]).run(&["true"]);
+    let ended = exec.options(&["--workdir", "/no/such"]).run(&["true"]);
     ended.assert(125, "", "kickvm: cannot start in '/no/such' in the guest: No such file or directory\n");
 }

@@ -68,7 +68,7 @@ impl Exec {
     pub fn busybox(self) -> Self {
         let busybox = busybox();
         let add = |guest: &str| format!("{}:{guest}", busybox.display());
-        self.options(&["--add", &add("/bin/busybox"), "--add", &add("/bin/sh")])
+        self.options(&["--copy", &add("/bin/busybox"), "--copy", &add("/bin/sh")])
     }
 
     /// The kickvm command that runs `words`.

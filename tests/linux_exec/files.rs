@@ -62,7 +62,7 @@ fn a_gibibyte(exec: Exec) {
 
 /// The host's own, with its libraries.
 fn a_dynamic_executable(exec: Exec) {
-    let exec = exec.options(&["--add", "/bin/bash", "--add", "/bin/ls"]);
+    let exec = exec.options(&["--copy", "/bin/bash", "--copy", "/bin/ls"]);
     exec.run(&["bash", "-c", "ls -d /bin/ls; exit 7"]).assert(7, "/bin/ls\n", "");
 }
 
@@ -115,7 +115,8 @@ fn additions_over_a_root(exec: Exec) {
     let add = |host: &std::path::Path, guest: &str| format!("{}:{guest}", host.display());
     let (over, file) = (add(&overlay, "/"), add(&overlay.join("lib/new"), "/tmp/"));
     let same = add(&root.join("hard/c"), "/hard/b");
-    let exec = exec.options(&["--root", &root.display().to_string(), "--add", &over, "--add", &file, "--add", &same]);
+    let exec =
+        exec.options(&["--root", &root.display().to_string(), "--copy", &over, "--copy", &file, "--copy", &same]);
     let script = "busybox readlink /lib; busybox stat -c '%n %a' /tmp; busybox cat /usr/lib/new /tmp/new /hard/*";
     exec.run(&["sh", "-c", script]).assert(0, "usr/lib\n/tmp 1777\nnew\nnew\nmine\nold\nold\n", "");
 }
@@ -188,13 +189,13 @@ fn an_initramfs_below(exec: Exec) {
     let initramfs = exec.assets.initramfs.clone();
     let file = exec.scratch.file("file", b"added\n");
     let add = format!("{}:/etc/new/file", file.display());
-    let exec = exec.options(&["--initramfs".as_ref(), initramfs.as_os_str(), "--add".as_ref(), add.as_ref()]);
+    let exec = exec.options(&["--initramfs".as_ref(), initramfs.as_os_str(), "--copy".as_ref(), add.as_ref()]);
     // It has an init of its own, and links for busybox's commands.
     exec.run(&["sh", "-c", "cat /etc/new/file; head -n 1 /init"]).assert(0, "added\n#!/bin/sh\n", "");
 }
 
 fn environment(exec: Exec) {
-    let exec = exec.options(&["--env", "A=two\nlines", "--env", "B==", "--env", "PATH=/bin:/x", "--cwd", "/bin"]);
+    let exec = exec.options(&["--env", "A=two\nlines", "--env", "B==", "--env", "PATH=/bin:/x", "--workdir", "/bin"]);
     let ended = exec.sh("echo \"$A|$B|$PATH|$HOME|$PWD|$(busybox hostname)\"; busybox env | busybox wc -l");
     ended.assert(0, "two\nlines|=|/bin:/x|/root|/bin|kickvm\n7\n", "");
 }
@@ -203,7 +204,7 @@ fn environment(exec: Exec) {
 fn modules(exec: Exec) {
     let directory = exec.assets.kernel.with_file_name("modules");
     let add = format!("{}:/lib/modules/{}", directory.display(), exec.assets.release);
-    let exec = exec.options(&["--add", &add, "--module", "virtio-net", "--module", "virtio_mmio"]).busybox();
+    let exec = exec.options(&["--copy", &add, "--module", "virtio-net", "--module", "virtio_mmio"]).busybox();
     let script = "busybox grep -cE '^(virtio_net|net_failover|virtio_mmio) ' /proc/modules";
     exec.run(&["sh", "-c", script]).assert(0, "3\n", "");
 }

@@ -61,9 +61,9 @@ fn expected_and_rejected_lines(exec: Exec) {
     };
     // The shell waits for ever; its prompt is no whole line.
     assert_eq!(run(&["--expect", "^Hello from Linux", "--expect", "^guest# $"]), (0, String::new()));
-    let said = "kickvm: the console said what --reject '^Hello' forbids: Hello from Linux";
+    let said = "kickvm: a console line matched --reject '^Hello': Hello from Linux";
     let (code, line) = run(&["--reject", "^Hello"]);
     assert!(code == 123 && line.starts_with(said), "{code} {line}");
-    let missing = "kickvm: the guest powered off, but the console had not said what --expect '^never$' wants";
+    let missing = "kickvm: the guest powered off, but no console line had matched --expect '^never$'";
     assert_eq!(run(&["--append", "kickvm.once", "--expect", "^never$"]), (123, missing.to_owned()));
 }

@@ -17,7 +17,7 @@ fn a_command_that_heeds_sigterm(exec: Exec) {
 }
 
 fn a_command_that_does_not(exec: Exec) {
-    let exec = exec.options(&["--grace", "2s"]).busybox();
+    let exec = exec.options(&["--kill-after", "2s"]).busybox();
     let mut running = exec.start(&["sh", "-c", "trap '' TERM; echo on; while :; do busybox sleep 1; done"]);
     running.wait_for("on\n");
     let before = Instant::now();
@@ -27,7 +27,7 @@ fn a_command_that_does_not(exec: Exec) {
 }
 
 fn a_second_signal(exec: Exec) {
-    let exec = exec.options(&["--grace", "1h"]).busybox();
+    let exec = exec.options(&["--kill-after", "1h"]).busybox();
     let mut running = exec.start(&["sh", "-c", "trap 'echo caught' TERM; echo on; while :; do busybox sleep 1; done"]);
     running.wait_for("on\n");
     let id = Pid::from_raw(running.child.id() as i32);

@@ -68,7 +68,7 @@ fn a_reader_who_sleeps_holds_back_the_command_alone(exec: Exec) {
     running.wait_for("on\ny");
     let stdout = running.child.stdout.take(); // open, and not read
     let ended = running.end_with(b"");
-    ended.assert_verdict(124, "kickvm: the timeout of 15s ran out");
+    ended.assert_verdict(124, "kickvm: the timeout of 15s expired");
     drop(stdout);
 }
 

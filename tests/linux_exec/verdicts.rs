@@ -16,7 +16,7 @@ on_kernel!(stock_only, Stock, an_oops);
 fn a_time_out(exec: Exec) {
     let ended =
         exec.options(&["--timeout", "40s"]).sh("echo on; echo '<1>last words' >/dev/kmsg; exec busybox sleep 1000");
-    ended.assert_verdict(124, "kickvm: the timeout of 40s ran out");
+    ended.assert_verdict(124, "kickvm: the timeout of 40s expired");
     assert_eq!(ended.text(), "on\n");
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert!(lines[1].starts_with("kickvm: vCPU 0 was at 0xffffffff"), "{lines:?}");
@@ -51,7 +51,7 @@ fn hung_task_words(exec: Exec) {
     let words = "INFO: task sh:1 blocked for more than 120 seconds.";
     let ended =
         exec.options(&["--fail-on", "oops,hung"]).sh(&format!("echo '<3>{words}' >/dev/kmsg; busybox sleep 1000"));
-    ended.assert_verdict(123, &format!("kickvm: the guest kernel reported trouble (--fail-on hung): {words}"));
+    ended.assert_verdict(123, &format!("kickvm: the guest kernel reported a fault (--fail-on hung): {words}"));
 }
 
 fn words_that_nobody_asked_for(exec: Exec) {
@@ -60,7 +60,7 @@ fn words_that_nobody_asked_for(exec: Exec) {
 
 fn a_power_off_without_a_status(exec: Exec) {
     let ended = exec.sh("echo on; busybox poweroff -f");
-    ended.assert_verdict(122, "kickvm: the command's end is not known: the guest powered off");
+    ended.assert_verdict(122, "kickvm: the guest powered off before reporting the command's exit status");
     assert_eq!(ended.text(), "on\n");
 }
 
@@ -78,10 +78,10 @@ fn an_oops(exec: Exec) {
     break_init(&mut module);
     let broken = exec.scratch.file("broken.ko", &module);
     let add = format!("{}:/broken.ko", broken.display());
-    let exec = exec.options(&["--add", &add, "--fail-on", "oops", "--timeout", "90s"]);
+    let exec = exec.options(&["--copy", &add, "--fail-on", "oops", "--timeout", "90s"]);
     let ended = exec.sh("busybox insmod /broken.ko; busybox sleep 1000");
     // Which kind of fault it is depends on what the rest of those instructions comes to.
-    let verdict = "kickvm: the guest kernel reported trouble (--fail-on oops): ";
+    let verdict = "kickvm: the guest kernel reported a fault (--fail-on oops): ";
     assert!(ended.status.code() == Some(123) && ended.stderr.contains(verdict), "{:?} {}", ended.status, ended.stderr);
     assert!(ended.stderr.contains("failover_init+") && ended.stderr.contains("| "), "{}", ended.stderr);
 }

@@ -6,7 +6,7 @@ use crate::pty::{Pty, is_raw};
 use crate::{guest, halt, need_kvm, never, outb, power_off, say};
 use kickvm::boot::Image;
 use kickvm::device::{Device, Response};
-use kickvm::vmm::{MIN_MEMORY, VMMConfig, Vmm};
+use kickvm::vmm::{MIN_MEMORY, VMMConfig, VmmBuilder};
 use nix::sys::signal::Signal;
 use nix::sys::termios::tcgetattr;
 use std::fs::OpenOptions;
@@ -88,8 +88,7 @@ fn a_vcpu_that_panics_restores_the_terminal() {
     if std::env::var_os(ALONE).is_some() {
         kickvm::console::terminal::restore_on_panic();
         let config = VMMConfig { memory: MIN_MEMORY, ..VMMConfig::new(Image::Raw(&TOUCH)) };
-        let mut vmm = Vmm::try_from(config).unwrap();
-        vmm.add_port_device(0x700, 1, Arc::new(Panics)).unwrap();
+        let vmm = VmmBuilder::new(config).unwrap().port_device(0x700, 1, Arc::new(Panics)).unwrap().build();
         std::process::exit(vmm.run().unwrap().reason.code().into());
     }
     let pty = Pty::new();

@@ -63,7 +63,7 @@ fn an_internal_error_is_told_with_its_address_and_instruction() {
     let ended = run(&NO_SUCH_INSTRUCTION, &[]).end();
     let mut lines = ended.stderr.lines();
     let line = lines.next().unwrap();
-    let expected = "kickvm: the guest cannot be run on: vCPU 0 at RIP 0x100005: KVM_EXIT_INTERNAL_ERROR, suberror 1, \
+    let expected = "kickvm: the guest could not continue: vCPU 0 at RIP 0x100005: KVM_EXIT_INTERNAL_ERROR, suberror 1, \
                     emulation failure, code f0 48 0f c7 0f";
     assert!(line.starts_with(expected), "{line}");
     assert_eq!((ended.code, ended.stdout.as_str(), lines.next()), (Some(122), "", None));
@@ -115,7 +115,7 @@ fn a_guest_that_spins_or_halts_for_good_is_ended_by_the_timeout() {
 }
 
 #[test]
-fn the_demonstration_prints_its_guests_lines_and_tells_each_step() {
+fn the_demonstration_prints_its_guests_lines_and_logs_each_step() {
     need_kvm!();
     end(kickvm(&["demo"])).assert(
         0,
@@ -124,7 +124,9 @@ fn the_demonstration_prints_its_guests_lines_and_tells_each_step() {
          Now I power off: an OUT of 0x34 to port 0x600.\r\n",
         &[
             "kickvm: Vmm::try_from: the machine is built; the exit handler is the event manager's first subscriber",
-            "kickvm: KvmVm::run: starting one thread a vCPU",
+            "kickvm: boot protocol: ELF, 64-bit entry, entry at 0x100000",
+            "kickvm: command line: console=ttyS0 panic=-1",
+            "kickvm: KvmVm::run: starting one thread per vCPU",
             "kickvm: loop: event_mgr.run() waits",
             "kickvm: loop: kicked because the guest powered off; keep_running() is false, break",
             "kickvm: vm.shutdown(): every vCPU has left the guest, every thread is joined",

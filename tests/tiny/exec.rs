@@ -91,7 +91,7 @@ fn a_guest_that_speaks_the_channels_language_has_its_say_and_its_status() {
 fn a_guest_that_powers_off_without_a_word_is_no_success() {
     need_kvm!();
     for guest in [&SAYS_NOTHING, &NO_HEADER, &NOWHERE] {
-        exec(guest, &[]).assert(122, "", &["kickvm: the command's end is not known: the guest powered off"]);
+        exec(guest, &[]).assert(122, "", &["kickvm: the guest powered off before reporting the command's exit status"]);
     }
     exec(&EXITS, &[]).assert(3, "", &[]);
 }
@@ -161,7 +161,7 @@ fn options_that_cannot_be_are_said_in_one_line() {
     for (options, said) in [
         (
             &["--fail-on", "smoke"][..],
-            "kickvm: invalid value 'smoke' for '--fail-on <TROUBLE,...>': give oops, lockup, hung or warn",
+            "kickvm: invalid value 'smoke' for '--fail-on <EVENT,...>': give oops, lockup, hung-task or warn",
         ),
         (
             &["--console", "stdio"],
@@ -169,10 +169,10 @@ fn options_that_cannot_be_are_said_in_one_line() {
         ),
         (&["--tiemout", "5s"], "kickvm: unexpected argument '--tiemout' found"),
         (&["--root", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
-        (&["--add", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
-        (&["--symbols", "/dev/null"], "kickvm: cannot use --symbols '/dev/null': It is not a regular file"),
+        (&["--copy", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
+        (&["--symbols", "/dev/null"], "kickvm: cannot use --symbols '/dev/null': it is not a regular file"),
         (
-            &["--memory", "8M", "--add", "/bin/sh"],
+            &["--memory", "8M", "--copy", "/bin/sh"],
             "kickvm: guest memory of 8M is too small for '/bin/sh': its files take ",
         ),
     ] {

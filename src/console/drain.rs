@@ -1,0 +1,71 @@
+//! How long a run that has ended waits for the readers of its output.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// How long a reader may take nothing before the rest of the output is given up.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The least of [`STALL_TIMEOUT`] that is left when the vCPUs took long to stop.
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+/// The time from the kick to the end of the process, less what the end itself takes.
+const TEARDOWN_TIME: Duration = Duration::from_millis(1800);
+
+/// The limits that all output streams of one run share.
+///
+/// A run that the guest ended waits as long as its readers make progress. A run that the user, a signal or a timeout ended
+/// waits for [`STALL_TIMEOUT`] in all. A signal turns the first into the second.
+#[derive(Debug)]
+pub struct Drain<'a> {
+    /// Readable when a signal requests the end.
+    stop: Option<BorrowedFd<'a>>,
+    stall: Duration,
+    give_up_at: Instant,
+    deadline: Option<Instant>,
+    urgent: bool,
+}
+
+impl<'a> Drain<'a> {
+    /// Limits for a run that was kicked at `kicked`. `urgent` means that not the guest ended it. `stop` is readable when a
+    /// signal requests the end. At `deadline` readers that make progress are given up, too.
+    pub fn new(kicked: Instant, urgent: bool, stop: BorrowedFd<'a>, deadline: Option<Instant>) -> Self {
+        let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
+        let give_up_at = Instant::now() + stall;
+        let deadline = deadline.map(|deadline| deadline.max(give_up_at));
+        Self { stop: Some(stop), stall, give_up_at, deadline, urgent }
+    }
+
+    /// Whether the run was ended by the user, a signal or a timeout. Then output that is lost is not an error.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// The time that is left, or `None` if it is over.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        self.give_up_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// A reader has taken something.
+    pub(super) fn on_progress(&mut self) {
+        if !self.urgent {
+            let extended = Instant::now() + self.stall;
+            self.give_up_at = self.deadline.map_or(extended, |deadline| deadline.min(extended));
+        }
+    }
+
+    /// The descriptor to wait for besides the reader.
+    pub(super) fn stop(&self) -> Option<BorrowedFd<'a>> {
+        self.stop
+    }
+
+    /// A signal requests the end.
+    pub(super) fn on_stop(&mut self) {
+        self.stop = None;
+        self.urgent = true;
+        self.give_up_at = self.give_up_at.min(Instant::now() + self.stall);
+    }
+
+    /// How long the monitor may examine the last output: all of it, unless the end is urgent.
+    pub(super) fn examine_time(&self) -> Duration {
+        if self.urgent { self.remaining().unwrap_or_default() / 4 } else { Duration::MAX }
+    }
+}

@@ -1,0 +1,235 @@
+//! Builds a [`Vmm`]: everything that can fail before a guest runs, and the hooks of embedders.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::config::{ConsoleConfig, VMMConfig};
+use super::error::Error;
+use super::exit_handler::{ExitHandler, WrappedExitHandler};
+use super::legacy_devices::LegacyDevices;
+use super::outcome::ExitReason;
+use super::virtio::{Attachment, VirtioDevices};
+use super::{KvmVm, Subscriber, Vmm, kvm};
+use crate::boot::{ByteSize, layout};
+use crate::console::input::Stdin;
+use crate::console::output::OutputFile;
+use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, ConsoleParts, Drain, Verdict};
+use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
+use crate::device::virtio::console::Port;
+use crate::device::{BusError, ConsolePort, Device};
+use crate::event::{EventManager, SubscriberOps};
+use crate::memory::GuestRam;
+use crate::sys::os_error;
+use crate::vcpu::CpuidTemplate;
+
+/// Called when a signal requests the end. Returns whether the signal is taken care of; otherwise the run ends.
+pub(super) type SignalHook = Box<dyn FnMut(i32) -> bool + Send>;
+/// Called when the vCPUs have stopped. Returns the reason that counts.
+pub(super) type ExitHook = Box<dyn FnOnce(ExitReason, &mut Drain<'_>) -> ExitReason + Send>;
+
+/// What an embedder has added.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub subscribers: Vec<Subscriber>,
+    pub on_signal: Option<SignalHook>,
+    pub on_exit: Option<ExitHook>,
+    pub raw_terminal: bool,
+    pub com2: bool,
+    pub root: Option<crate::exec::rootfs::Root>,
+}
+
+/// A VM that is built but can still be extended: with port devices, subscribers of the event loop, and hooks.
+///
+/// `examples/embed.rs` shows all of them.
+#[derive(Debug)]
+pub struct VmmBuilder(Vmm);
+
+impl TryFrom<VMMConfig> for Vmm {
+    type Error = Error;
+
+    /// Builds the whole machine.
+    fn try_from(config: VMMConfig) -> Result<Self, Error> {
+        let vmm = VmmBuilder::new(config)?.build();
+        log::trace!("Vmm::try_from: the machine is built; the exit handler is the event manager's first subscriber");
+        Ok(vmm)
+    }
+}
+
+impl VmmBuilder {
+    /// Builds the machine of `config`.
+    ///
+    /// # Errors
+    ///
+    /// The host's KVM cannot run it, or a file, interface or limit of the host is in the way; see [`Error`].
+    pub fn new(config: VMMConfig) -> Result<Self, Error> {
+        let kvm = kvm::open()?;
+        let cpuid = CpuidTemplate::new(&kvm).map_err(Error::kvm("list KVM's CPUID leaves"))?;
+        let ram = map_ram(config.memory, cpuid.physical_address_bits())?;
+
+        let exit_handler = WrappedExitHandler::new().map_err(Error::host("create the exit event"))?;
+        let mut event_mgr = EventManager::<Subscriber>::new()?;
+        event_mgr.add_subscriber(exit_handler.subscriber());
+        if let Some(reason) = exit_handler.reason() {
+            return Err(Error::host("set up the exit handler")(io::Error::other(reason.to_string())));
+        }
+
+        let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
+        let LegacyDevices { serial, wake, power_button, mut buses } = LegacyDevices::new(vm.fd(), vm.vcpus().first())?;
+        let hvc = match config.console {
+            ConsoleConfig::Virtio => Some(virtio_console_port(&wake)?),
+            _ => None,
+        };
+        let mut attachment = Attachment { vm: vm.fd(), ram: &ram, bus: &mut buses.mmio };
+        let virtio = VirtioDevices::new(&config, hvc.as_ref(), &mut attachment)?;
+        let console = console(&config, serial, hvc, wake, power_button, exit_handler.clone())?;
+        let hooks = Hooks::default();
+        Ok(Self(Vmm { config, event_mgr, exit_handler, vm, buses, virtio, console, hooks, ram }))
+    }
+
+    /// Puts a device on the port bus, at `ports` ports from `base` on.
+    ///
+    /// # Errors
+    ///
+    /// Another device has one of the ports.
+    pub fn port_device(mut self, base: u16, ports: u16, device: Arc<dyn Device>) -> Result<Self, BusError> {
+        self.0.buses.ports.insert(base.into(), ports.into(), device)?;
+        Ok(self)
+    }
+
+    /// Adds a second serial port (COM2), which ACPI describes. The guest's output there is discarded.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more descriptors, or KVM refuses the interrupt.
+    pub fn second_serial(mut self) -> Result<(Self, Arc<Serial>), Error> {
+        let irq = eventfd()?;
+        self.vm_fd().register_irqfd(&irq, COM2_IRQ).map_err(Error::kvm("connect COM2's interrupt"))?;
+        let serial = Arc::new(Serial::new(irq, eventfd()?));
+        serial.close();
+        self.0.hooks.com2 = true;
+        let bus = self.port_device(COM2_PORT, COM1_PORTS, serial.clone());
+        Ok((bus.map_err(|error| Error::host("place COM2")(io::Error::other(error)))?, serial))
+    }
+
+    /// Adds a subscriber of the event loop.
+    pub fn subscriber(mut self, subscriber: Subscriber) -> Self {
+        self.0.hooks.subscribers.push(subscriber);
+        self
+    }
+
+    /// Calls `hook` when a signal requests the end. The hook returns whether it has taken care of the signal; otherwise the
+    /// run ends.
+    pub fn on_signal(mut self, hook: impl FnMut(i32) -> bool + Send + 'static) -> Self {
+        self.0.hooks.on_signal = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` when the vCPUs have stopped: with the reason, and the limit for writing last output. The hook returns the
+    /// reason that counts.
+    pub fn on_exit(mut self, hook: impl FnOnce(ExitReason, &mut Drain<'_>) -> ExitReason + Send + 'static) -> Self {
+        self.0.hooks.on_exit = Some(Box::new(hook));
+        self
+    }
+
+    /// Packs `root` into one more initramfs archive, over the others.
+    pub fn root(mut self, root: crate::exec::rootfs::Root) -> Self {
+        self.0.hooks.root = Some(root);
+        self
+    }
+
+    /// Makes a terminal on standard input raw while the guest runs, although the console does not read it.
+    pub fn raw_terminal(mut self, raw: bool) -> Self {
+        self.0.hooks.raw_terminal = raw;
+        self
+    }
+
+    /// The exit handler, to kick.
+    pub fn exit_handler(&self) -> &WrappedExitHandler {
+        &self.0.exit_handler
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.0.ram
+    }
+
+    /// KVM's descriptor of the VM, to connect interrupts and doorbells of devices that are added.
+    pub fn vm_fd(&self) -> &VmFd {
+        self.0.vm.fd()
+    }
+
+    /// The finished machine.
+    pub fn build(self) -> Vmm {
+        self.0
+    }
+}
+
+fn virtio_console_port(wake: &EventFd) -> Result<Arc<Port>, Error> {
+    let port = wake.try_clone().and_then(|wake| Port::new(wake, console::terminal_size()));
+    Ok(Arc::new(port.map_err(Error::host("create a virtio console"))?))
+}
+
+/// Connects the guest's consoles to standard input and output, and the console's events to the exit handler.
+fn console(
+    config: &VMMConfig,
+    serial: Arc<Serial>,
+    hvc: Option<Arc<Port>>,
+    wake: EventFd,
+    power_button: EventFd,
+    exit_handler: WrappedExitHandler,
+) -> Result<Arc<Mutex<ConsoleIo>>, Error> {
+    let output = match &config.console {
+        ConsoleConfig::None => Ok(OutputFile::discard()),
+        ConsoleConfig::Stdio | ConsoleConfig::Virtio => {
+            OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))
+        }
+        ConsoleConfig::Stderr => OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error")),
+        ConsoleConfig::File(path) => {
+            OutputFile::open(path).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
+        }
+    }?;
+    let input = if config.console.has_input() { Stdin::new() } else { Ok(None) };
+    let on_event = move |event| match event {
+        ConsoleEvent::PowerButton => drop(power_button.write(1)), // a full counter is readable already
+        ConsoleEvent::Quit => exit_handler.exit(ExitReason::UserQuit),
+        ConsoleEvent::Panicked => exit_handler.exit(ExitReason::KernelPanic),
+        ConsoleEvent::Verdict(Verdict::ExpectationsMet) => exit_handler.exit(ExitReason::ExpectationsMet),
+        ConsoleEvent::Verdict(Verdict::RuleViolated(why)) => exit_handler.exit(ExitReason::RuleViolated(why)),
+        ConsoleEvent::Failed(why) => exit_handler.exit(ExitReason::Failed(why)),
+    };
+    let mut ports: Vec<Arc<dyn ConsolePort>> = vec![serial];
+    ports.extend(hvc.clone().map(|port| port as Arc<dyn ConsolePort>));
+    let parts = ConsoleParts {
+        ports,
+        wake,
+        output,
+        input: input.map_err(Error::host("use standard input"))?,
+        sized: hvc,
+        monitor: ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?,
+        on_event: Box::new(on_event),
+    };
+    let console = ConsoleIo::new(parts).map_err(Error::host("set up the console"))?;
+    Ok(Arc::new(Mutex::new(console)))
+}
+
+/// KVM takes less than 2^31 pages per memory slot (`KVM_MEM_MAX_NR_PAGES`), so guest-physical addresses end here.
+const MAX_ADDRESS: u64 = 4 << 40;
+
+fn map_ram(size: u64, address_bits: u32) -> Result<Arc<GuestRam>, Error> {
+    let refuse = |why| Error::Memory { size: ByteSize(size), why };
+    let end = layout::ram_ranges(size).map(|(start, len)| start.saturating_add(len)).max().unwrap_or(0);
+    let max = 1u64.checked_shl(address_bits).unwrap_or(u64::MAX).min(MAX_ADDRESS);
+    if end > max {
+        let gap = layout::MMIO_GAP_END - layout::MMIO_GAP;
+        return Err(refuse(format!("a guest on this host can have at most {}", ByteSize(max - gap))));
+    }
+    let ram = GuestRam::new(layout::ram_ranges(size)).map_err(|error| refuse(os_error::describe(&error)))?;
+    Ok(Arc::new(ram))
+}
+
+pub(super) fn eventfd() -> Result<EventFd, Error> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
+}
