@@ -117,9 +117,10 @@ impl<S: MutEventSubscriber> EventManager<S> {
         let guard = DispatchGuard::new(self);
         let manager = &mut *guard.manager;
         // After a panic, there are events or requests to finish before the next wait.
-        if manager.next >= manager.ready.len() && !manager.requests.has_pending() {
-            manager.registrations.wait(milliseconds, &mut manager.ready)?;
+        if manager.next == manager.ready.len() && !manager.requests.has_pending() {
+            manager.ready.clear();
             manager.next = 0;
+            manager.registrations.wait(milliseconds, &mut manager.ready)?;
         }
         let delivered = manager.dispatch();
         if manager.requests.has_pending() {

@@ -149,7 +149,7 @@ impl Registrations {
         }
         .map_err(Error::epoll)?;
 
-        // The kernel accepted the file, so that an entry for this number belongs to a file that was closed.
+        // The kernel accepted the number, so that an existing entry for it is left from a file that was closed.
         self.clear_entry(fd);
         if self.table.len() <= fd {
             let vacant = || Entry::new(0, Events::empty_raw(-1), NO_OWNER, 0);
