@@ -20,8 +20,8 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 /// [`remote_endpoint`](EventManager::remote_endpoint).
 ///
 /// A request is a closure. The loop runs it on its own thread, with the manager as [`SubscriberOps`], after the events
-/// of a `run`. Requests can so add, change and remove subscribers without a lock, and subscribers need not be [`Send`]
-/// unless a request carries them. A request that is sent while the loop dispatches is run by the next `run`.
+/// of a `run`. Requests therefore add, change and remove subscribers without a lock, and subscribers need not be
+/// [`Send`] unless a request carries them. A request that is sent while the loop dispatches is run by the next `run`.
 ///
 /// If a request panics, the panic propagates through the loop's `run`. Its caller gets an error, and the requests after
 /// it remain for the next `run`. When the manager is dropped, all blocked callers get an error.
