@@ -1,9 +1,9 @@
-//! How much the event core adds to the bare system calls, and how that compares with others.
+//! The overhead of the event floor over bare system calls, compared with other event loops.
 //!
-//! `cargo bench --bench event [-- PART…]` prints one table a part: `dispatch`, `registering`, `threads`. Every figure
-//! is a ratio to the same thing done with bare system calls, measured in turns: a sample of one, a sample of the
-//! other, and so on, and the median of the quotients. On a busy machine nothing else is worth reading, which is why
-//! there is no harness here that measures one thing after the other.
+//! `cargo bench --bench event [-- PART…]` prints one table for each part: `dispatch`, `registering`, `threads`. Each
+//! figure is a ratio to the same work done with bare system calls. Samples of the two alternate, and the figure is the
+//! median of the ratios of neighbouring samples. On a busy machine, times that are measured one after the other are not
+//! comparable.
 
 #[path = "event/dispatch.rs"]
 mod dispatch;

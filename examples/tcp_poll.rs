@@ -1,9 +1,9 @@
-//! Several TCP requests at once, on one thread, with [`Poll`] and tokens.
+//! Several TCP requests at the same time, on one thread, with [`Poll`] and tokens.
 //!
-//! A slow server, here on a thread of its own, answers `GET /<delay in ms>/<text>` after the delay. The client sends
-//! all its requests first and then waits for whichever answer comes next; the one asked for first takes longest, so
-//! the answers come in the opposite order. Waiting for them one by one would take the sum of the delays; this takes
-//! the longest.
+//! A slow server, here on its own thread, replies to `GET /<delay in ms>/<text>` after the delay. The client sends all
+//! requests and then waits for the next reply from any of them. The first request has the longest delay, so that the
+//! replies arrive in reverse order. Waiting for one reply after the other would take the sum of the delays; this takes
+//! the longest one.
 //!
 //! ```text
 //! $ cargo run --no-default-features --example tcp_poll
@@ -29,32 +29,32 @@ fn main() -> io::Result<()> {
         let mut stream = TcpStream::connect(server)?;
         stream.set_nonblocking(true)?;
         stream.write_all(format!("GET /{delay}/request-{token} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
-        // The token is the stream's place in `streams`. Edge-triggered: we will read all there is, each time.
+        // The token is the index in `streams`. Edge-triggered, because each event is handled by reading all data.
         queue.registry().register(&stream, token as usize, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
-        println!("{:>4} ms   {token}: asked for an answer in {delay} ms", start.elapsed().as_millis());
+        println!("{:>4} ms   {token}: sent a request with a delay of {delay} ms", start.elapsed().as_millis());
         streams.push((stream, String::new()));
     }
 
     let mut events = Vec::with_capacity(10);
-    let mut answered = 0;
-    while answered < REQUESTS {
+    let mut replies = 0;
+    while replies < REQUESTS {
         queue.poll(&mut events, None)?;
         for event in &events {
             let token = event.token();
             let (stream, text) = &mut streams[token.0];
             if read_all(stream, text)? {
-                let answer = text.lines().last().unwrap_or_default();
-                println!("{:>4} ms   {}: {answer}", start.elapsed().as_millis(), token.0);
+                let reply = text.lines().last().unwrap_or_default();
+                println!("{:>4} ms   {}: {reply}", start.elapsed().as_millis(), token.0);
                 queue.registry().deregister(stream)?;
-                answered += 1;
+                replies += 1;
             }
         }
     }
     Ok(())
 }
 
-/// Reads what there is. Returns whether that was all: an edge-triggered source that was not read to its end would
-/// not be reported again.
+/// Reads all available data and returns whether the stream has ended. An edge-triggered source that is not read until
+/// it would block is not reported again.
 fn read_all(stream: &mut TcpStream, text: &mut String) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     loop {
@@ -68,20 +68,20 @@ fn read_all(stream: &mut TcpStream, text: &mut String) -> io::Result<bool> {
     }
 }
 
-/// Starts the server, with a thread for each request, and returns its address.
+/// Starts the server, which has a thread for each request, and returns its address.
 fn start_server() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream));
+            thread::spawn(move || reply(stream));
         }
     });
     Ok(address)
 }
 
-/// Answers one request, after the delay it names.
-fn answer(mut stream: TcpStream) -> io::Result<()> {
+/// Replies to one request after the delay in its path.
+fn reply(mut stream: TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}

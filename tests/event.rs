@@ -1,4 +1,4 @@
-//! The promises of the event core, one module each.
+//! The guarantees of the event floor, one module for each.
 
 #[path = "event/common.rs"]
 mod common;

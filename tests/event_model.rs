@@ -1,8 +1,8 @@
-//! The hand-offs between a loop and other threads, in every order two or three threads can take.
+//! The channels between a loop and other threads, in every interleaving of two or three threads.
 //!
-//! loom runs each model again and again until it has seen all interleavings (of three threads, all with at most
-//! three preemptions), and reports one that deadlocks or breaks an assertion. The mailbox is the real one, compiled here with loom's locks in place of std's; an eventfd
-//! that is watched edge-triggered is modelled by [`Bell`].
+//! loom runs each model repeatedly until it has seen all interleavings (of three threads: all with at most three
+//! preemptions), and reports one that deadlocks or fails an assertion. The channel is the real one, compiled here with
+//! loom's locks instead of std's. [`ModelEventFd`] models an eventfd that is watched edge-triggered.
 
 #![cfg(feature = "remote_endpoint")]
 
@@ -13,78 +13,78 @@ use std::process::Command;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use mailbox::{Doorbell, Mailbox, SendError, answer};
+use channel::{Channel, SendError, Waker, reply_channel};
 use sync::{Arc, Condvar, Mutex};
 
-#[path = "../src/event/mailbox.rs"]
-mod mailbox;
+#[path = "../src/event/channel.rs"]
+mod channel;
 
-/// What the mailbox finds in place of `src/event/sync.rs`.
+/// Replaces `src/event/sync.rs` for the channel.
 mod sync {
     pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub use std::sync::PoisonError;
 }
 
-/// Rings are not counted: many before a wait end one wait.
+/// Writes are not counted: several writes before a wait end one wait.
 #[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
+struct ModelEventFd {
+    written: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Bell {
-    /// `epoll_wait`.
+impl ModelEventFd {
+    /// Models `epoll_wait`.
     fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
-        while !*rung {
-            rung = self.changed.wait(rung).unwrap();
+        let mut written = self.written.lock().unwrap();
+        while !*written {
+            written = self.changed.wait(written).unwrap();
         }
-        *rung = false;
+        *written = false;
     }
 }
 
-impl Doorbell for Bell {
-    /// A write to the eventfd.
-    fn ring(&self) -> io::Result<()> {
-        *self.rung.lock().unwrap() = true;
+impl Waker for ModelEventFd {
+    /// Models a write to the eventfd.
+    fn wake(&self) -> io::Result<()> {
+        *self.written.lock().unwrap() = true;
         self.changed.notify_one();
         Ok(())
     }
 }
 
-/// Checks a model of three threads, which have too many interleavings to see them all.
-fn three_threads(model: impl Fn() + Send + Sync + 'static) {
+/// Checks a model of three threads, which has too many interleavings to check them all.
+fn check_three_threads(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(model);
 }
 
-/// The loop: waits, collects, runs what it has collected; until it has got `count` messages.
-fn receive<M>(mailbox: &Mailbox<M, Bell>, count: usize) -> Vec<M> {
+/// The loop: waits and receives until it has `count` messages.
+fn receive<M>(channel: &Channel<M, ModelEventFd>, count: usize) -> Vec<M> {
     let mut batch = VecDeque::new();
-    let mut got = Vec::new();
-    while got.len() < count {
-        mailbox.doorbell.wait();
-        mailbox.collect(&mut batch);
-        got.extend(batch.drain(..));
+    let mut received = Vec::new();
+    while received.len() < count {
+        channel.waker.wait();
+        channel.receive_all(&mut batch);
+        received.extend(batch.drain(..));
     }
-    got
+    received
 }
 
 #[test]
-fn every_message_arrives_once_and_in_its_senders_order() {
-    three_threads(|| {
-        let mailbox = Arc::new(Mailbox::new(Bell::default()));
+fn each_message_arrives_once_and_in_the_order_of_its_sender() {
+    check_three_threads(|| {
+        let channel = Arc::new(Channel::new(ModelEventFd::default()));
         let senders = [[1, 2].as_slice(), &[10]].map(|messages| {
-            let mailbox = Arc::clone(&mailbox);
+            let channel = Arc::clone(&channel);
             thread::spawn(move || {
                 for message in messages {
-                    mailbox.send(*message).unwrap();
+                    channel.send(*message).unwrap();
                 }
             })
         });
-        let got = receive(&mailbox, 3);
-        assert!([[1, 2, 10], [1, 10, 2], [10, 1, 2]].iter().any(|order| got == order), "{got:?}");
+        let received = receive(&channel, 3);
+        assert!([[1, 2, 10], [1, 10, 2], [10, 1, 2]].iter().any(|order| received == order), "{received:?}");
         for sender in senders {
             sender.join().unwrap();
         }
@@ -92,88 +92,88 @@ fn every_message_arrives_once_and_in_its_senders_order() {
 }
 
 #[test]
-fn every_call_gets_its_answer() {
+fn each_call_gets_its_reply() {
     loom::model(|| {
-        let mailbox = Arc::new(Mailbox::new(Bell::default()));
+        let channel = Arc::new(Channel::new(ModelEventFd::default()));
         let caller = {
-            let mailbox = Arc::clone(&mailbox);
+            let channel = Arc::clone(&channel);
             thread::spawn(move || {
-                let (answer, answerer) = answer();
-                mailbox.send(answerer).unwrap();
-                assert_eq!(answer.wait(), Some(7));
+                let (sender, receiver) = reply_channel();
+                channel.send(sender).unwrap();
+                assert_eq!(receiver.receive(), Some(7));
             })
         };
-        for answerer in receive(&mailbox, 1) {
-            answerer.give(7);
+        for sender in receive(&channel, 1) {
+            sender.send(7);
         }
         caller.join().unwrap();
     });
 }
 
-/// The request panics, or is never run.
+/// This is what happens when the request panics or never runs.
 #[test]
-fn a_request_that_is_dropped_frees_its_caller() {
+fn dropping_the_reply_sender_ends_the_wait() {
     loom::model(|| {
-        let (answer, answerer) = answer::<u8>();
-        let caller = thread::spawn(move || assert_eq!(answer.wait(), None));
-        drop(answerer);
+        let (sender, receiver) = reply_channel::<u8>();
+        let caller = thread::spawn(move || assert_eq!(receiver.receive(), None));
+        drop(sender);
         caller.join().unwrap();
     });
 }
 
 #[test]
-fn a_mailbox_that_closes_strands_no_caller() {
+fn closing_the_channel_ends_the_wait_of_each_caller() {
     loom::model(|| {
-        let mailbox = Arc::new(Mailbox::new(Bell::default()));
+        let channel = Arc::new(Channel::new(ModelEventFd::default()));
         let caller = {
-            let mailbox = Arc::clone(&mailbox);
+            let channel = Arc::clone(&channel);
             thread::spawn(move || {
-                let (answer, answerer) = answer::<u8>();
-                match mailbox.send(answerer) {
-                    Ok(()) => assert_eq!(answer.wait(), None),
+                let (sender, receiver) = reply_channel::<u8>();
+                match channel.send(sender) {
+                    Ok(()) => assert_eq!(receiver.receive(), None),
                     Err(SendError::Closed) => {}
-                    Err(SendError::Doorbell(error)) => panic!("{error}"),
+                    Err(SendError::Wake(error)) => panic!("{error}"),
                 }
             })
         };
-        drop(mailbox.close());
+        drop(channel.close());
         caller.join().unwrap();
     });
 }
 
 /// What an exit handler and its loop share.
 struct Exit {
-    running: AtomicBool,
-    bell: Bell,
+    keep_running: AtomicBool,
+    exit_event: ModelEventFd,
 }
 
 impl Exit {
     fn new() -> Arc<Self> {
-        Arc::new(Exit { running: AtomicBool::new(true), bell: Bell::default() })
+        Arc::new(Exit { keep_running: AtomicBool::new(true), exit_event: ModelEventFd::default() })
     }
 
-    /// The loop looks each time it wakes.
+    /// The loop checks the flag before each wait.
     fn run(&self) {
-        while self.running.load(Ordering::Acquire) {
-            self.bell.wait();
+        while self.keep_running.load(Ordering::Acquire) {
+            self.exit_event.wait();
         }
     }
 
     fn kick(&self) {
-        self.running.store(false, Ordering::Release);
-        self.bell.ring().unwrap();
+        self.keep_running.store(false, Ordering::Release);
+        self.exit_event.wake().unwrap();
     }
 
-    /// The other way round. The loop may wake between the two, see nothing, and sleep for ever.
-    fn kick_wrongly(&self) {
-        self.bell.ring().unwrap();
-        self.running.store(false, Ordering::Release);
+    /// The wrong order. The loop may wake between the two statements, see the old flag, and wait for ever.
+    fn kick_in_wrong_order(&self) {
+        self.exit_event.wake().unwrap();
+        self.keep_running.store(false, Ordering::Release);
     }
 }
 
 #[test]
-fn a_kick_ends_the_loop_whenever_it_comes_and_from_whom() {
-    three_threads(|| {
+fn a_kick_from_any_thread_at_any_time_ends_the_loop() {
+    check_three_threads(|| {
         let exit = Exit::new();
         let kickers = [(); 2].map(|()| {
             let exit = Arc::clone(&exit);
@@ -186,24 +186,24 @@ fn a_kick_ends_the_loop_whenever_it_comes_and_from_whom() {
     });
 }
 
-/// That the models find what they are there to find. loom cannot unwind out of a deadlock, so it aborts a process of
-/// its own.
+/// Checks that the models detect what they are meant to detect. loom cannot unwind out of a deadlock and aborts, so the
+/// model runs in its own process.
 #[test]
-fn a_kick_that_rings_too_early_is_found_out() {
+fn a_kick_that_wakes_before_it_clears_the_flag_is_detected() {
     const ALONE: &str = "KICKVM_TEST_DEADLOCK";
     if std::env::var_os(ALONE).is_some() {
         loom::model(|| {
             let exit = Exit::new();
             let kicker = Arc::clone(&exit);
-            let kicker = thread::spawn(move || kicker.kick_wrongly());
+            let kicker = thread::spawn(move || kicker.kick_in_wrong_order());
             exit.run();
             kicker.join().unwrap();
         });
         return;
     }
-    let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["a_kick_that_rings_too_early_is_found_out", "--exact", "--nocapture"]).env(ALONE, "1");
-    let output = again.output().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let test = "a_kick_that_wakes_before_it_clears_the_flag_is_detected";
+    let output = command.args([test, "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("deadlock"));
 }

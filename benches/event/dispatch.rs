@@ -1,8 +1,8 @@
-//! A turn with so many ready descriptors: the wait, and a call for each.
+//! One run of the loop with a number of ready descriptors: the wait, and a call for each descriptor.
 //!
-//! Three kinds: `level` (ready for ever), `read` (level-triggered, and each call reads), `edge` (written before each
-//! turn, not read). What makes the descriptors ready again is not in the time. The baseline is an `epoll_wait` and a
-//! loop that does what the subscribers do, through an index.
+//! There are three kinds: `level` (always ready), `read` (level-triggered, each call reads) and `edge` (written before
+//! each run, not read). The time excludes the writes that make the descriptors ready again. The baseline is an
+//! `epoll_wait` and a loop that does the work of the subscribers, found through an index.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,7 +19,7 @@ enum Kind {
     Edge,
 }
 
-/// What all contenders do with an event: count it, and read it if that is the kind.
+/// What each contender does with an event: it counts the event, and reads it if `read` is set.
 struct Target {
     event: Event,
     count: u64,
@@ -47,19 +47,19 @@ impl Kind {
         (libc::EPOLLIN | if self == Kind::Edge { libc::EPOLLET } else { 0 }) as u32
     }
 
-    /// Times turns, and makes everything ready between them.
-    fn sample(self, turns: u32, mut turn: impl FnMut(), fds: &[i32]) -> Duration {
+    /// Times the runs, and makes all descriptors ready between them.
+    fn sample(self, runs: u32, mut run: impl FnMut(), fds: &[i32]) -> Duration {
         if self == Kind::Level {
-            return timed(turns, turn);
+            return timed(runs, run);
         }
         let mut total = Duration::ZERO;
-        for _ in 0..turns {
+        for _ in 0..runs {
             for &fd in fds {
-                // SAFETY: eight bytes of a live value.
+                // SAFETY: the kernel reads eight bytes of a static variable.
                 unsafe { libc::write(fd, (&raw const ONE).cast(), 8) };
             }
             let start = Instant::now();
-            turn();
+            run();
             total += start.elapsed();
         }
         total
@@ -76,17 +76,17 @@ fn bare(kind: Kind, count: usize) -> Sample<'static> {
         epoll.ctl(libc::EPOLL_CTL_ADD, target.event.as_raw_fd(), kind.bits(), index as u64);
     }
     let fds: Vec<_> = targets.iter().map(|target| target.event.as_raw_fd()).collect();
-    Box::new(move |turns| {
-        let turn = || {
+    Box::new(move |runs| {
+        let run = || {
             for event in epoll.wait() {
                 targets[event.u64 as usize].hit();
             }
         };
-        kind.sample(turns, turn, &fds)
+        kind.sample(runs, run, &fds)
     })
 }
 
-/// The same subscriber and the same three managers for two crates with the same names.
+/// The same subscriber and the same three managers for two crates, which use the same names.
 macro_rules! managers {
     ($module:ident, $($path:tt)*) => {
         mod $module {
@@ -105,18 +105,21 @@ macro_rules! managers {
                 }
             }
 
-            fn run<S: MutEventSubscriber + 'static>(kind: Kind, count: usize, wrap: fn(Target) -> S) -> Sample<'static> {
+            fn run<S>(kind: Kind, count: usize, wrap: fn(Target) -> S) -> Sample<'static>
+            where
+                S: MutEventSubscriber + 'static,
+            {
                 let mut manager = EventManager::<S>::new_with_capacity(CAPACITY).unwrap();
                 let mut fds = Vec::new();
                 for _ in 0..count {
                     let mut target = Target::new(kind);
-                    // Tells `init` the kind.
+                    // `init` reads the kind from the counter.
                     target.count = u64::from(kind == Kind::Edge);
                     fds.push(target.event.as_raw_fd());
                     manager.add_subscriber(wrap(target));
                 }
-                Box::new(move |turns| {
-                    kind.sample(turns, || { manager.run().unwrap(); }, &fds)
+                Box::new(move |runs| {
+                    kind.sample(runs, || { manager.run().unwrap(); }, &fds)
                 })
             }
 
@@ -135,10 +138,10 @@ macro_rules! managers {
     };
 }
 
-managers!(kick, kickvm::event);
+managers!(this_crate, kickvm::event);
 managers!(upstream, event_manager);
 
-/// kickvm's own Poll, the caller indexing by token.
+/// kickvm's `Poll`, with the token as an index.
 fn poll(kind: Kind, count: usize) -> Sample<'static> {
     let mut poll = kickvm::event::Poll::new().unwrap();
     let mut targets: Vec<_> = (0..count).map(|_| Target::new(kind)).collect();
@@ -148,14 +151,14 @@ fn poll(kind: Kind, count: usize) -> Sample<'static> {
     }
     let fds: Vec<_> = targets.iter().map(|target| target.event.as_raw_fd()).collect();
     let mut events = Vec::with_capacity(CAPACITY);
-    Box::new(move |turns| {
-        let turn = || {
+    Box::new(move |runs| {
+        let run = || {
             poll.poll(&mut events, None).unwrap();
             for event in &events {
                 targets[event.token().0].hit();
             }
         };
-        kind.sample(turns, turn, &fds)
+        kind.sample(runs, run, &fds)
     })
 }
 
@@ -169,14 +172,14 @@ fn mio(kind: Kind, count: usize) -> Sample<'static> {
         poll.registry().register(&mut source, mio::Token(index), mio::Interest::READABLE).unwrap();
     }
     let mut events = mio::Events::with_capacity(CAPACITY);
-    Box::new(move |turns| {
-        let turn = || {
+    Box::new(move |runs| {
+        let run = || {
             poll.poll(&mut events, None).unwrap();
             for event in &events {
                 targets[event.token().0].hit();
             }
         };
-        kind.sample(turns, turn, &fds)
+        kind.sample(runs, run, &fds)
     })
 }
 
@@ -187,19 +190,19 @@ fn polling(kind: Kind, count: usize) -> Sample<'static> {
     let fds: Vec<_> = targets.iter().map(|target| target.event.as_raw_fd()).collect();
     let mode = if kind == Kind::Edge { PollMode::Edge } else { PollMode::Level };
     for (index, target) in targets.iter().enumerate() {
-        // SAFETY: the target lives as long as the poller: both move into the closure.
+        // SAFETY: the closure owns the target and the poller, so that the target outlives its registration.
         unsafe { poller.add_with_mode(&target.event, Interest::readable(index), mode).unwrap() };
     }
     let mut events = Events::with_capacity(CAPACITY.try_into().unwrap());
-    Box::new(move |turns| {
-        let turn = || {
+    Box::new(move |runs| {
+        let run = || {
             events.clear();
             poller.wait(&mut events, None).unwrap();
             for event in events.iter() {
                 targets[event.key].hit();
             }
         };
-        kind.sample(turns, turn, &fds)
+        kind.sample(runs, run, &fds)
     })
 }
 
@@ -214,7 +217,7 @@ fn calloop(kind: Kind, count: usize) -> Sample<'static> {
         let fd = target.event.as_raw_fd();
         fds.push(fd);
         let target = Rc::new(Cell::new(Some(target)));
-        // SAFETY: the target is in the callback, which the loop drops with the source.
+        // SAFETY: the callback owns the target, and the loop drops the callback together with the source.
         let source = Generic::new(unsafe { BorrowedFd::borrow_raw(fd) }, Interest::READ, mode);
         let callback = move |_, _: &mut _, _: &mut ()| {
             let mut inner = target.take().unwrap();
@@ -224,17 +227,17 @@ fn calloop(kind: Kind, count: usize) -> Sample<'static> {
         };
         event_loop.handle().insert_source(source, callback).unwrap();
     }
-    Box::new(move |turns| kind.sample(turns, || event_loop.dispatch(None, &mut ()).unwrap(), &fds))
+    Box::new(move |runs| kind.sample(runs, || event_loop.dispatch(None, &mut ()).unwrap(), &fds))
 }
 
 pub fn bench() {
-    println!("Dispatching one turn, as a multiple of bare epoll_wait (to reach: static 1.05, box 1.08, lock 1.20)");
+    println!("One run, as a multiple of bare epoll_wait (goal: static 1.05, box 1.08, lock 1.20)");
     for (kind, name) in [(Kind::Level, "level"), (Kind::Read, "read"), (Kind::Edge, "edge")] {
         for count in [1, 10, 100, 1000] {
             let mut contenders = vec![
-                ("static", kick::fixed(kind, count)),
-                ("box", kick::boxed(kind, count)),
-                ("lock", kick::locked(kind, count)),
+                ("static", this_crate::fixed(kind, count)),
+                ("box", this_crate::boxed(kind, count)),
+                ("lock", this_crate::locked(kind, count)),
                 ("poll", poll(kind, count)),
                 ("| event-manager static", upstream::fixed(kind, count)),
                 ("box", upstream::boxed(kind, count)),

@@ -1,52 +1,53 @@
-//! Measuring in turns.
+//! Measures contenders and a baseline in alternating samples.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// Something whose samples can be taken again and again: returns the time for `turns` turns.
+/// Takes one sample: returns the time for a number of runs.
 pub type Sample<'a> = Box<dyn FnMut(u32) -> Duration + 'a>;
 
-/// How many pairs of samples a ratio is the median of; `KICKVM_BENCH_PAIRS` changes it.
+/// The number of sample pairs for each ratio. `KICKVM_BENCH_PAIRS` sets it.
 fn pairs() -> usize {
     std::env::var("KICKVM_BENCH_PAIRS").ok().and_then(|pairs| pairs.parse().ok()).unwrap_or(101)
 }
 
-/// Each contender's time as a multiple of the baseline's, and the baseline's own time a turn.
+/// Returns the baseline's time for one run, and each contender's time as a multiple of the baseline's.
 pub fn compare(baseline: &mut Sample, contenders: &mut [(&str, Sample)]) -> (Duration, Vec<f64>) {
-    let turns = calibrate(baseline);
+    let runs = calibrate(baseline);
     let mut quotients = vec![Vec::new(); contenders.len()];
     let mut own = Vec::new();
     for pair in 0..pairs() {
         for (quotients, (_, contender)) in quotients.iter_mut().zip(contenders.iter_mut()) {
-            // Who goes first changes, so that neither always finds the caches the other left.
+            // The order alternates, so that neither always starts with the caches that the other left.
             let (theirs, ours);
             if pair % 2 == 0 {
-                theirs = warm(baseline, turns);
-                ours = warm(contender, turns);
+                theirs = warm(baseline, runs);
+                ours = warm(contender, runs);
             } else {
-                ours = warm(contender, turns);
-                theirs = warm(baseline, turns);
+                ours = warm(contender, runs);
+                theirs = warm(baseline, runs);
             }
             quotients.push(ours.as_secs_f64() / theirs.as_secs_f64());
-            own.push(theirs.as_secs_f64() / f64::from(turns));
+            own.push(theirs.as_secs_f64() / f64::from(runs));
         }
     }
     (Duration::from_secs_f64(median(&mut own)), quotients.iter_mut().map(|quotients| median(quotients)).collect())
 }
 
-/// A sample that starts with what it needs in the caches.
-fn warm(sample: &mut Sample, turns: u32) -> Duration {
+/// Takes a sample after one run that fills the caches.
+fn warm(sample: &mut Sample, runs: u32) -> Duration {
     sample(1);
-    sample(turns)
+    sample(runs)
 }
 
-/// How many turns take half a millisecond: long against the clock, short against the machine's moods.
+/// Returns how many runs take about half a millisecond: long compared with the clock's resolution, short compared with
+/// changes of the machine's load.
 fn calibrate(sample: &mut Sample) -> u32 {
-    let mut turns = 1;
-    while sample(turns) < Duration::from_micros(400) {
-        turns *= 2;
+    let mut runs = 1;
+    while sample(runs) < Duration::from_micros(400) {
+        runs *= 2;
     }
-    turns
+    runs
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -54,30 +55,30 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Prints one line: what was measured, the baseline's time, and the ratios.
+/// Prints one line: the name of the measurement, the baseline's time and the ratios.
 pub fn print(what: &str, time: Duration, names: &[(&str, Sample)], ratios: &[f64]) {
     let ratios: Vec<_> = names.iter().zip(ratios).map(|((name, _), ratio)| format!("{name} {ratio:.3}")).collect();
     println!("{what:<28} {:>9.0} ns   {}", time.as_secs_f64() * 1e9, ratios.join("   "));
 }
 
 /// Times a loop.
-pub fn timed(turns: u32, mut turn: impl FnMut()) -> Duration {
+pub fn timed(runs: u32, mut run: impl FnMut()) -> Duration {
     let start = Instant::now();
-    for _ in 0..turns {
-        turn();
+    for _ in 0..runs {
+        run();
     }
     start.elapsed()
 }
 
-/// An eventfd. A bare one, so that nobody's wrapper counts.
+/// An eventfd without the overhead of a wrapper.
 pub struct Event(OwnedFd);
 
 impl Event {
     pub fn new(flags: i32) -> Self {
-        // SAFETY: takes no pointer.
+        // SAFETY: the call takes no pointer.
         let fd = unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) };
-        assert!(fd >= 0, "no more descriptors");
-        // SAFETY: the kernel has just made it.
+        assert!(fd >= 0, "cannot create an eventfd");
+        // SAFETY: the descriptor is new, so that nothing else owns it.
         Event(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
@@ -118,7 +119,7 @@ pub struct Bare {
 
 impl Bare {
     pub fn new(capacity: usize) -> Self {
-        // SAFETY: takes no pointer; the kernel has just made what it returns.
+        // SAFETY: the call takes no pointer and returns a new descriptor.
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         Bare { epoll, ready: vec![libc::epoll_event { events: 0, u64: 0 }; capacity] }
     }
@@ -126,23 +127,23 @@ impl Bare {
     #[inline]
     pub fn ctl(&self, operation: i32, fd: RawFd, events: u32, data: u64) {
         let mut event = libc::epoll_event { events, u64: data };
-        // SAFETY: `event` is a live local.
+        // SAFETY: `event` is a live local that the kernel only reads.
         assert_eq!(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) }, 0);
     }
 
     #[inline]
     pub fn wait(&mut self) -> &[libc::epoll_event] {
-        let room = self.ready.len() as i32;
-        // SAFETY: the kernel writes at most `room` events, which the vector has.
-        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), room, -1) };
+        let len = self.ready.len() as i32;
+        // SAFETY: the kernel writes at most `len` events, and the vector has that many.
+        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), len, -1) };
         &self.ready[..usize::try_from(count).unwrap_or(0)]
     }
 }
 
-/// Ten thousand descriptors need more than the usual limit.
+/// Raises the limit of open files, because ten thousand descriptors exceed the default.
 pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a live local.
+    // SAFETY: `limit` is a live local.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         limit.rlim_cur = limit.rlim_max;
@@ -150,9 +151,9 @@ pub fn raise_file_limit() {
     }
 }
 
-/// Keeps this thread on one CPU: the first it may use.
+/// Pins this thread to the first CPU that it may use.
 pub fn pin() {
-    // SAFETY: the sets are live locals of the size given; 0 is this thread.
+    // SAFETY: the sets are live locals of the given size. 0 stands for this thread.
     unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
         libc::sched_getaffinity(0, size_of_val(&allowed), &mut allowed);

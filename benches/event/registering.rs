@@ -1,7 +1,7 @@
-//! Adding and removing, with few and many others there, and with a short and a long ready list.
+//! Adding and removing, with few and many other descriptors, and with a short and a long ready list.
 //!
-//! `fd` is EventOps::add and remove, `subscriber` is a whole subscriber with one descriptor; the baseline is
-//! `epoll_ctl`, one addition and one deletion, on an instance that watches as many.
+//! `fd` is `EventOps::add` and `remove`; `subscriber` adds and removes a subscriber with one descriptor. The baseline
+//! is two `epoll_ctl` calls, an addition and a deletion, on an instance with the same number of other descriptors.
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ fn bare(others: &[Rc<Event>]) -> Sample<'static> {
         epoll.ctl(libc::EPOLL_CTL_ADD, other.as_raw_fd(), libc::EPOLLIN as u32, other.as_raw_fd() as u64);
     }
     let event = Event::new(0);
-    Box::new(move |turns| {
-        timed(turns, || {
+    Box::new(move |runs| {
+        timed(runs, || {
             epoll.ctl(libc::EPOLL_CTL_ADD, event.as_raw_fd(), libc::EPOLLIN as u32, 1);
             epoll.ctl(libc::EPOLL_CTL_DEL, event.as_raw_fd(), 0, 0);
         })
@@ -28,9 +28,9 @@ macro_rules! managers {
             use super::*;
             use $($path)*::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-            struct One(Rc<Event>);
+            struct OneFd(Rc<Event>);
 
-            impl MutEventSubscriber for One {
+            impl MutEventSubscriber for OneFd {
                 fn init(&mut self, ops: &mut EventOps) {
                     ops.add(Events::new(&*self.0, EventSet::IN)).unwrap();
                 }
@@ -38,20 +38,20 @@ macro_rules! managers {
                 fn process(&mut self, _: Events, _: &mut EventOps) {}
             }
 
-            fn manager(others: &[Rc<Event>], slots: usize) -> EventManager<One> {
-                let mut manager = EventManager::new_with_capacity(slots).unwrap();
+            fn manager(others: &[Rc<Event>], capacity: usize) -> EventManager<OneFd> {
+                let mut manager = EventManager::new_with_capacity(capacity).unwrap();
                 for other in others {
-                    manager.add_subscriber(One(Rc::clone(other)));
+                    manager.add_subscriber(OneFd(Rc::clone(other)));
                 }
                 manager
             }
 
-            pub fn descriptor(others: &[Rc<Event>], slots: usize) -> Sample<'static> {
-                let mut manager = manager(others, slots);
-                let id = manager.add_subscriber(One(Rc::new(Event::new(0))));
+            pub fn descriptor(others: &[Rc<Event>], capacity: usize) -> Sample<'static> {
+                let mut manager = manager(others, capacity);
+                let id = manager.add_subscriber(OneFd(Rc::new(Event::new(0))));
                 let event = Event::new(0);
-                Box::new(move |turns| {
-                    timed(turns, || {
+                Box::new(move |runs| {
+                    timed(runs, || {
                         let mut ops = manager.event_ops(id).unwrap();
                         ops.add(Events::new(&event, EventSet::IN)).unwrap();
                         ops.remove(Events::new(&event, EventSet::IN)).unwrap();
@@ -59,12 +59,12 @@ macro_rules! managers {
                 })
             }
 
-            pub fn subscriber(others: &[Rc<Event>], slots: usize) -> Sample<'static> {
-                let mut manager = manager(others, slots);
+            pub fn subscriber(others: &[Rc<Event>], capacity: usize) -> Sample<'static> {
+                let mut manager = manager(others, capacity);
                 let event = Rc::new(Event::new(0));
-                Box::new(move |turns| {
-                    timed(turns, || {
-                        let id = manager.add_subscriber(One(Rc::clone(&event)));
+                Box::new(move |runs| {
+                    timed(runs, || {
+                        let id = manager.add_subscriber(OneFd(Rc::clone(&event)));
                         manager.remove_subscriber(id).unwrap();
                     })
                 })
@@ -73,20 +73,20 @@ macro_rules! managers {
     };
 }
 
-managers!(kick, kickvm::event);
+managers!(this_crate, kickvm::event);
 managers!(upstream, event_manager);
 
 pub fn bench() {
-    println!("Adding and removing one, as a multiple of bare epoll_ctl (to reach: 1.15)");
-    for (count, slots) in [(1, 256), (100, 256), (10_000, 256), (1, 65_536), (10_000, 65_536)] {
+    println!("Adding and removing, as a multiple of bare epoll_ctl (goal: 1.15)");
+    for (count, capacity) in [(1, 256), (100, 256), (10_000, 256), (1, 65_536), (10_000, 65_536)] {
         let others: Vec<_> = (0..count).map(|_| Rc::new(Event::new(0))).collect();
         let mut contenders = [
-            ("fd", kick::descriptor(&others, slots)),
-            ("subscriber", kick::subscriber(&others, slots)),
-            ("| event-manager fd", upstream::descriptor(&others, slots)),
-            ("subscriber", upstream::subscriber(&others, slots)),
+            ("fd", this_crate::descriptor(&others, capacity)),
+            ("subscriber", this_crate::subscriber(&others, capacity)),
+            ("| event-manager fd", upstream::descriptor(&others, capacity)),
+            ("subscriber", upstream::subscriber(&others, capacity)),
         ];
         let (time, ratios) = compare(&mut bare(&others), &mut contenders);
-        print(&format!("{count} others, {slots} slots"), time, &contenders, &ratios);
+        print(&format!("{count} others, capacity {capacity}"), time, &contenders, &ratios);
     }
 }

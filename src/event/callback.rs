@@ -1,21 +1,21 @@
-//! A subscriber that is one descriptor and one closure.
+//! [`Callback`]: a subscriber made of one descriptor and one closure.
 
 use std::io;
 use std::os::fd::AsRawFd;
 
 use super::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 
-/// A descriptor that something can be read from: how often a [`Timer`] expired, which of the [`Signals`] came.
+/// A descriptor that items can be read from: the expirations of a [`Timer`], the numbers of [`Signals`].
 pub trait Source: AsRawFd {
-    /// What is read.
+    /// The type of an item.
     type Item;
 
-    /// Reads the next item, or `None` if there is none now. Must not wait. The end of a file and a hang-up must come as errors: after a
-    /// `None` the loop asks again for as long as the descriptor is ready.
+    /// Reads the next item without blocking. Returns `None` if there is no item now.
     ///
     /// # Errors
     ///
-    /// The source's own.
+    /// Returns the source's error. The end of a file and a hang-up must be errors: after `None` the loop reads again
+    /// for as long as the descriptor is ready.
     fn read(&self) -> io::Result<Option<Self::Item>>;
 }
 
@@ -35,9 +35,9 @@ impl Source for Signals {
     }
 }
 
-/// A subscriber that reads a [`Source`], one item a turn, and passes it to a closure.
+/// A subscriber that reads one item of a [`Source`] for each event and passes it to a closure.
 ///
-/// The closure also gets the errors: of reading, and first of all that the source could not be registered.
+/// The closure also gets the errors of reading, and the error of the registration if the source cannot be watched.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,8 +49,8 @@ impl Source for Signals {
 /// timer.arm(Duration::from_millis(1))?;
 ///
 /// let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
-/// manager.add_subscriber(Box::new(Callback::new(signals, |signal, _| println!("Signal {signal:?}"))));
-/// manager.add_subscriber(Box::new(Callback::new(timer, |expirations, _| println!("Expired {expirations:?} times"))));
+/// manager.add_subscriber(Box::new(Callback::new(signals, |signal, _| println!("signal: {signal:?}"))));
+/// manager.add_subscriber(Box::new(Callback::new(timer, |expirations, _| println!("expirations: {expirations:?}"))));
 /// assert_eq!(manager.run(), Ok(1));
 /// # Ok(())
 /// # }
@@ -62,7 +62,7 @@ pub struct Callback<T, F> {
 }
 
 impl<T: Source, F: FnMut(io::Result<T::Item>, &mut EventOps)> Callback<T, F> {
-    /// Pairs a source with the closure that gets what is read from it.
+    /// Combines a source with the closure that handles its items.
     pub fn new(source: T, call: F) -> Self {
         Callback { source, call }
     }

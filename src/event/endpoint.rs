@@ -1,4 +1,4 @@
-//! The [`RemoteEndpoint`]: other threads ask the loop to do something with its subscribers.
+//! The [`RemoteEndpoint`]: other threads send requests to the loop.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -9,22 +9,22 @@ use std::result;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::interests::{Interests, MANAGER};
-use super::mailbox::{Doorbell, Mailbox, SendError, answer};
+use super::channel::{Channel, SendError, Waker, reply_channel};
+use super::registrations::{MANAGER, Registrations};
 use super::{Error, EventManager, EventSet, Events, MutEventSubscriber, Result, SubscriberOps, sys};
 
-/// A request: a closure the loop runs on its thread.
+/// A closure that the loop runs on its own thread.
 type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>;
 
-/// A handle to an [`EventManager`] that runs on another thread; made by
+/// A handle to an [`EventManager`] that runs on another thread, created by
 /// [`remote_endpoint`](EventManager::remote_endpoint).
 ///
-/// A request is a closure. The loop runs it on its own thread, with the manager's [`SubscriberOps`], after the
-/// events of a turn: subscribers can so be added, changed and removed without a lock, and need not be [`Send`]
-/// unless a request carries them. A request made while the loop dispatches is run by its next turn.
+/// A request is a closure. The loop runs it on its own thread, with the manager as [`SubscriberOps`], after the events
+/// of a `run`. Requests therefore add, change and remove subscribers without a lock, and subscribers need not be
+/// [`Send`] unless a request carries them. A request that is sent while the loop dispatches is run by the next `run`.
 ///
-/// A request that panics lets the panic pass through the loop's `run`; its caller gets an error, and the requests
-/// behind it stay for the next `run`. When the manager is dropped, all who wait get an error.
+/// If a request panics, the panic propagates through the loop's `run`. Its caller gets an error, and the requests after
+/// it remain for the next `run`. When the manager is dropped, all blocked callers get an error.
 ///
 /// ```
 /// use kickvm::event::{
@@ -44,7 +44,7 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 ///
 ///     fn process(&mut self, events: Events, ops: &mut EventOps) {
 ///         self.strokes += 1;
-///         ops.remove(events).expect("the painter was told of it, so it is registered");
+///         ops.remove(events).expect("a descriptor with an event is registered");
 ///     }
 /// }
 ///
@@ -52,7 +52,7 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 /// let mut event_manager = EventManager::<Painter>::new()?;
 /// let endpoint = event_manager.remote_endpoint();
 ///
-/// // Move the manager to a thread of its own, and run the loop there.
+/// // Move the manager to a new thread and run the loop there.
 /// let keep_running = Arc::new(AtomicBool::new(true));
 /// let running = Arc::clone(&keep_running);
 /// let thread_handle = thread::spawn(move || -> Result<()> {
@@ -62,12 +62,12 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 ///     Ok(())
 /// });
 ///
-/// // The subscriber moves to the manager, on the other thread. We get the identifier to speak of it by.
+/// // The subscriber moves to the manager on the other thread. The identifier is the result.
 /// let subscriber = Painter { strokes: 0 };
 /// let id = endpoint
 ///     .call_blocking(move |sub_ops| -> Result<SubscriberId> { Ok(sub_ops.add_subscriber(subscriber)) })?;
 ///
-/// // Later, register a descriptor in its name, without waiting for that.
+/// // Register a descriptor for that subscriber, without waiting for the result.
 /// let event_fd = EventFd::new(EFD_NONBLOCK)?;
 /// let events = Events::new(&event_fd, EventSet::OUT);
 /// endpoint.fire(move |sub_ops| {
@@ -75,11 +75,11 @@ type Request<S> = Box<dyn FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send>
 /// })?;
 ///
 /// # while endpoint.call_blocking(move |sub_ops| sub_ops.subscriber_mut(id).map(|painter| painter.strokes))? == 0 {}
-/// // Whatever is asked for is done between turns.
+/// // Remove the subscriber and take it back.
 /// let painter = endpoint.call_blocking(move |sub_ops| sub_ops.remove_subscriber(id))?;
 /// assert_eq!(painter.strokes, 1);
 ///
-/// // End the loop: say so, then kick.
+/// // End the loop: clear the flag first, then kick.
 /// keep_running.store(false, Ordering::Release);
 /// endpoint.kick()?;
 /// thread_handle.join().expect("the loop does not panic")?;
@@ -91,21 +91,23 @@ pub struct RemoteEndpoint<S> {
 }
 
 impl<S: MutEventSubscriber> EventManager<S> {
-    /// Makes a handle for other threads to reach the subscribers with.
+    /// Creates a handle that lets other threads send requests to this manager.
     pub fn remote_endpoint(&self) -> RemoteEndpoint<S> {
-        RemoteEndpoint { shared: Arc::clone(&self.inbox.shared) }
+        RemoteEndpoint { shared: Arc::clone(&self.requests.shared) }
     }
 }
 
 impl<S: MutEventSubscriber> RemoteEndpoint<S> {
-    /// Has `f` run by the loop, and waits for its result, for as long as that takes: for ever on the loop's own thread between two
-    /// runs, where the manager itself is at hand.
+    /// Sends `f` to the loop, waits until the loop has run it, and returns its result.
+    ///
+    /// The wait has no time limit. On the loop's own thread between two runs it would never end; use the manager
+    /// itself there.
     ///
     /// # Errors
     ///
-    /// Those of `f`; and [`WouldDeadlock`](Error::WouldDeadlock) on the loop's own thread while it runs,
-    /// [`ChannelSend`](Error::ChannelSend) if the manager is gone, [`ChannelRecv`](Error::ChannelRecv) if it was
-    /// dropped before it ran `f`, or if `f` panicked.
+    /// Returns the error of `f`. Also returns [`WouldDeadlock`](Error::WouldDeadlock) on the loop's own thread while it
+    /// runs, [`ChannelSend`](Error::ChannelSend) if the manager was dropped, and [`ChannelRecv`](Error::ChannelRecv) if
+    /// it was dropped before it ran `f`, or if `f` panicked.
     pub fn call_blocking<F, O, E>(&self, f: F) -> result::Result<O, E>
     where
         F: FnOnce(&mut dyn SubscriberOps<Subscriber = S>) -> result::Result<O, E> + Send + 'static,
@@ -115,17 +117,17 @@ impl<S: MutEventSubscriber> RemoteEndpoint<S> {
         if self.shared.looping_thread.load(Ordering::Relaxed) == this_thread() {
             return Err(Error::WouldDeadlock.into());
         }
-        let (answer, answerer) = answer();
-        self.send(Box::new(move |ops| answerer.give(f(ops))))?;
-        answer.wait().unwrap_or(Err(Error::ChannelRecv.into()))
+        let (sender, receiver) = reply_channel();
+        self.send(Box::new(move |ops| sender.send(f(ops))))?;
+        receiver.receive().unwrap_or(Err(Error::ChannelRecv.into()))
     }
 
-    /// Has `f` run by the loop some time, and does not wait. May be called on the loop's thread too; a request that
-    /// fires another, or itself again, has that run by the next turn.
+    /// Sends `f` to the loop and returns without waiting. It may be called on the loop's own thread. A request that
+    /// fires another request, or itself again, is followed by that request in the next `run`.
     ///
     /// # Errors
     ///
-    /// [`ChannelSend`](Error::ChannelSend) if the manager is gone.
+    /// Returns [`ChannelSend`](Error::ChannelSend) if the manager was dropped.
     pub fn fire<F>(&self, f: F) -> Result<()>
     where
         F: FnOnce(&mut dyn SubscriberOps<Subscriber = S>) + Send + 'static,
@@ -133,19 +135,20 @@ impl<S: MutEventSubscriber> RemoteEndpoint<S> {
         self.send(Box::new(f))
     }
 
-    /// Makes the loop's `run` return, now or the next time it would wait. Several kicks may count as one.
+    /// Makes the loop's `run` return, now or the next time that it would wait. Several kicks may count as one. Returns
+    /// `Ok` if the manager was dropped.
     ///
     /// # Errors
     ///
-    /// [`EventFd`](Error::EventFd) with the kernel's reason; none is known. That the manager is gone is none.
+    /// Returns [`EventFd`](Error::EventFd) with the kernel's error. It is not expected in practice.
     pub fn kick(&self) -> Result<()> {
-        self.shared.mailbox.doorbell.ring().map_err(|error| Error::EventFd(error.into()))
+        self.shared.channel.waker.wake().map_err(|error| Error::EventFd(error.into()))
     }
 
     fn send(&self, request: Request<S>) -> Result<()> {
-        self.shared.mailbox.send(request).map_err(|error| match error {
+        self.shared.channel.send(request).map_err(|error| match error {
             SendError::Closed => Error::ChannelSend,
-            SendError::Doorbell(error) => Error::EventFd(error.into()),
+            SendError::Wake(error) => Error::EventFd(error.into()),
         })
     }
 }
@@ -162,84 +165,85 @@ impl<S> fmt::Debug for RemoteEndpoint<S> {
     }
 }
 
-/// What the manager and its endpoints have in common.
+/// The state that the manager shares with its endpoints.
 struct Shared<S> {
-    mailbox: Mailbox<Request<S>, EventFd>,
-    /// The thread that is inside the manager now, as [`this_thread`] has it, or 0.
+    channel: Channel<Request<S>, EventFdWaker>,
+    /// The thread that runs the manager now, as returned by [`this_thread`], or 0.
     looping_thread: AtomicUsize,
 }
 
-/// The manager's end. Dropping it answers all who wait.
-pub(super) struct Inbox<S> {
+/// The manager's end of the channel. Dropping it ends the wait of all blocked callers.
+pub(super) struct RequestQueue<S> {
     shared: Arc<Shared<S>>,
-    /// The doorbell has rung, and nobody has collected yet.
-    rung: bool,
-    /// Requests on their way to the subscribers.
+    /// The loop was woken and has not received the messages yet.
+    woken: bool,
+    /// Received requests that have not run yet.
     batch: VecDeque<Request<S>>,
 }
 
-impl<S> Inbox<S> {
-    /// Makes a mailbox, and registers its doorbell.
-    pub fn new(interests: &mut Interests) -> Result<Self> {
-        let doorbell = sys::eventfd().map_err(|error| Error::EventFd(error.into()))?;
-        interests.add(MANAGER, Events::new(&doorbell, EventSet::IN | EventSet::EDGE_TRIGGERED))?;
-        let shared = Shared { mailbox: Mailbox::new(EventFd(doorbell)), looping_thread: AtomicUsize::new(0) };
-        Ok(Inbox { shared: Arc::new(shared), rung: false, batch: VecDeque::new() })
+impl<S> RequestQueue<S> {
+    /// Creates the channel and registers its eventfd.
+    pub fn new(registrations: &mut Registrations) -> Result<Self> {
+        let eventfd = sys::eventfd().map_err(|error| Error::EventFd(error.into()))?;
+        registrations.add(MANAGER, Events::new(&eventfd, EventSet::IN | EventSet::EDGE_TRIGGERED))?;
+        let shared = Shared { channel: Channel::new(EventFdWaker(eventfd)), looping_thread: AtomicUsize::new(0) };
+        Ok(RequestQueue { shared: Arc::new(shared), woken: false, batch: VecDeque::new() })
     }
 
-    /// Notes that the doorbell has rung.
-    pub fn rang(&mut self) {
-        self.rung = true;
+    /// Records an event of the eventfd.
+    pub fn mark_woken(&mut self) {
+        self.woken = true;
     }
 
-    /// The next request of this turn. What comes in meanwhile has to wait for the next one.
-    pub fn next(&mut self) -> Option<Request<S>> {
-        if std::mem::take(&mut self.rung) {
-            self.shared.mailbox.collect(&mut self.batch);
+    /// The next request of this `run`. Requests that arrive in the meantime are left to the next `run`.
+    pub fn pop(&mut self) -> Option<Request<S>> {
+        if std::mem::take(&mut self.woken) {
+            self.shared.channel.receive_all(&mut self.batch);
         }
         self.batch.pop_front()
     }
 
-    /// Whether a panic kept the last turn from running all its requests.
-    pub fn is_pending(&self) -> bool {
-        self.rung || !self.batch.is_empty()
+    /// Whether there are requests to run now. Before a wait this is the case only after a panic.
+    pub fn has_pending(&self) -> bool {
+        self.woken || !self.batch.is_empty()
     }
 
-    /// Notes that this thread is inside the manager, and returns what to [`leave`](Inbox::leave) with.
-    pub fn enter(&self) -> usize {
-        let before = self.shared.looping_thread.load(Ordering::Relaxed);
-        // No other thread stores here meanwhile: entering takes the manager, which only one can have.
+    /// Marks this thread as the one that runs the manager. Returns the previous value for
+    /// [`leave_dispatch`](Self::leave_dispatch).
+    pub fn enter_dispatch(&self) -> usize {
+        let previous = self.shared.looping_thread.load(Ordering::Relaxed);
+        // No other thread stores a value in between: dispatching requires exclusive access to the manager.
         self.shared.looping_thread.store(this_thread(), Ordering::Relaxed);
-        before
+        previous
     }
 
-    /// Notes who was inside before.
-    pub fn leave(&self, before: usize) {
-        self.shared.looping_thread.store(before, Ordering::Relaxed);
+    pub fn leave_dispatch(&self, previous: usize) {
+        self.shared.looping_thread.store(previous, Ordering::Relaxed);
     }
 }
 
-impl<S> Drop for Inbox<S> {
+impl<S> Drop for RequestQueue<S> {
     fn drop(&mut self) {
-        drop(self.shared.mailbox.close());
+        drop(self.shared.channel.close());
     }
 }
 
-/// The doorbell. It is watched edge-triggered, so that each write wakes the loop and nobody has to read.
+/// Wakes the loop through an eventfd. It is watched edge-triggered, so that each write is an event and no read is
+/// needed.
 #[derive(Debug)]
-struct EventFd(File);
+struct EventFdWaker(File);
 
-impl Doorbell for EventFd {
-    fn ring(&self) -> io::Result<()> {
+impl Waker for EventFdWaker {
+    fn wake(&self) -> io::Result<()> {
         match (&self.0).write(&1u64.to_ne_bytes()) {
-            // The counter is full: it has rung, 2⁶⁴ times.
+            // The counter is at its maximum. The write that brought it there has woken the loop.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result.map(drop),
         }
     }
 }
 
-/// A number no other living thread has, and never 0: the address of something only this thread has.
+/// A number that identifies this thread among the living ones, and is never 0: the address of a thread-local variable.
 fn this_thread() -> usize {
     thread_local!(static MARK: Cell<u8> = const { Cell::new(0) });
     MARK.with(|mark| std::ptr::from_ref(mark).addr())

@@ -1,65 +1,84 @@
-//! The kernel's `epoll(7)`, wrapped one to one: a set of file descriptors, and a call that waits until one of them
-//! is ready.
+//! A safe wrapper of the kernel's `epoll(7)`: a set of file descriptors and a call that waits until one is ready.
 //!
-//! Everything else in [`event`](super) stands on the three calls here: [`Epoll::new`], [`Epoll::ctl`] and
-//! [`Epoll::wait`] (with [`Epoll::fill`], the same wait for a buffer nobody has to initialise first).
+//! The rest of [`event`](super) is built on four calls: [`Epoll::new`], [`Epoll::ctl`], [`Epoll::wait`], and
+//! [`Epoll::fill`], which waits into a buffer that need not be initialised.
+//!
+//! ```
+//! use std::os::fd::AsRawFd;
+//! use kickvm::event::{ControlOperation, Epoll, EpollEvent, EventSet};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let (_reader, writer) = std::io::pipe()?;
+//! let epoll = Epoll::new()?;
+//! epoll.ctl(ControlOperation::Add, writer.as_raw_fd(), EpollEvent::new(EventSet::OUT, 4))?;
+//!
+//! let mut ready_events = vec![EpollEvent::default(); 10];
+//! let ev_count = epoll.wait(-1, &mut ready_events[..])?;
+//! assert_eq!(ev_count, 1);
+//! assert_eq!(ready_events[0].data(), 4);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use bitflags::bitflags;
 use libc::epoll_event;
 
-/// The most events one wait can return: the kernel takes no buffer of 2 GiB or more (`EP_MAX_EVENTS` in Linux's
-/// `fs/eventpoll.c`).
+use super::sys::{check, owned};
+
+/// The largest number of events that one wait can return. The kernel rejects larger buffers (`EP_MAX_EVENTS` in
+/// Linux's `fs/eventpoll.c`).
 pub const MAX_READY_EVENTS_CAPACITY: usize = i32::MAX as usize / size_of::<EpollEvent>();
 
-/// What [`Epoll::ctl`] does with a file descriptor.
+/// The operation that [`Epoll::ctl`] performs on a file descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(i32)]
 pub enum ControlOperation {
-    /// Watch a descriptor that is not watched yet.
+    /// Start to watch a descriptor.
     Add = libc::EPOLL_CTL_ADD,
     /// Change the events or the data word of a watched descriptor.
     Modify = libc::EPOLL_CTL_MOD,
-    /// Stop watching a descriptor; the event that goes with it is ignored.
+    /// Stop watching a descriptor. The event argument is ignored.
     Delete = libc::EPOLL_CTL_DEL,
 }
 
 bitflags! {
-    /// What to watch a descriptor for, and what happened on it: a set of `EPOLL*` bits.
+    /// A set of `EPOLL*` bits: the events to watch for, or the events that happened.
     ///
-    /// Bits without a name here are kept as they are, so that a newer kernel can report what it likes.
+    /// Bits without a name here are preserved, because a newer kernel may report them.
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
     pub struct EventSet: u32 {
-        /// There is something to read.
+        /// The descriptor is readable.
         const IN = libc::EPOLLIN as u32;
-        /// There is room to write.
+        /// The descriptor is writable.
         const OUT = libc::EPOLLOUT as u32;
-        /// An error is pending. Always watched, whether asked for or not.
+        /// An error is pending. The kernel always watches for this event.
         const ERROR = libc::EPOLLERR as u32;
-        /// The peer shut down its writing half of a stream socket.
+        /// The peer of a stream socket shut down its writing half.
         const READ_HANG_UP = libc::EPOLLRDHUP as u32;
-        /// Report a change once, instead of a state for as long as it lasts.
+        /// Edge-triggered: report a change once instead of a state for as long as it lasts.
         const EDGE_TRIGGERED = libc::EPOLLET as u32;
-        /// The other end is gone. Always watched, whether asked for or not.
+        /// The other end is closed. The kernel always watches for this event.
         const HANG_UP = libc::EPOLLHUP as u32;
         /// There is an exceptional condition, such as out-of-band data.
         const PRIORITY = libc::EPOLLPRI as u32;
-        /// There is data of a priority band to read. Linux reports it for few files; [`PRIORITY`](Self::PRIORITY) is the one
-        /// sockets use.
+        /// Data of a priority band is readable. Linux reports this for few files; sockets use
+        /// [`PRIORITY`](Self::PRIORITY).
         const READ_BAND = libc::EPOLLRDBAND as u32;
-        /// There is room to write data of a priority band.
+        /// Data of a priority band is writable.
         const WRITE_BAND = libc::EPOLLWRBAND as u32;
-        /// Keep the system from suspending while the event is being handled.
+        /// Do not let the system suspend while the event is being handled.
         const WAKE_UP = libc::EPOLLWAKEUP as u32;
-        /// Report one event, then fall silent until the next [`ControlOperation::Modify`].
+        /// Report one event, then disarm the registration until the next [`ControlOperation::Modify`].
         const ONE_SHOT = libc::EPOLLONESHOT as u32;
-        /// Wake one of the epoll instances that watch the same file instead of all. Only for
-        /// [`ControlOperation::Add`], and what was added so cannot be modified. Goes with few other flags (epoll_ctl(2)).
+        /// Wake one of the epoll instances that watch the same file instead of all of them. Valid with
+        /// [`ControlOperation::Add`] only; such a registration cannot be modified. See epoll_ctl(2) for the flags
+        /// that may be combined with it.
         const EXCLUSIVE = libc::EPOLLEXCLUSIVE as u32;
 
         // Every other bit is valid too.
@@ -67,13 +86,13 @@ bitflags! {
     }
 }
 
-/// One event: what happened, and the data word its descriptor was registered with.
+/// One event: what happened, and the data word that the descriptor was registered with.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct EpollEvent(epoll_event);
 
 impl EpollEvent {
-    /// Makes an event to register with [`Epoll::ctl`]. The kernel hands `data` back untouched; often it is the
+    /// Creates an event to register with [`Epoll::ctl`]. The kernel returns `data` unchanged; it is often the
     /// descriptor's number.
     ///
     /// ```
@@ -88,13 +107,13 @@ impl EpollEvent {
         EpollEvent(epoll_event { events: events.bits(), u64: data })
     }
 
-    /// The events as bare bits.
+    /// The events as an integer.
     #[inline]
     pub const fn events(&self) -> u32 {
         self.0.events
     }
 
-    /// The events as a set; bits without a name stay in it.
+    /// The events as a set, including bits without a name.
     #[inline]
     pub const fn event_set(&self) -> EventSet {
         EventSet::from_bits_retain(self.events())
@@ -106,7 +125,7 @@ impl EpollEvent {
         self.0.u64
     }
 
-    /// The low 32 bits of the data word, for those who keep a descriptor there.
+    /// The low 32 bits of the data word, for callers that store a descriptor there.
     #[inline]
     pub const fn fd(&self) -> RawFd {
         self.data() as RawFd
@@ -133,80 +152,88 @@ impl Deref for EpollEvent {
     }
 }
 
-/// An epoll instance. It is closed on drop and on exec; a clone is a second handle to the same instance.
+/// An epoll instance. It is closed on drop and on exec.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// Makes an empty instance.
+    /// Creates an instance that watches nothing.
     ///
     /// # Errors
     ///
-    /// The kernel's: too many open files, or no memory.
+    /// Returns the kernel's error: too many open files, or no memory.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: the call takes no pointer.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+        // SAFETY: the call takes no pointer and returns a new descriptor.
+        unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }.map(Epoll)
     }
 
-    /// A second handle to the same instance, for another thread to register with.
+    /// Creates a second handle to the same instance, so that another thread can register with it.
     ///
     /// # Errors
     ///
-    /// The kernel's: too many open files.
+    /// Returns the kernel's error: too many open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Epoll)
     }
 
-    /// Adds, changes or deletes the registration of `fd`. Takes effect at once, also for a thread that waits.
+    /// Adds, modifies or deletes the registration of `fd`. This takes effect at once, also for a thread that is
+    /// waiting.
     ///
     /// # Errors
     ///
-    /// The kernel's: `EEXIST` for a second [`Add`](ControlOperation::Add), `ENOENT` for a descriptor that is not
-    /// registered, `EBADF` for one that is not open, `EPERM` for a file that is always ready, such as a regular one.
+    /// Returns the kernel's error: `EEXIST` for a second [`Add`](ControlOperation::Add), `ENOENT` if `fd` is not
+    /// registered, `EBADF` if it is not open, `EPERM` for a file that is always ready, such as a regular file.
     #[inline]
     pub fn ctl(&self, operation: ControlOperation, fd: RawFd, event: EpollEvent) -> io::Result<()> {
         let mut event = event.0;
-        // SAFETY: `event` is a live local, and the kernel only reads it during the call. A wrong `fd` is an error
-        // code, not a fault.
-        check(unsafe { libc::epoll_ctl(self.as_raw_fd(), operation as i32, fd, &mut event) })?;
-        Ok(())
+        // SAFETY: `event` is a live local that the kernel only reads during the call. An invalid `fd` is reported
+        // as an error.
+        check(unsafe { libc::epoll_ctl(self.as_raw_fd(), operation as i32, fd, &mut event) }).map(drop)
     }
 
-    /// Waits until something is ready, and writes what is to the front of `events`. Returns how many there are.
+    /// Waits until a descriptor is ready, writes the events to the front of `events` and returns their number.
     ///
-    /// `timeout` is in milliseconds: 0 only looks, a negative one waits for ever.
+    /// `timeout` is in milliseconds: 0 does not block, a negative value waits without a limit.
     ///
     /// # Errors
     ///
-    /// The kernel's: `EINTR` when a signal handler ran, `EINVAL` when `events` is empty.
+    /// Returns the kernel's error: `EINTR` when a signal handler ran, `EINVAL` when `events` is empty.
     #[inline]
     pub fn wait(&self, timeout: i32, events: &mut [EpollEvent]) -> io::Result<usize> {
-        let room = room(events.len());
-        // SAFETY: the kernel writes at most `room` events, which `events` has places for; `EpollEvent` has the
-        // layout of `epoll_event`.
-        check(unsafe { libc::epoll_wait(self.as_raw_fd(), events.as_mut_ptr().cast(), room, timeout) })
-            .map(|count| count as usize)
+        // SAFETY: the pointer and the length describe the exclusively borrowed slice.
+        unsafe { self.wait_raw(timeout, events.as_mut_ptr(), events.len()) }
     }
 
-    /// Waits like [`wait`](Epoll::wait), for at most as many events as `events` has capacity; afterwards `events`
-    /// holds these and no others. Memory the kernel does not fill is never touched, so a large capacity costs
-    /// address space only.
+    /// Waits like [`wait`](Epoll::wait), for at most as many events as `events` has capacity, and replaces the
+    /// content of `events` with them. When a signal handler ran, `events` is empty and the result is `Ok(0)`.
+    ///
+    /// Memory that the kernel does not fill is never touched, so that a large capacity costs address space only.
     ///
     /// # Errors
     ///
-    /// As for [`wait`](Epoll::wait); `events` is then empty.
+    /// Returns the kernel's error: `EINVAL` when `events` has no capacity. `events` is then empty.
     #[inline]
     pub fn fill(&self, timeout: i32, events: &mut Vec<EpollEvent>) -> io::Result<usize> {
         events.clear();
-        let room = room(events.capacity());
-        // SAFETY: the kernel writes at most `room` events, for which the vector has reserved memory; `EpollEvent`
-        // has the layout of `epoll_event`.
-        let count = check(unsafe { libc::epoll_wait(self.as_raw_fd(), events.as_mut_ptr().cast(), room, timeout) })?;
-        // SAFETY: the kernel has written the first `count` events, and `count` is at most the capacity.
-        unsafe { events.set_len(count as usize) };
-        Ok(count as usize)
+        // SAFETY: the vector has allocated memory for `capacity` events.
+        let count = match unsafe { self.wait_raw(timeout, events.as_mut_ptr(), events.capacity()) } {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            result => result?,
+        };
+        // SAFETY: the kernel has initialised the first `count` events, and `count` is at most the capacity.
+        unsafe { events.set_len(count) };
+        Ok(count)
+    }
+
+    /// # Safety
+    ///
+    /// `events` must be valid for writes of `len` events.
+    #[inline]
+    unsafe fn wait_raw(&self, timeout: i32, events: *mut EpollEvent, len: usize) -> io::Result<usize> {
+        // SAFETY: the kernel writes at most `max_events(len)` events, for which the caller provides memory.
+        // `EpollEvent` has the layout of `epoll_event`.
+        check(unsafe { libc::epoll_wait(self.as_raw_fd(), events.cast(), max_events(len), timeout) })
+            .map(|count| count as usize)
     }
 }
 
@@ -223,16 +250,10 @@ impl AsRawFd for Epoll {
     }
 }
 
-/// The buffer length to tell the kernel, which refuses longer ones.
+/// The buffer length to pass to the kernel, which rejects larger ones.
 #[inline]
-fn room(len: usize) -> i32 {
+fn max_events(len: usize) -> i32 {
     len.min(MAX_READY_EVENTS_CAPACITY) as i32
-}
-
-/// Turns a system call's result into ours.
-#[inline]
-fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]
@@ -240,12 +261,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_both_halves() {
+    fn debug_shows_events_and_data() {
         assert_eq!(format!("{:?}", EpollEvent::new(EventSet::IN, 42)), "{ events: 1, data: 42 }");
     }
 
     #[test]
-    fn unknown_bits_are_kept() {
+    fn unknown_bits_are_preserved() {
         let bits = 1 << 24 | libc::EPOLLIN as u32;
         let event = EpollEvent::new(EventSet::from_bits_retain(bits), u64::MAX);
         assert_eq!(event.event_set().bits(), bits);
@@ -255,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_buffer_length_never_exceeds_the_kernels_limit() {
-        assert_eq!(room(1), 1);
-        assert_eq!(room(usize::MAX) as usize, MAX_READY_EVENTS_CAPACITY);
+        assert_eq!(max_events(1), 1);
+        assert_eq!(max_events(usize::MAX) as usize, MAX_READY_EVENTS_CAPACITY);
     }
 }

@@ -1,9 +1,9 @@
-//! What can go wrong in the event core.
+//! The errors of the event manager.
 
 use std::fmt;
 use std::io;
 
-/// An error number of the kernel (`errno(3)`). Unlike [`io::Error`] it can be compared and copied.
+/// An error number of the kernel (`errno(3)`). Unlike [`io::Error`], it can be compared and copied.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Errno(i32);
 
@@ -43,32 +43,32 @@ impl std::error::Error for Errno {}
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
-    /// A message could not be sent to the manager, because the manager is gone.
+    /// A request could not be sent, because the manager was dropped.
     ChannelSend,
-    /// No answer came from the manager: it was dropped, or the closure panicked.
+    /// The manager did not reply: it was dropped, or the request panicked.
     ChannelRecv,
-    /// `call_blocking` on the thread that would have to answer.
+    /// `call_blocking` was called on the thread that would have to reply.
     WouldDeadlock,
-    /// An `eventfd(2)` could not be made or written.
+    /// An `eventfd(2)` could not be created or written.
     EventFd(Errno),
-    /// The kernel refused an `epoll(7)` operation.
+    /// An `epoll(7)` operation failed.
     Epoll(Errno),
-    /// The file descriptor is registered already.
+    /// The file descriptor is already registered.
     FdAlreadyRegistered,
     /// The file descriptor is registered by another subscriber.
     NotOwner,
-    /// No subscriber has this identifier (any more).
+    /// No subscriber has this identifier, or it was removed.
     InvalidId,
-    /// The capacity of the ready list is zero, above
-    /// [`MAX_READY_EVENTS_CAPACITY`](super::MAX_READY_EVENTS_CAPACITY), or more than there is memory for.
+    /// The capacity of the ready list is zero, larger than
+    /// [`MAX_READY_EVENTS_CAPACITY`](super::MAX_READY_EVENTS_CAPACITY), or larger than the available memory.
     InvalidCapacity,
 }
 
-/// A result of the event core.
+/// The result of an operation of the event manager.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// Takes an `epoll` call's error over.
+    /// Converts the error of an epoll call.
     pub(super) fn epoll(error: io::Error) -> Self {
         Error::Epoll(error.into())
     }
@@ -77,20 +77,20 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::ChannelSend => f.write_str("The event manager is gone"),
-            Error::ChannelRecv => f.write_str("The event manager did not answer"),
-            Error::WouldDeadlock => f.write_str("A blocking call from the event loop to itself would never return"),
-            Error::EventFd(errno) => write!(f, "Cannot use the eventfd: {errno}"),
-            Error::Epoll(errno) => write!(f, "Cannot use epoll: {errno}"),
-            Error::FdAlreadyRegistered => f.write_str("The file descriptor is registered already"),
-            Error::NotOwner => f.write_str("The file descriptor is registered by another subscriber"),
-            Error::InvalidId => f.write_str("There is no subscriber with this identifier"),
-            Error::InvalidCapacity => f.write_str("The capacity of the ready list is out of range"),
+            Error::ChannelSend => f.write_str("the event manager was dropped"),
+            Error::ChannelRecv => f.write_str("the event manager did not reply"),
+            Error::WouldDeadlock => f.write_str("a blocking call on the event loop's own thread would deadlock"),
+            Error::EventFd(errno) => write!(f, "cannot use the eventfd: {errno}"),
+            Error::Epoll(errno) => write!(f, "cannot use epoll: {errno}"),
+            Error::FdAlreadyRegistered => f.write_str("the file descriptor is already registered"),
+            Error::NotOwner => f.write_str("the file descriptor is registered by another subscriber"),
+            Error::InvalidId => f.write_str("no subscriber has this identifier"),
+            Error::InvalidCapacity => f.write_str("the capacity of the ready list is out of range"),
         }
     }
 }
 
-// The errno is part of the message, so it is no source of its own: whoever prints the chain sees it once.
+// The errno is part of the message and therefore not a source: a printed chain of errors shows it once.
 impl std::error::Error for Error {}
 
 impl From<Error> for io::Error {

@@ -1,19 +1,19 @@
-//! What subscribers and the manager talk about: [`Events`], and [`EventOps`] to ask for them.
+//! [`Events`]: what to watch and what happened. [`EventOps`]: how a subscriber changes what it watches.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::Result;
 use super::epoll::{EpollEvent, EventSet};
-use super::interests::{Interests, Owner};
+use super::registrations::{Owner, Registrations};
 
-/// A descriptor, a set of events, and 32 bits of the subscriber's own.
+/// A descriptor, a set of events, and 32 bits of user data.
 ///
-/// The same type asks ("watch this for that") and tells ("this happened there"). [`EventSet::ERROR`] and
-/// [`EventSet::HANG_UP`] are told whether they were asked for or not.
+/// The type has two uses: a subscriber registers it (the events to watch for), and `process` receives it (the events
+/// that happened). [`EventSet::ERROR`] and [`EventSet::HANG_UP`] are reported without being registered.
 ///
-/// A subscriber with several descriptors tells them apart by its own data rather than by their numbers. With small
-/// consecutive numbers the `match` is a jump table:
+/// A subscriber with several descriptors identifies them by user data rather than by their numbers. With small
+/// consecutive values the compiler can turn the `match` into a jump table:
 ///
 /// ```
 /// use kickvm::event::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -59,7 +59,7 @@ use super::interests::{Interests, Owner};
 ///             PROCESS_GREEN => self.process_green(events),
 ///             PROCESS_RED => self.process_red(events),
 ///             PROCESS_BLUE => self.process_blue(events),
-///             other => eprintln!("Spurious event {other}"),
+///             other => eprintln!("spurious event {other}"),
 ///         }
 ///     }
 /// }
@@ -82,111 +82,110 @@ pub struct Events {
 }
 
 impl Events {
-    /// Names a descriptor without asking for anything but errors and hang-ups. Enough for [`EventOps::remove`].
+    /// Watches `source` for errors and hang-ups only. This is sufficient for [`EventOps::remove`].
     pub fn empty<T: AsRawFd>(source: &T) -> Self {
         Self::empty_raw(source.as_raw_fd())
     }
 
-    /// Like [`empty`](Events::empty), for a descriptor's number.
+    /// Like [`empty`](Events::empty), for a descriptor number.
     pub fn empty_raw(fd: RawFd) -> Self {
         Self::new_raw(fd, EventSet::empty())
     }
 
-    /// Asks for `events` on `source`.
+    /// Watches `source` for `events`.
     pub fn new<T: AsRawFd>(source: &T, events: EventSet) -> Self {
         Self::new_raw(source.as_raw_fd(), events)
     }
 
-    /// Like [`new`](Events::new), for a descriptor's number.
+    /// Like [`new`](Events::new), for a descriptor number.
     pub fn new_raw(source: RawFd, events: EventSet) -> Self {
         Self::with_data_raw(source, 0, events)
     }
 
-    /// Asks for `events` on `source`, which shall come back with `data`.
+    /// Watches `source` for `events`, which are reported with `data`.
     pub fn with_data<T: AsRawFd>(source: &T, data: u32, events: EventSet) -> Self {
         Self::with_data_raw(source.as_raw_fd(), data, events)
     }
 
-    /// Like [`with_data`](Events::with_data), for a descriptor's number.
+    /// Like [`with_data`](Events::with_data), for a descriptor number.
     #[inline]
     pub fn with_data_raw(source: RawFd, data: u32, events: EventSet) -> Self {
         Events { fd: source, data, event_set: events }
     }
 
-    /// The number of the descriptor.
+    /// The descriptor number.
     #[inline]
     pub fn fd(&self) -> RawFd {
         self.fd
     }
 
-    /// The subscriber's own 32 bits; 0 if it gave none.
+    /// The user data, 0 by default.
     #[inline]
     pub fn data(&self) -> u32 {
         self.data
     }
 
-    /// What is asked for, or what happened.
+    /// The events to watch for, or the events that happened.
     #[inline]
     pub fn event_set(&self) -> EventSet {
         self.event_set
     }
 
-    /// The same as an epoll event, with `data` in the upper and the descriptor in the lower half of the data word.
+    /// Converts to an epoll event with `data` in the upper half of the data word and the descriptor in the lower half.
     pub fn epoll_event(&self) -> EpollEvent {
         EpollEvent::new(self.event_set, u64::from(self.data) << 32 | u64::from(self.fd as u32))
     }
 }
 
-/// A subscriber's way to say what it wants to hear of. It speaks for one subscriber, and reaches no one else's
-/// descriptors.
+/// Adds, modifies and removes the registrations of one subscriber. It has no access to the descriptors of others.
 pub struct EventOps<'a> {
-    interests: &'a mut Interests,
+    registrations: &'a mut Registrations,
     owner: Owner,
 }
 
 impl<'a> EventOps<'a> {
     #[inline]
-    pub(super) fn new(interests: &'a mut Interests, owner: Owner) -> Self {
-        EventOps { interests, owner }
+    pub(super) fn new(registrations: &'a mut Registrations, owner: Owner) -> Self {
+        EventOps { registrations, owner }
     }
 
     /// Registers a descriptor.
     ///
-    /// The descriptor must stay open for as long as it shall be watched. If it was closed without
-    /// [`remove`](EventOps::remove), its number is free again for whoever gets it next.
+    /// The descriptor must stay open for as long as it is to be watched. If it is closed without
+    /// [`remove`](EventOps::remove), its number can be registered again by any subscriber.
     ///
     /// # Errors
     ///
-    /// [`FdAlreadyRegistered`](super::Error::FdAlreadyRegistered), or [`Epoll`](super::Error::Epoll) with the
-    /// kernel's reason: `EBADF` for a descriptor that is not open, `EPERM` for a file that is always ready.
+    /// Returns [`FdAlreadyRegistered`](super::Error::FdAlreadyRegistered), or [`Epoll`](super::Error::Epoll) with the
+    /// kernel's error: `EBADF` for a descriptor that is not open, `EPERM` for a file that is always ready.
     pub fn add(&mut self, events: Events) -> Result<()> {
-        self.interests.add(self.owner, events)
+        self.registrations.add(self.owner, events)
     }
 
-    /// Changes the events and the data of a descriptor this subscriber has registered. An event of it that waits to
-    /// be delivered is dropped; what still holds under the new terms will be reported by the next run.
+    /// Changes the events and the user data of a descriptor that this subscriber has registered. A pending event of
+    /// the descriptor is dropped. The next `run` reports what is ready under the new registration.
     ///
     /// # Errors
     ///
-    /// [`NotOwner`](super::Error::NotOwner) if another subscriber registered it, [`Epoll`](super::Error::Epoll)
-    /// with `ENOENT` if nobody did, and the kernel's other ones.
+    /// Returns [`NotOwner`](super::Error::NotOwner) if another subscriber registered the descriptor,
+    /// [`Epoll`](super::Error::Epoll) with `ENOENT` if it is not registered, or with the kernel's error.
     pub fn modify(&self, events: Events) -> Result<()> {
-        self.interests.modify(self.owner, events)
+        self.registrations.modify(self.owner, events)
     }
 
-    /// Forgets a descriptor this subscriber has registered; only its number matters, and it may be closed already.
-    /// An event of it that waits to be delivered is dropped.
+    /// Removes a descriptor that this subscriber has registered. Only the descriptor number of `events` is used; the
+    /// descriptor may already be closed. A pending event of the descriptor is dropped.
     ///
     /// # Errors
     ///
-    /// [`NotOwner`](super::Error::NotOwner) if another subscriber registered it, [`Epoll`](super::Error::Epoll)
-    /// with `ENOENT` if nobody did.
+    /// Returns [`NotOwner`](super::Error::NotOwner) if another subscriber registered the descriptor, and
+    /// [`Epoll`](super::Error::Epoll) with `ENOENT` if it is not registered.
     pub fn remove(&mut self, events: Events) -> Result<()> {
-        self.interests.remove(self.owner, events.fd())
+        self.registrations.remove(self.owner, events.fd())
     }
 }
 
-/// Shows for whom, not the whole table.
+/// Shows the owner, without the table of registrations.
 impl fmt::Debug for EventOps<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventOps").field("owner", &self.owner).finish_non_exhaustive()
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_descriptor_leaves_the_data_alone() {
+    fn a_negative_descriptor_does_not_change_the_data() {
         let events = Events::with_data_raw(-1, 42, EventSet::OUT);
         assert_eq!((events.fd(), events.data(), events.event_set()), (-1, 42, EventSet::OUT));
         assert_eq!(events.epoll_event().data(), 42 << 32 | 0xffff_ffff);

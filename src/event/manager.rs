@@ -1,194 +1,197 @@
-//! The [`EventManager`]: one loop, and the subscribers it calls.
+//! The [`EventManager`]: one event loop and the subscribers that it calls.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::endpoint::Inbox;
+use super::endpoint::RequestQueue;
 use super::epoll::{EpollEvent, MAX_READY_EVENTS_CAPACITY};
-use super::interests::Interests;
+use super::registrations::Registrations;
 use super::subscribers::Subscribers;
 use super::{Error, EventOps, MutEventSubscriber, Result, SubscriberId};
 
-/// What can be done with the subscribers of a manager.
+/// Operations on the subscribers of a manager.
 pub trait SubscriberOps {
     /// The type of the subscribers.
     type Subscriber: MutEventSubscriber;
 
-    /// Takes a subscriber in, calls its `init`, and returns the identifier to speak of it by.
+    /// Takes ownership of a subscriber, calls its `init` and returns its identifier.
     ///
     /// # Panics
     ///
-    /// If `init` does; the subscriber is then dropped, and nothing of it stays registered.
+    /// Panics if `init` panics. The subscriber is then dropped, and none of its descriptors stays registered.
     fn add_subscriber(&mut self, subscriber: Self::Subscriber) -> SubscriberId;
 
-    /// Gives a subscriber back, and forgets all it has registered.
+    /// Returns ownership of a subscriber and removes all its registrations.
     ///
     /// # Errors
     ///
-    /// [`InvalidId`](Error::InvalidId) if there is no such subscriber.
+    /// Returns [`InvalidId`](Error::InvalidId) if there is no such subscriber.
     fn remove_subscriber(&mut self, subscriber_id: SubscriberId) -> Result<Self::Subscriber>;
 
-    /// Lends a subscriber out.
+    /// Borrows a subscriber.
     ///
     /// # Errors
     ///
-    /// [`InvalidId`](Error::InvalidId) if there is no such subscriber.
+    /// Returns [`InvalidId`](Error::InvalidId) if there is no such subscriber.
     fn subscriber_mut(&mut self, subscriber_id: SubscriberId) -> Result<&mut Self::Subscriber>;
 
-    /// Registers, modifies or removes descriptors in a subscriber's name.
+    /// Returns an object that adds, modifies and removes registrations of a subscriber.
     ///
     /// # Errors
     ///
-    /// [`InvalidId`](Error::InvalidId) if there is no such subscriber.
+    /// Returns [`InvalidId`](Error::InvalidId) if there is no such subscriber.
     fn event_ops(&mut self, subscriber_id: SubscriberId) -> Result<EventOps<'_>>;
 }
 
-/// An event loop's inside: call [`run`](EventManager::run) in a loop of your own.
+/// Waits for events and dispatches them to subscribers. The caller provides the loop around [`run`](Self::run).
 ///
-/// `S` is one type for all subscribers. A concrete type is dispatched statically; `Box<dyn MutEventSubscriber>`
-/// makes room for several.
+/// `S` is the type of all subscribers. A concrete type is dispatched statically; use `Box<dyn MutEventSubscriber>`
+/// for subscribers of several types.
 ///
-/// Each `run` is one *turn*: one `epoll_wait`, then one call of `process` for each event it returned. Dispatching
-/// allocates nothing and looks nothing up but one slot of a table. An event whose registration was removed or
-/// modified earlier in the same turn is dropped.
+/// One `run` makes one `epoll_wait` call, and one call of `process` for each event that it returned. Dispatching
+/// allocates nothing, and looks up one table entry for each event. An event is dropped if its registration was
+/// removed or modified earlier in the same `run`.
 ///
-/// If `process` panics, the panic passes through `run`, and nothing is lost: should somebody catch it, the next
-/// `run` starts with the events that were left.
+/// If `process` panics, the panic propagates through `run` and no event is lost: if the panic is caught, the next
+/// `run` starts with the remaining events.
 pub struct EventManager<S> {
-    /// First, because it is dropped first: a subscriber that still calls the manager then gets an error.
-    pub(super) inbox: Inbox<S>,
+    /// The first field, so that it is dropped first: a subscriber that calls the manager while it is dropped gets an
+    /// error.
+    pub(super) requests: RequestQueue<S>,
     subscribers: Subscribers<S>,
-    interests: Interests,
-    /// What the last wait returned.
+    registrations: Registrations,
+    /// The events that the last wait returned.
     ready: Vec<EpollEvent>,
-    /// The first event in `ready` that is not dispatched yet.
+    /// The index in `ready` of the next event to dispatch.
     next: usize,
 }
 
 impl<S: MutEventSubscriber> EventManager<S> {
     const DEFAULT_READY_EVENTS_CAPACITY: usize = 256;
 
-    /// Makes a manager that takes up to 256 events a turn.
+    /// Creates a manager that dispatches up to 256 events in one `run`.
     ///
     /// # Errors
     ///
-    /// The kernel's, when it makes no more descriptors.
+    /// Returns the kernel's error: too many open files, or no memory.
     pub fn new() -> Result<Self> {
         Self::new_with_capacity(Self::DEFAULT_READY_EVENTS_CAPACITY)
     }
 
-    /// Makes a manager that takes up to `ready_events_capacity` events a turn. If more are ready, the others come
-    /// with the next turns: nobody starves. An event takes 12 bytes, which are not touched before it comes.
+    /// Creates a manager that dispatches up to `ready_events_capacity` events in one `run`. If more descriptors are
+    /// ready, later runs report the others, so that no descriptor starves. The list takes 12 bytes of memory for each
+    /// event, which are not touched before the event occurs.
     ///
     /// # Errors
     ///
-    /// [`InvalidCapacity`](Error::InvalidCapacity) unless the capacity is 1 to [`MAX_READY_EVENTS_CAPACITY`], and
-    /// the kernel's, when it makes no more descriptors.
+    /// Returns [`InvalidCapacity`](Error::InvalidCapacity) unless the capacity is 1 to
+    /// [`MAX_READY_EVENTS_CAPACITY`], and the kernel's error if there are too many open files.
     pub fn new_with_capacity(ready_events_capacity: usize) -> Result<Self> {
         if !(1..=MAX_READY_EVENTS_CAPACITY).contains(&ready_events_capacity) {
             return Err(Error::InvalidCapacity);
         }
         let mut ready = Vec::new();
         ready.try_reserve_exact(ready_events_capacity).map_err(|_| Error::InvalidCapacity)?;
-        let mut interests = Interests::new()?;
-        let inbox = Inbox::new(&mut interests)?;
-        Ok(EventManager { inbox, subscribers: Subscribers::new(), interests, ready, next: 0 })
+        let mut registrations = Registrations::new()?;
+        let requests = RequestQueue::new(&mut registrations)?;
+        Ok(EventManager { requests, subscribers: Subscribers::new(), registrations, ready, next: 0 })
     }
 
-    /// Waits for events, as long as it takes, and dispatches them. Returns how many were delivered to subscribers;
-    /// 0 if a signal handler ran.
+    /// Waits for events without a time limit and dispatches them. Returns the number of events delivered to
+    /// subscribers, which is 0 if a signal handler ran.
     ///
     /// # Errors
     ///
-    /// The kernel's, from `epoll_wait`. None is expected; do not retry for ever.
+    /// Returns the kernel's error from `epoll_wait`. It is not expected in practice; do not retry it without a limit.
     pub fn run(&mut self) -> Result<usize> {
         self.run_with_timeout(-1)
     }
 
-    /// Like [`run`](EventManager::run), but waits at most so many milliseconds: 0 only looks, a negative number
-    /// waits for ever. Returns 0 also when the time ran out.
+    /// Waits for events for at most `milliseconds` and dispatches them, like [`run`](EventManager::run). 0 does not
+    /// block, a negative number waits without a limit. Returns 0 after the timeout.
     ///
     /// # Errors
     ///
-    /// The kernel's, from `epoll_wait`.
+    /// Returns the kernel's error from `epoll_wait`.
     pub fn run_with_timeout(&mut self, milliseconds: i32) -> Result<usize> {
-        let turn = Turn::begin(self);
-        let manager = &mut *turn.manager;
-        // Unless a panic has left something over.
-        if manager.next == manager.ready.len() && !manager.inbox.is_pending() {
+        let guard = DispatchGuard::new(self);
+        let manager = &mut *guard.manager;
+        // After a panic, there are events or requests to finish before the next wait.
+        if manager.next == manager.ready.len() && !manager.requests.has_pending() {
             manager.ready.clear();
             manager.next = 0;
-            manager.interests.wait(milliseconds, &mut manager.ready)?;
+            manager.registrations.wait(milliseconds, &mut manager.ready)?;
         }
         let delivered = manager.dispatch();
-        if manager.inbox.is_pending() {
-            manager.serve();
+        if manager.requests.has_pending() {
+            manager.run_requests();
         }
         Ok(delivered)
     }
 
-    /// Runs the requests of other threads.
+    /// Runs the requests of remote endpoints.
     #[cold]
-    fn serve(&mut self) {
-        while let Some(request) = self.inbox.next() {
+    fn run_requests(&mut self) {
+        while let Some(request) = self.requests.pop() {
             request(self);
         }
     }
 
-    /// Delivers what is ready, and returns how many events that were.
+    /// Delivers the ready events and returns their number.
     fn dispatch(&mut self) -> usize {
         let mut delivered = 0;
         while let Some(event) = self.ready.get(self.next) {
             self.next += 1;
-            let Some((owner, events)) = self.interests.resolve(event) else { continue };
-            match self.subscribers.at(owner) {
+            let Some((owner, events)) = self.registrations.resolve(event) else { continue };
+            match self.subscribers.in_seat(owner) {
                 Some(subscriber) => {
-                    subscriber.process(events, &mut EventOps::new(&mut self.interests, owner));
+                    subscriber.process(events, &mut EventOps::new(&mut self.registrations, owner));
                     delivered += 1;
                 }
-                None => self.inbox.rang(),
+                None => self.requests.mark_woken(),
             }
         }
         delivered
     }
 }
 
-/// A thread's stay inside the manager, from which it must not wait for the manager.
-struct Turn<'a, S> {
+/// Marks the current thread as the one that runs the manager, which must not make a blocking call to it.
+struct DispatchGuard<'a, S> {
     manager: &'a mut EventManager<S>,
-    before: usize,
+    previous: usize,
 }
 
-impl<'a, S> Turn<'a, S> {
-    fn begin(manager: &'a mut EventManager<S>) -> Self {
-        let before = manager.inbox.enter();
-        Turn { manager, before }
+impl<'a, S> DispatchGuard<'a, S> {
+    fn new(manager: &'a mut EventManager<S>) -> Self {
+        let previous = manager.requests.enter_dispatch();
+        DispatchGuard { manager, previous }
     }
 }
 
-impl<S> Drop for Turn<'_, S> {
+impl<S> Drop for DispatchGuard<'_, S> {
     fn drop(&mut self) {
-        self.manager.inbox.leave(self.before);
+        self.manager.requests.leave_dispatch(self.previous);
     }
 }
 
 impl<S: MutEventSubscriber> SubscriberOps for EventManager<S> {
     type Subscriber = S;
 
-    fn add_subscriber(&mut self, mut subscriber: S) -> SubscriberId {
-        let turn = Turn::begin(self);
-        let EventManager { subscribers, interests, .. } = turn.manager;
-        let owner = subscribers.vacancy();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| subscriber.init(&mut EventOps::new(interests, owner)))) {
-            interests.release(owner);
+    fn add_subscriber(&mut self, subscriber: S) -> SubscriberId {
+        let guard = DispatchGuard::new(self);
+        let EventManager { subscribers, registrations, .. } = &mut *guard.manager;
+        let id = subscribers.insert(subscriber);
+        let init = || subscribers.get(id).map(|new| new.init(&mut EventOps::new(registrations, id.owner)));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(init)) {
+            drop(guard.manager.remove_subscriber(id));
             resume_unwind(panic);
         }
-        subscribers.insert(owner, subscriber)
+        id
     }
 
     fn remove_subscriber(&mut self, subscriber_id: SubscriberId) -> Result<S> {
         let subscriber = self.subscribers.remove(subscriber_id)?;
-        self.interests.release(subscriber_id.owner());
+        self.registrations.remove_all(subscriber_id.owner);
         Ok(subscriber)
     }
 
@@ -198,11 +201,11 @@ impl<S: MutEventSubscriber> SubscriberOps for EventManager<S> {
 
     fn event_ops(&mut self, subscriber_id: SubscriberId) -> Result<EventOps<'_>> {
         self.subscribers.get(subscriber_id)?;
-        Ok(EventOps::new(&mut self.interests, subscriber_id.owner()))
+        Ok(EventOps::new(&mut self.registrations, subscriber_id.owner))
     }
 }
 
-/// Shows the loop, not the subscribers, which need not be `Debug`.
+/// Shows the number of subscribers instead of the subscribers, which need not implement `Debug`.
 impl<S> fmt::Debug for EventManager<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventManager")

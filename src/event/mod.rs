@@ -1,21 +1,28 @@
-//! The event core: one thread that waits for many file descriptors, and calls whoever is interested.
+//! The event floor: one thread that waits for many file descriptors and calls the subscribers that registered them.
 //!
-//! It knows nothing but the kernel's epoll, and comes in three layers; use the lowest that does what you need.
+//! **Purpose.** It is the event loop of the VMM, and a library of its own: it does not need KVM, and is what remains of
+//! the crate without default features. **Imports.** It is the lowest floor: it imports nothing of this crate, only std,
+//! `libc` and `bitflags`. All its `unsafe` code is in `epoll.rs` and `sys.rs`.
+//!
+//! There are three layers. Use the lowest one that is sufficient.
 //!
 //! - [`epoll`]: the system calls, one to one.
-//! - [`poll`]: [`Poll`] waits, [`Registry`] registers from any thread, a [`Token`] says who is ready.
-//! - [`EventManager`]: subscribers register descriptors and are called back. The rest of this page is about it.
+//! - [`poll`]: [`Poll`] waits, [`Registry`] registers from any thread, a [`Token`] identifies what is ready.
+//! - [`EventManager`]: subscribers register descriptors and are called back. The rest of this page describes it.
 //!
-//! [`Timer`] and [`Signals`] turn time and signals into descriptors; a [`Callback`] makes subscribers of them.
+//! [`Timer`] and [`Signals`] turn time and signals into descriptors. A [`Callback`] makes a subscriber of a descriptor
+//! and a closure.
 //!
 //! # A subscriber
 //!
-//! A subscriber owns its descriptors. In `init` it says what it wants to hear of, in `process` it is told; both get
-//! an [`EventOps`] to change its mind with. Here is one that counts, and a program that runs a few of them:
+//! A subscriber owns its descriptors. It registers them in `init` and handles their events in `process`. Both get an
+//! [`EventOps`], which changes the registrations of that subscriber. This subscriber counts its events:
 //!
 //! ```
-//! use kickvm::event::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, Result, SubscriberId, SubscriberOps};
-//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd}; // Or anything else that is `AsRawFd`.
+//! use kickvm::event::{
+//!     EventManager, EventOps, EventSet, Events, MutEventSubscriber, Result, SubscriberId, SubscriberOps,
+//! };
+//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd}; // Any type that implements `AsRawFd` will do.
 //!
 //! pub struct CounterSubscriber {
 //!     event_fd: EventFd,
@@ -37,12 +44,13 @@
 //!         match events.event_set() {
 //!             EventSet::IN => {
 //!                 self.counter += 1;
-//!                 // Level-triggered: it would be told again and again until somebody reads.
+//!                 // Level-triggered: without the read, every run would report the event again.
 //!                 let _ = self.event_fd.read();
 //!             }
-//!             // Errors and hang-ups come unasked. Who cannot mend them has to leave, or will hear of them for ever.
+//!             // Errors and hang-ups are reported without being registered, and by every run until the descriptor is
+//!             // removed.
 //!             other => {
-//!                 eprintln!("Got {other:?} on the monitored event");
+//!                 eprintln!("unexpected event {other:?}");
 //!                 let _ = ops.remove(events);
 //!             }
 //!         }
@@ -85,39 +93,63 @@
 //!
 //! # Rules
 //!
-//! - A descriptor belongs to the subscriber that added it; no other can change or remove it. When its subscriber is
-//!   removed, so is it. When it is closed, its number is free again, for whoever gets it next.
-//! - An event belongs to the registration it was raised for. If that is removed or modified before the event's turn
-//!   comes, the event is dropped, even if the descriptor's number is in use again.
-//! - Notifications (a kick, a doorbell) are best watched edge-triggered and never read; streams of bytes
-//!   level-triggered, with the interest lowered while there is no room for more; timers and signals level-triggered,
-//!   and read.
-//! - The manager belongs to one thread at a time. Others reach it through a `RemoteEndpoint` (feature
+//! - A descriptor belongs to the subscriber that added it. No other subscriber can modify or remove it. It is removed
+//!   together with its subscriber. When it is closed, its number can be registered again by any subscriber.
+//! - An event belongs to the registration that it was raised for. If that registration is removed or modified before
+//!   the event is dispatched, the event is dropped, even if the descriptor number is in use again.
+//! - Watch notifications (a kick, a doorbell) edge-triggered and do not read them. Watch byte streams level-triggered
+//!   and drop the interest while there is no room for more. Watch timers and signals level-triggered and read them.
+//! - The manager belongs to one thread at a time. Other threads reach it through a `RemoteEndpoint` (feature
 //!   `remote_endpoint`), or through descriptors that subscribers watch.
-//! - A panic in a subscriber passes through [`run`](EventManager::run). The manager stays usable, and what was left
-//!   of the turn is done by the next one.
+//! - A panic in a subscriber propagates through [`run`](EventManager::run). The manager stays usable, and the next
+//!   `run` dispatches the remaining events.
 //!
-//! # Names
+//! # Seeds
 //!
-//! The upper layer has the names and signatures of rust-vmm's `event-manager` 0.4.2, the lowest those of
-//! `vmm-sys-util`: code written for them compiles against this module, unless it matches errors without a `_`. What differs
-//! is behaviour, where theirs was at fault: see the rules.
+//! The names and signatures are those of rust-vmm's `event-manager` 0.4.2, of `vmm-sys-util`'s epoll wrapper and of a
+//! stripped-down mio. Code written for `event-manager` compiles against this module, unless it matches errors without
+//! a `_`. What changed is behaviour that was defective:
+//!
+//! | seed | names | files |
+//! |---|---|---|
+//! | 000, event-manager README | `EventManager`, `SubscriberOps`, subscriber traits | `manager.rs`, `subscriber.rs` |
+//! | 001, event-manager design | `Events`, `EventOps` | `events.rs`, `registrations.rs` |
+//! | 001, event-manager design | `RemoteEndpoint` | `endpoint.rs`, `channel.rs` |
+//! | 002, epoll wrapper | `Epoll`, `EpollEvent`, `EventSet`, `ControlOperation` | `epoll.rs` |
+//! | 003, stripped-down mio | `Poll`, `Registry`, `Token` | `poll.rs` |
+//!
+//! - **000, manager.** `run` counts only the events that it delivered; before, also those that it discarded. A panic in
+//!   `init` or `process` loses no event and leaves no registration behind. A capacity of 0, with which every run would
+//!   fail, is rejected. The example reads its eventfd, because a level-triggered event is reported until it is read.
+//!   `READ_HANG_UP` must be registered; only `ERROR` and `HANG_UP` are always reported. The wrappers implement
+//!   `MutEventSubscriber` one by one: a blanket implementation would exclude `Box<dyn MutEventSubscriber>`.
+//! - **001, events.** The identity is the registration, not the descriptor number: the kernel reuses numbers, so that
+//!   events reached the wrong subscriber and closed numbers stayed blocked. Only the owner modifies or removes a
+//!   descriptor. `modify` and `remove` drop pending events. One table indexed by descriptor replaces two hash maps, so
+//!   that dispatching does not hash. The table also holds the user data: the epoll data word holds the generation.
+//! - **001, endpoint.** A blocking call on the loop's own thread is an error instead of a deadlock. A request that
+//!   fires itself runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
+//!   close-on-exec.
+//! - **002, epoll.** Event bits without a name are preserved instead of causing a panic. [`Epoll::fill`] waits into
+//!   memory that is not initialised, so that a large capacity costs none.
+//! - **003, poll.** A cloned `Registry` has its own epoll descriptor and needs no `Arc`. Timeouts are rounded up, so
+//!   that no caller wakes early, and an interruption by a signal handler is not an error.
 
 pub mod epoll;
 pub mod poll;
 
 mod callback;
 #[cfg(feature = "remote_endpoint")]
+mod channel;
+#[cfg(feature = "remote_endpoint")]
 mod endpoint;
 #[cfg(not(feature = "remote_endpoint"))]
-#[path = "endpoint_off.rs"]
+#[path = "endpoint_stub.rs"]
 mod endpoint;
 mod error;
 mod events;
-mod interests;
-#[cfg(feature = "remote_endpoint")]
-mod mailbox;
 mod manager;
+mod registrations;
 mod signal;
 mod subscriber;
 mod subscribers;

@@ -1,11 +1,11 @@
-//! Poll, Registry and Token: epoll with the two halves kept apart, waiting and registering.
+//! [`Poll`], [`Registry`] and [`Token`]: epoll with waiting and registering kept apart.
 //!
-//! [`Poll`] waits, which takes `&mut`: one thread at a time. [`Registry`] registers, which takes `&`, and can be
-//! cloned and given to another thread, so that interest can be registered *while* `poll` blocks. A [`Token`] is
-//! what you choose at registration and get back with every event; it says which source is ready.
+//! [`Poll`] waits, which takes `&mut self`: one thread at a time. [`Registry`] registers, which takes `&self`, and
+//! can be cloned, so that another thread registers sources *while* `poll` blocks. A [`Token`] is chosen at
+//! registration and returned with every event; it identifies the source that is ready.
 //!
-//! There is no dispatching here and no ownership: who wants callbacks uses the
-//! [`EventManager`](super::EventManager), who wants a `match` on tokens uses this.
+//! This layer has no callbacks and no ownership. Use it for a `match` on tokens, and the
+//! [`EventManager`](super::EventManager) for callbacks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// Says which source an event belongs to. Any number will do, often an index into a table of the caller's.
+/// Identifies the source of an event. The number is free to choose, and is often an index into the caller's table.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Token(pub usize);
 
@@ -24,7 +24,7 @@ impl From<usize> for Token {
 }
 
 impl EpollEvent {
-    /// The token its source was registered with.
+    /// The token that the source was registered with.
     #[inline]
     pub const fn token(&self) -> Token {
         Token(self.data() as usize)
@@ -56,35 +56,32 @@ pub struct Poll {
 }
 
 impl Poll {
-    /// Makes a poll that watches nothing yet.
+    /// Creates a poll without any source.
     ///
     /// # Errors
     ///
-    /// The kernel's: too many open files, or no memory.
+    /// Returns the kernel's error: too many open files, or no memory.
     pub fn new() -> io::Result<Self> {
         Ok(Poll { registry: Registry { epoll: Epoll::new()? } })
     }
 
-    /// The half that registers.
+    /// The half that registers sources.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Waits for events and puts them into `events`, in place of what was there; its capacity is the most that one
-    /// call returns.
+    /// Waits for events and replaces the content of `events` with them. The capacity of `events` is the largest
+    /// number that one call returns.
     ///
-    /// A `timeout` of `None` waits for ever, zero only looks, and anything else is rounded up to whole milliseconds
-    /// (and down to 24 days, the longest the kernel takes). When time runs out, or a signal handler ran, `events` is
-    /// empty and the result is `Ok`.
+    /// A `timeout` of `None` waits without a limit, and zero does not block. Other values are rounded up to whole
+    /// milliseconds, and are limited to 24 days, the kernel's maximum. After the timeout, or when a signal handler
+    /// ran, `events` is empty and the result is `Ok`.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when `events` has no capacity.
+    /// Returns `InvalidInput` if `events` has no capacity.
     pub fn poll(&mut self, events: &mut Vec<EpollEvent>, timeout: Option<Duration>) -> io::Result<()> {
-        match self.registry.epoll.fill(milliseconds(timeout), events) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
-        }
+        self.registry.epoll.fill(timeout_millis(timeout), events).map(drop)
     }
 }
 
@@ -100,29 +97,29 @@ impl AsRawFd for Poll {
     }
 }
 
-/// Registers sources with the [`Poll`] it came from, from any thread.
+/// Registers sources with the [`Poll`] that it came from, from any thread.
 ///
-/// A source is not owned. Closing the last descriptor of a file ends its registration.
+/// A registry does not own its sources. Closing the last descriptor of a file ends its registration.
 #[derive(Debug)]
 pub struct Registry {
     epoll: Epoll,
 }
 
 impl Registry {
-    /// Watches `source` for `interests`; its events will carry `token`.
+    /// Watches `source` for `interests`. Its events carry `token`.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` when the source is registered, and the kernel's other ones (see [`Epoll::ctl`]).
+    /// Returns `AlreadyExists` if the source is registered, and the other errors of [`Epoll::ctl`].
     pub fn register(&self, source: &impl AsRawFd, token: impl Into<Token>, interests: EventSet) -> io::Result<()> {
         self.ctl(ControlOperation::Add, source, token.into(), interests)
     }
 
-    /// Changes what `source` is watched for, and its token. Re-arms a one-shot source.
+    /// Changes the interests and the token of `source`. Re-arms a one-shot source.
     ///
     /// # Errors
     ///
-    /// `NotFound` when the source is not registered.
+    /// Returns `NotFound` if the source is not registered.
     pub fn reregister(&self, source: &impl AsRawFd, token: impl Into<Token>, interests: EventSet) -> io::Result<()> {
         self.ctl(ControlOperation::Modify, source, token.into(), interests)
     }
@@ -131,16 +128,16 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// `NotFound` when the source is not registered.
+    /// Returns `NotFound` if the source is not registered.
     pub fn deregister(&self, source: &impl AsRawFd) -> io::Result<()> {
         self.ctl(ControlOperation::Delete, source, Token(0), EventSet::empty())
     }
 
-    /// Makes another registry for the same poll, to give to another thread.
+    /// Creates another registry for the same poll, for use by another thread.
     ///
     /// # Errors
     ///
-    /// The kernel's: too many open files.
+    /// Returns the kernel's error: too many open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Registry { epoll: self.epoll.try_clone()? })
     }
@@ -150,8 +147,9 @@ impl Registry {
     }
 }
 
-/// A timeout in the kernel's unit. Rounded up, so that nobody wakes before the time and spins towards it.
-fn milliseconds(timeout: Option<Duration>) -> i32 {
+/// Converts a timeout to the kernel's unit. It is rounded up, so that no caller wakes early and busy-waits for the
+/// rest.
+fn timeout_millis(timeout: Option<Duration>) -> i32 {
     match timeout {
         None => -1,
         Some(timeout) => i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
@@ -164,11 +162,11 @@ mod tests {
 
     #[test]
     fn timeouts_are_rounded_up() {
-        assert_eq!(milliseconds(None), -1);
-        assert_eq!(milliseconds(Some(Duration::ZERO)), 0);
-        assert_eq!(milliseconds(Some(Duration::from_nanos(1))), 1);
-        assert_eq!(milliseconds(Some(Duration::from_millis(5))), 5);
-        assert_eq!(milliseconds(Some(Duration::from_micros(5001))), 6);
-        assert_eq!(milliseconds(Some(Duration::MAX)), i32::MAX);
+        assert_eq!(timeout_millis(None), -1);
+        assert_eq!(timeout_millis(Some(Duration::ZERO)), 0);
+        assert_eq!(timeout_millis(Some(Duration::from_nanos(1))), 1);
+        assert_eq!(timeout_millis(Some(Duration::from_millis(5))), 5);
+        assert_eq!(timeout_millis(Some(Duration::from_micros(5001))), 6);
+        assert_eq!(timeout_millis(Some(Duration::MAX)), i32::MAX);
     }
 }

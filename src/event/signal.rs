@@ -1,5 +1,5 @@
-//! Signals that are read from a file descriptor (`signalfd(2)`), so that an event loop can wait for them and
-//! nothing ever runs in a signal handler.
+//! Signals that are read from a file descriptor (`signalfd(2)`), so that an event loop can wait for them and no code
+//! runs in a signal handler.
 
 use std::fs::File;
 use std::io;
@@ -9,8 +9,8 @@ use super::sys;
 
 /// Receives signals. Register it level-triggered for [`EventSet::IN`](super::EventSet::IN).
 ///
-/// The signals are *blocked* for the calling thread, and for the threads it starts from then on; a thread that runs
-/// already would still be killed by them. So make this before any other thread. They stay blocked after this is
+/// The signals are *blocked* for the calling thread and for the threads that it starts later. They would still kill a
+/// thread that is already running, so create this object before any other thread. They stay blocked after it is
 /// dropped.
 ///
 /// ```
@@ -26,24 +26,24 @@ use super::sys;
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks `signals` for this thread, and receives them instead.
+    /// Blocks `signals` for this thread and receives them instead.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a number that is no signal, and the kernel's, when it makes no more descriptors.
+    /// Returns `InvalidInput` for an invalid signal number, and the kernel's error if there are too many open files.
     pub fn new(signals: &[i32]) -> io::Result<Self> {
         sys::signalfd(signals).map(Signals)
     }
 
-    /// The number of the next pending signal, which is then no longer pending; `None` if there is none. Does not
-    /// wait. Several of one kind may come as one.
+    /// Reads and clears the next pending signal, without blocking. Returns its number, or `None` if no signal is
+    /// pending. Several standard signals of one number may be read as one.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// Returns the kernel's error. It is not expected in practice.
     pub fn read(&self) -> io::Result<Option<i32>> {
-        let info = sys::read::<{ size_of::<libc::signalfd_siginfo>() }>(&self.0)?;
-        // The number is the record's first field, `ssi_signo`.
+        let info = sys::read_record::<{ size_of::<libc::signalfd_siginfo>() }>(&self.0)?;
+        // The number is the first field of the record, `ssi_signo`.
         Ok(info.map(|[a, b, c, d, ..]| i32::from_ne_bytes([a, b, c, d])))
     }
 }

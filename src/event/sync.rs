@@ -1,4 +1,4 @@
-//! The locks that [`mailbox`](super::mailbox) is made of. A model checker puts its own in their place: see
-//! `tests/event_model.rs`.
+//! The synchronisation types of [`channel`](super::channel). `tests/event_model.rs` substitutes those of the model
+//! checker loom.
 
 pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

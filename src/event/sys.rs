@@ -1,57 +1,55 @@
-//! The descriptors the event core makes besides epoll: eventfd, timerfd, signalfd. All are non-blocking and closed
-//! on exec. They come as [`File`]s, so that reading and writing them needs no `unsafe`; this file and `epoll.rs`
-//! are the only ones with any.
+//! System calls of the event floor other than epoll: eventfd, timerfd and signalfd.
+//!
+//! Every descriptor made here is non-blocking and close-on-exec. It is returned as a [`File`], so that reading and
+//! writing it needs no `unsafe` code. All `unsafe` code of the floor is in this file and in `epoll.rs`.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// A counter that is readable while it is not zero, and wakes an edge-triggered watcher at each write.
+/// Creates an eventfd. Each write to it is one edge for an edge-triggered watcher.
 #[cfg(feature = "remote_endpoint")]
 pub(super) fn eventfd() -> io::Result<File> {
-    // SAFETY: the call takes no pointer.
-    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+    // SAFETY: the call takes no pointer and returns a new descriptor.
+    unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
 }
 
-/// A timer of the monotonic clock, disarmed.
+/// Creates a disarmed timer on the monotonic clock.
 pub(super) fn timerfd() -> io::Result<File> {
-    // SAFETY: the call takes no pointer.
-    owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })
+    // SAFETY: the call takes no pointer and returns a new descriptor.
+    unsafe { owned(libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)) }
 }
 
-/// Arms a timer to expire after `first`, and then every `period` unless that is zero. A `first` of zero disarms it.
+/// Arms `timer` to expire after `first`, then every `period` unless `period` is zero. A `first` of zero disarms it.
 pub(super) fn set_timer(timer: &File, first: Duration, period: Duration) -> io::Result<()> {
     let setting = libc::itimerspec { it_value: timespec(first), it_interval: timespec(period) };
-    // SAFETY: `setting` is a live local, which the kernel only reads; a null pointer says that the old setting is
-    // not wanted.
-    check(unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &setting, ptr::null_mut()) })
+    // SAFETY: `setting` is a live local that the kernel only reads. The null pointer discards the old setting.
+    check(unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &setting, ptr::null_mut()) }).map(drop)
 }
 
-/// Blocks `signals` for this thread, and makes a descriptor that is readable while one of them is pending.
+/// Blocks `signals` for this thread and creates a descriptor that is readable while one of them is pending.
 pub(super) fn signalfd(signals: &[i32]) -> io::Result<File> {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: the call initialises the set it is given memory for.
-    check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
-    // SAFETY: `sigemptyset` has just initialised it.
-    let mut set = unsafe { set.assume_init() };
+    // SAFETY: `sigset_t` is an array of integers, for which all zeros is a valid value.
+    let mut set = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a live local of the right type.
+    check(unsafe { libc::sigemptyset(&mut set) })?;
     for &signal in signals {
-        // SAFETY: `set` is an initialised local; a number that is no signal is an error code, not a fault.
+        // SAFETY: `set` is a live, initialised local. An invalid signal number is reported as an error.
         check(unsafe { libc::sigaddset(&mut set, signal) })?;
     }
-    // SAFETY: `set` is an initialised local, which both calls only read; -1 asks for a new descriptor.
-    let file = owned(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-    // SAFETY: as above; a null pointer says that the old mask is not wanted.
+    // SAFETY: `set` is a live, initialised local that the call only reads; -1 requests a new descriptor.
+    let file = unsafe { owned(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)) }?;
+    // SAFETY: `set` as above. The null pointer discards the old mask.
     match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) } {
         0 => Ok(file),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
 
-/// Reads one whole record, or `None` if there is none to read now.
-pub(super) fn read<const SIZE: usize>(mut file: &File) -> io::Result<Option<[u8; SIZE]>> {
+/// Reads one whole record. Returns `None` if there is nothing to read now.
+pub(super) fn read_record<const SIZE: usize>(mut file: &File) -> io::Result<Option<[u8; SIZE]>> {
     let mut record = [0; SIZE];
     match file.read_exact(&mut record) {
         Ok(()) => Ok(Some(record)),
@@ -60,7 +58,7 @@ pub(super) fn read<const SIZE: usize>(mut file: &File) -> io::Result<Option<[u8;
     }
 }
 
-/// A duration as the kernel wants it; one it cannot express becomes the longest it can.
+/// Converts a duration to the kernel's format. A duration out of range becomes the longest one that fits.
 fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec {
         tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -68,13 +66,18 @@ fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// Turns the return value of a system call into a `Result`.
+#[inline]
+pub(super) fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Takes a new descriptor over from the call that made it.
-fn owned(fd: i32) -> io::Result<File> {
-    check(fd)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-    Ok(unsafe { File::from_raw_fd(fd) })
+/// Takes ownership of the descriptor that a system call returned.
+///
+/// # Safety
+///
+/// `result` must be the return value of a system call that creates a descriptor, and must not be used again.
+pub(super) unsafe fn owned<T: FromRawFd>(result: i32) -> io::Result<T> {
+    // SAFETY: the caller guarantees that the descriptor is new, so that nothing else owns it.
+    check(result).map(|fd| unsafe { T::from_raw_fd(fd) })
 }

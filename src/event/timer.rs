@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::sys;
 
-/// A timer of the monotonic clock. It is readable from its expiry until [`read`](Timer::read): register it
+/// A timer on the monotonic clock. It is readable from its expiration until [`read`](Timer::read): register it
 /// level-triggered for [`EventSet::IN`](super::EventSet::IN).
 ///
 /// ```
@@ -40,54 +40,55 @@ use super::sys;
 pub struct Timer(File);
 
 impl Timer {
-    /// Makes a timer that is not armed.
+    /// Creates a timer that is not armed.
     ///
     /// # Errors
     ///
-    /// The kernel's: too many open files, or no memory.
+    /// Returns the kernel's error: too many open files, or no memory.
     pub fn new() -> io::Result<Self> {
         sys::timerfd().map(Timer)
     }
 
-    /// Lets the timer expire once, `after` so long; at once if that is zero. Replaces what it was armed for.
+    /// Arms the timer to expire once after `delay`, at once if `delay` is zero. Replaces an earlier setting.
     ///
     /// # Errors
     ///
-    /// None is known.
-    pub fn arm(&self, after: Duration) -> io::Result<()> {
-        sys::set_timer(&self.0, after.max(SOON), Duration::ZERO)
+    /// Returns the kernel's error. It is not expected in practice.
+    pub fn arm(&self, delay: Duration) -> io::Result<()> {
+        sys::set_timer(&self.0, delay.max(MIN_DELAY), Duration::ZERO)
     }
 
-    /// Lets the timer expire again and again, every `period`, which is at least one nanosecond.
+    /// Arms the timer to expire after every `period`, of at least one nanosecond.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// Returns the kernel's error. It is not expected in practice.
     pub fn arm_periodic(&self, period: Duration) -> io::Result<()> {
-        sys::set_timer(&self.0, period.max(SOON), period.max(SOON))
+        sys::set_timer(&self.0, period.max(MIN_DELAY), period.max(MIN_DELAY))
     }
 
-    /// Stops the timer, and takes back an expiry nobody has read yet.
+    /// Stops the timer and discards an expiration that has not been read.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// Returns the kernel's error. It is not expected in practice.
     pub fn disarm(&self) -> io::Result<()> {
         sys::set_timer(&self.0, Duration::ZERO, Duration::ZERO)
     }
 
-    /// How often the timer has expired since it was last armed or read; `None` if it has not. Does not wait.
+    /// Reads the number of expirations since the timer was last armed or read, without blocking. Returns `None` if it
+    /// has not expired.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// Returns the kernel's error. It is not expected in practice.
     pub fn read(&self) -> io::Result<Option<u64>> {
-        Ok(sys::read(&self.0)?.map(u64::from_ne_bytes))
+        Ok(sys::read_record(&self.0)?.map(u64::from_ne_bytes))
     }
 }
 
-/// Zero would disarm.
-const SOON: Duration = Duration::from_nanos(1);
+/// A delay of zero would disarm the timer.
+const MIN_DELAY: Duration = Duration::from_nanos(1);
 
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {

@@ -6,21 +6,21 @@ use kickvm::event::{Epoll, Poll, Signals, Timer};
 
 use crate::common::*;
 
-fn open() -> BTreeSet<String> {
+fn open_descriptors() -> BTreeSet<String> {
     let fds = std::fs::read_dir("/proc/self/fd").unwrap();
     let fds: Vec<_> = fds.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    // Without the one that was just used for looking.
+    // Without the descriptor of the directory, which is closed by now.
     fds.into_iter().filter(|fd| std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }
 
 #[test]
 fn every_descriptor_is_closed_on_exec() {
     in_own_process("close_on_exec::every_descriptor_is_closed_on_exec", || {
-        let before = open();
+        let before = open_descriptors();
         let (poll, epoll, manager) = (Poll::new().unwrap(), Epoll::new().unwrap(), manager());
         let copies = (poll.registry().try_clone().unwrap(), epoll.try_clone().unwrap());
         let sources = (Timer::new().unwrap(), Signals::new(&[libc::SIGUSR2]).unwrap());
-        let new: Vec<_> = open().difference(&before).cloned().collect();
+        let new: Vec<_> = open_descriptors().difference(&before).cloned().collect();
         assert_eq!(new.len(), 7 + usize::from(cfg!(feature = "remote_endpoint")));
         for fd in new {
             let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
@@ -29,6 +29,6 @@ fn every_descriptor_is_closed_on_exec() {
             assert_ne!(flags & libc::O_CLOEXEC, 0, "{fd}: {info}");
         }
         drop((poll, epoll, manager, copies, sources));
-        assert_eq!(open(), before, "nothing stays open");
+        assert_eq!(open_descriptors(), before, "all descriptors are closed on drop");
     });
 }

@@ -1,4 +1,4 @@
-//! A turn costs one system call and no allocation.
+//! A run costs one system call and no allocation.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,15 +9,15 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::common::*;
 
 /// Counts the allocations of each thread.
-struct Counting;
+struct CountingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
 
-// SAFETY: passes everything on to the system's allocator; the counter has no destructor and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: both methods forward to the system allocator. The counter has no destructor and does not allocate.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
         // SAFETY: the caller keeps the contract of `alloc`.
@@ -34,15 +34,15 @@ fn allocations() -> usize {
     ALLOCATIONS.with(Cell::get)
 }
 
-struct Reader(EventFd);
+struct Reregistering(EventFd);
 
-impl MutEventSubscriber for Reader {
+impl MutEventSubscriber for Reregistering {
     fn init(&mut self, ops: &mut EventOps) {
         ops.add(Events::new(&self.0, EventSet::IN)).unwrap();
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        // What a subscriber may do in a turn without paying.
+        // None of these may allocate.
         ops.modify(events).unwrap();
         ops.remove(events).unwrap();
         ops.add(events).unwrap();
@@ -50,10 +50,10 @@ impl MutEventSubscriber for Reader {
 }
 
 #[test]
-fn a_turn_allocates_nothing() {
+fn a_run_allocates_nothing() {
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     for _ in 0..100 {
-        manager.add_subscriber(Box::new(Reader(ready())));
+        manager.add_subscriber(Box::new(Reregistering(ready_eventfd())));
     }
     let before = allocations();
     for _ in 0..10 {
@@ -64,7 +64,7 @@ fn a_turn_allocates_nothing() {
 
 #[cfg(feature = "remote_endpoint")]
 #[test]
-fn a_blocking_call_allocates_four_times_at_most() {
+fn a_blocking_call_allocates_at_most_four_times() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,10 +75,10 @@ fn a_blocking_call_allocates_four_times_at_most() {
     let counted = Arc::clone(&at_loop);
     let call = move || endpoint.call_blocking(move |_| Ok::<_, kickvm::event::Error>(7u64)).unwrap();
     let thread = std::thread::spawn(move || {
-        // Warm up first: the queues grow to the size they need.
+        // The first calls are not counted: the queues grow to the size that they need.
         let mut start = 0;
-        for turn in 0..CALLS + 10 {
-            if turn == 10 {
+        for run in 0..CALLS + 10 {
+            if run == 10 {
                 start = allocations();
             }
             manager.run().unwrap();
@@ -95,43 +95,43 @@ fn a_blocking_call_allocates_four_times_at_most() {
     let here = allocations() - start;
     thread.join().unwrap();
     let each = (here + at_loop.load(Ordering::Acquire)) as f64 / CALLS as f64;
-    assert!(each <= 4.0, "{each} allocations a call");
-    println!("{each} allocations a call");
+    assert!(each <= 4.0, "{each} allocations per call");
+    println!("{each} allocations per call");
 }
 
-/// Traces a forked child through `turns`, which says whether all went well, and returns the numbers of the system
-/// calls it makes.
-fn system_calls(turns: impl FnOnce() -> bool) -> Vec<i64> {
+/// Runs `body` in a traced child process and returns the numbers of the system calls that it makes. `body` returns
+/// whether it succeeded.
+fn system_calls(body: impl FnOnce() -> bool) -> Vec<i64> {
     const MARK: i64 = libc::SYS_getppid;
-    // SAFETY: the child has one thread, this one; it takes no lock another thread could have held, and leaves
-    // without unwinding.
+    // SAFETY: the child has this thread only. It takes no lock that another thread may have held, and exits without
+    // unwinding.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "cannot fork");
     if child == 0 {
-        // SAFETY: plain system calls; the stop is for the parent to take over.
+        // SAFETY: these are system calls without pointers. The parent starts to trace at the stop.
         unsafe {
             if libc::ptrace(libc::PTRACE_TRACEME) != 0 {
                 libc::_exit(2);
             }
             libc::raise(libc::SIGSTOP);
             libc::syscall(MARK);
-            let well = turns();
+            let succeeded = body();
             libc::syscall(MARK);
-            libc::_exit(i32::from(!well))
+            libc::_exit(i32::from(!succeeded))
         }
     }
     let mut calls = Vec::new();
     let mut entering = true;
     loop {
         let mut status = 0;
-        // SAFETY: waits for our own child, and writes to a live local.
+        // SAFETY: `status` is a live local; the child is one of this process.
         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
-            assert_ne!(libc::WEXITSTATUS(status), 2, "this test needs ptrace, which is not permitted here");
+            assert_ne!(libc::WEXITSTATUS(status), 2, "ptrace is not permitted on this machine, but this test needs it");
             assert_eq!(status, 0);
             break;
         }
-        // SAFETY: the child is stopped and traced by this thread. `PEEKUSER` returns the word at this offset.
+        // SAFETY: this thread traces the child, which is stopped. `PEEKUSER` returns the word at the offset.
         unsafe {
             if libc::WSTOPSIG(status) == libc::SIGSTOP {
                 libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, libc::PTRACE_O_TRACESYSGOOD);
@@ -146,11 +146,11 @@ fn system_calls(turns: impl FnOnce() -> bool) -> Vec<i64> {
         }
     }
     let inner = calls.split(|&call| call == MARK).nth(1);
-    inner.expect("the child marks the begin and the end").to_vec()
+    inner.expect("the child makes the marking call before and after `body`").to_vec()
 }
 
 #[test]
-fn a_turn_is_one_system_call() {
+fn a_run_is_one_system_call() {
     struct Idle(EventFd);
     impl MutEventSubscriber for Idle {
         fn init(&mut self, ops: &mut EventOps) {
@@ -160,7 +160,7 @@ fn a_turn_is_one_system_call() {
     }
     let mut manager = EventManager::<Idle>::new().unwrap();
     for _ in 0..100 {
-        manager.add_subscriber(Idle(ready()));
+        manager.add_subscriber(Idle(ready_eventfd()));
     }
     let calls = system_calls(|| (0..10).all(|_| manager.run() == Ok(100)));
     assert_eq!(calls, [libc::SYS_epoll_wait; 10]);

@@ -1,4 +1,4 @@
-//! Other threads reach the loop, and the loop reaches itself, and nobody waits for ever.
+//! Other threads and the loop's own thread send requests to the loop, and no caller waits for ever.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +13,9 @@ use crate::common::*;
 
 fn send_sync_clone<T: Send + Sync + Clone>(_: &T) {}
 
-/// A manager's thread, which ends when told so.
-fn looping(
+/// Runs a manager on a new thread. Returns an endpoint and a closure that ends the thread and returns the number of
+/// delivered events.
+fn run_on_thread(
     mut manager: Manager,
 ) -> (RemoteEndpoint<Arc<Mutex<dyn MutEventSubscriber + Send>>>, impl FnOnce() -> usize) {
     let endpoint = manager.remote_endpoint();
@@ -36,27 +37,27 @@ fn looping(
 
 #[test]
 fn another_thread_adds_changes_and_removes_subscribers() {
-    let (endpoint, stop) = looping(manager());
-    let fd = quiet();
-    let (told, hear) = mpsc::channel();
+    let (endpoint, stop) = run_on_thread(manager());
+    let fd = idle_eventfd();
+    let (sender, receiver) = mpsc::channel();
     let probe = Probe::reacting([input(&fd)], move |events, ops| {
         ops.remove(events).unwrap();
-        told.send(thread::current().id()).unwrap();
+        sender.send(thread::current().id()).unwrap();
     });
     let id = endpoint.call_blocking(move |ops| Ok::<_, Error>(ops.add_subscriber(probe))).unwrap();
     fd.write(1).unwrap();
-    assert_ne!(hear.recv().unwrap(), thread::current().id());
+    assert_ne!(receiver.recv().unwrap(), thread::current().id());
     let again = input(&fd);
     endpoint.fire(move |ops| ops.event_ops(id).unwrap().add(again).unwrap()).unwrap();
-    hear.recv().unwrap();
+    receiver.recv().unwrap();
     endpoint.call_blocking(move |ops| ops.remove_subscriber(id).map(drop)).unwrap();
     let gone: Result<()> = endpoint.call_blocking(move |ops| ops.event_ops(id).map(drop));
     assert_eq!(gone, Err(Error::InvalidId));
-    assert_eq!(stop(), 2, "neither requests nor kicks are events");
+    assert_eq!(stop(), 2, "requests and kicks are not counted as events");
 }
 
 #[test]
-fn an_endpoint_goes_to_other_threads_even_if_its_subscribers_cannot() {
+fn an_endpoint_is_send_even_if_the_subscribers_are_not() {
     struct Local(Rc<RefCell<u32>>);
     impl MutEventSubscriber for Local {
         fn init(&mut self, _: &mut EventOps) {}
@@ -81,15 +82,15 @@ fn an_endpoint_goes_to_other_threads_even_if_its_subscribers_cannot() {
 }
 
 #[test]
-fn many_callers_all_get_their_own_answer() {
-    let (endpoint, stop) = looping(manager());
+fn each_of_many_callers_gets_its_own_reply() {
+    let (endpoint, stop) = run_on_thread(manager());
     thread::scope(|scope| {
         for caller in 0..8u64 {
             let endpoint = endpoint.clone();
             scope.spawn(move || {
                 for call in 0..200 {
-                    let answer = endpoint.call_blocking(move |_| Ok::<_, Error>((caller, call)));
-                    assert_eq!(answer, Ok((caller, call)));
+                    let reply = endpoint.call_blocking(move |_| Ok::<_, Error>((caller, call)));
+                    assert_eq!(reply, Ok((caller, call)));
                 }
             });
         }
@@ -98,7 +99,7 @@ fn many_callers_all_get_their_own_answer() {
 }
 
 #[test]
-fn a_kick_counts_whenever_it_comes_and_once() {
+fn kicks_before_or_during_a_wait_end_it_once() {
     let mut manager = manager();
     let endpoint = manager.remote_endpoint();
     for _ in 0..3 {
@@ -106,7 +107,7 @@ fn a_kick_counts_whenever_it_comes_and_once() {
         endpoint.kick().unwrap();
         assert_eq!(manager.run(), Ok(0));
     }
-    let waiting = asleep(move || manager.run());
+    let waiting = spawn_until_blocked(move || manager.run());
     assert!(!waiting.is_finished());
     endpoint.kick().unwrap();
     assert_eq!(waiting.join().unwrap(), Ok(0));
@@ -114,7 +115,7 @@ fn a_kick_counts_whenever_it_comes_and_once() {
 
 #[test]
 fn a_blocking_call_on_the_loops_own_thread_is_an_error() {
-    let (fd, mut manager) = (ready(), manager());
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let endpoint = manager.remote_endpoint();
     let call = move || endpoint.call_blocking(|_| Ok::<_, Error>(()));
     let from_process = call.clone();
@@ -124,9 +125,9 @@ fn a_blocking_call_on_the_loops_own_thread_is_an_error() {
     }));
     assert_eq!(manager.run(), Ok(1));
 
-    // From a request, also after that request has added a subscriber, whose `init` calls too.
-    struct Calling(Box<dyn Fn() -> Result<()> + Send>);
-    impl MutEventSubscriber for Calling {
+    // From a request, also after that request has added a subscriber whose `init` makes a call.
+    struct CallingInInit(Box<dyn Fn() -> Result<()> + Send>);
+    impl MutEventSubscriber for CallingInInit {
         fn init(&mut self, _: &mut EventOps) {
             assert_eq!(self.0(), Err(Error::WouldDeadlock));
         }
@@ -138,7 +139,7 @@ fn a_blocking_call_on_the_loops_own_thread_is_an_error() {
     manager
         .remote_endpoint()
         .fire(move |ops| {
-            ops.add_subscriber(Arc::new(Mutex::new(Calling(Box::new(from_init)))));
+            ops.add_subscriber(Arc::new(Mutex::new(CallingInInit(Box::new(from_init)))));
             assert_eq!(from_request(), Err(Error::WouldDeadlock));
             reached.fetch_add(1, Ordering::Relaxed);
         })
@@ -146,14 +147,14 @@ fn a_blocking_call_on_the_loops_own_thread_is_an_error() {
     manager.run().unwrap();
     assert_eq!(done.load(Ordering::Relaxed), 1);
 
-    // A thread that only was the loop's may call.
+    // A thread that ran the loop before may make a call.
     let thread = thread::spawn(move || manager.run().unwrap());
     assert_eq!(call(), Ok(()));
     thread.join().unwrap();
 }
 
 #[test]
-fn a_request_that_fires_itself_runs_once_a_turn() {
+fn a_request_that_fires_itself_runs_once_in_each_run() {
     let mut manager = manager();
     let endpoint = manager.remote_endpoint();
     let count = Arc::new(AtomicUsize::new(0));
@@ -166,82 +167,85 @@ fn a_request_that_fires_itself_runs_once_a_turn() {
         fired.unwrap();
     }
     again(endpoint, Arc::clone(&count));
-    for turn in 1..=5 {
+    for run in 1..=5 {
         assert_eq!(manager.run(), Ok(0));
-        assert_eq!(count.load(Ordering::Relaxed), turn);
+        assert_eq!(count.load(Ordering::Relaxed), run);
     }
 }
 
 #[test]
-fn a_panicking_request_strands_nobody() {
+fn a_panicking_request_blocks_no_caller_and_no_later_request() {
     let mut manager = manager();
     let endpoint = manager.remote_endpoint();
-    let (told, hear) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
-        let caller = scope.spawn(|| endpoint.call_blocking(|_| -> Result<()> { panic!("as told") }));
+        let caller = scope.spawn(|| endpoint.call_blocking(|_| -> Result<()> { panic!("intended by the test") }));
         assert!(catch_unwind(AssertUnwindSafe(|| manager.run())).is_err());
         assert_eq!(caller.join().unwrap(), Err(Error::ChannelRecv));
     });
     for number in 0..5 {
-        let told = told.clone();
-        endpoint.fire(move |_| if number == 1 { panic!("as told") } else { told.send(number).unwrap() }).unwrap();
+        let sender = sender.clone();
+        endpoint
+            .fire(move |_| if number == 1 { panic!("intended by the test") } else { sender.send(number).unwrap() })
+            .unwrap();
     }
     assert!(catch_unwind(AssertUnwindSafe(|| manager.run())).is_err());
-    assert_eq!(hear.try_iter().collect::<Vec<_>>(), [0]);
-    // The rest is run without a wake-up of its own, and the thread is no longer taken for the loop's.
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [0]);
+    // The remaining requests run without another wake-up.
     assert_eq!(manager.run(), Ok(0));
-    assert_eq!(hear.try_iter().collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [2, 3, 4]);
     assert_eq!(manager.run_with_timeout(0), Ok(0));
 }
 
 #[test]
-fn a_request_survives_a_panic_of_a_subscriber_in_the_same_turn() {
-    let (fd, mut manager) = (ready(), manager());
+fn a_request_survives_a_panic_of_a_subscriber_in_the_same_run() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let endpoint = manager.remote_endpoint();
-    let (told, hear) = mpsc::channel();
-    endpoint.fire(move |_| told.send(()).unwrap()).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    endpoint.fire(move |_| sender.send(()).unwrap()).unwrap();
     manager.add_subscriber(Probe::reacting([input(&fd)], |events, ops| {
         ops.remove(events).unwrap();
-        panic!("as told");
+        panic!("intended by the test");
     }));
     assert!(catch_unwind(AssertUnwindSafe(|| manager.run())).is_err());
     assert_eq!(manager.run(), Ok(0));
-    hear.try_recv().unwrap();
+    receiver.try_recv().unwrap();
 }
 
 #[test]
-fn a_dropped_manager_answers() {
+fn dropping_the_manager_ends_all_calls_with_an_error() {
     let manager = manager();
     let endpoint = manager.remote_endpoint();
     let call = endpoint.clone();
-    let waiting = asleep(move || call.call_blocking(|_| Ok::<_, Error>(())));
-    let (told, hear) = mpsc::channel::<()>();
-    endpoint.fire(move |_| drop(told)).unwrap();
+    let waiting = spawn_until_blocked(move || call.call_blocking(|_| Ok::<_, Error>(())));
+    let (sender, receiver) = mpsc::channel::<()>();
+    endpoint.fire(move |_| drop(sender)).unwrap();
     drop(manager);
     assert_eq!(waiting.join().unwrap(), Err(Error::ChannelRecv));
-    assert_eq!(hear.try_recv(), Err(mpsc::TryRecvError::Disconnected), "a request nobody ran is dropped");
+    assert_eq!(receiver.try_recv(), Err(mpsc::TryRecvError::Disconnected), "a request that did not run is dropped");
     assert_eq!(endpoint.call_blocking(|_| Ok::<_, Error>(())), Err(Error::ChannelSend));
     assert_eq!(endpoint.fire(|_| ()), Err(Error::ChannelSend));
     assert_eq!(endpoint.kick(), Ok(()));
 }
 
-/// Its subscribers are dropped after the mailbox is closed, so one that calls the manager as it goes gets an answer.
+/// The channel is closed before the subscribers are dropped, so that a subscriber that calls the manager in `drop` gets
+/// an error.
 #[test]
-fn a_subscriber_may_call_while_its_manager_is_dropped() {
-    struct Leaving(Option<RemoteEndpoint<Leaving>>, mpsc::Sender<Result<()>>);
-    impl MutEventSubscriber for Leaving {
+fn a_subscriber_may_call_the_manager_while_both_are_dropped() {
+    struct CallingInDrop(Option<RemoteEndpoint<CallingInDrop>>, mpsc::Sender<Result<()>>);
+    impl MutEventSubscriber for CallingInDrop {
         fn init(&mut self, _: &mut EventOps) {}
         fn process(&mut self, _: Events, _: &mut EventOps) {}
     }
-    impl Drop for Leaving {
+    impl Drop for CallingInDrop {
         fn drop(&mut self) {
             self.1.send(self.0.take().unwrap().call_blocking(|_| Ok(()))).unwrap();
         }
     }
-    let (told, hear) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let mut manager = EventManager::new().unwrap();
     let endpoint = manager.remote_endpoint();
-    manager.add_subscriber(Leaving(Some(endpoint), told));
+    manager.add_subscriber(CallingInDrop(Some(endpoint), sender));
     drop(manager);
-    assert_eq!(hear.recv().unwrap(), Err(Error::ChannelSend));
+    assert_eq!(receiver.recv().unwrap(), Err(Error::ChannelSend));
 }

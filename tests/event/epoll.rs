@@ -1,4 +1,4 @@
-//! The lowest layer says what the kernel says.
+//! The lowest layer returns what the kernel returns.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -8,7 +8,7 @@ use crate::common::*;
 
 #[test]
 fn a_clone_is_the_same_instance() {
-    let (fd, epoll) = (ready(), Epoll::new().unwrap());
+    let (fd, epoll) = (ready_eventfd(), Epoll::new().unwrap());
     let clone = epoll.try_clone().unwrap();
     assert_ne!(epoll.as_fd().as_raw_fd(), clone.as_raw_fd());
     clone.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::IN, u64::MAX)).unwrap();
@@ -18,8 +18,8 @@ fn a_clone_is_the_same_instance() {
 }
 
 #[test]
-fn errors_are_the_kernels() {
-    let (fd, epoll) = (ready(), Epoll::new().unwrap());
+fn errors_are_those_of_the_kernel() {
+    let (fd, epoll) = (ready_eventfd(), Epoll::new().unwrap());
     let ctl = |operation, fd, set| epoll.ctl(operation, fd, EpollEvent::new(set, 0)).map_err(|e| e.raw_os_error());
     let number = fd.as_raw_fd();
     assert_eq!(ctl(ControlOperation::Modify, number, EventSet::IN), Err(Some(libc::ENOENT)));
@@ -33,9 +33,9 @@ fn errors_are_the_kernels() {
 }
 
 #[test]
-fn a_list_is_filled_up_to_its_capacity() {
+fn fill_returns_as_many_events_as_the_capacity() {
     let epoll = Epoll::new().unwrap();
-    let fds = [ready(), ready(), ready()];
+    let fds = [ready_eventfd(), ready_eventfd(), ready_eventfd()];
     for (data, fd) in (0..).zip(&fds) {
         epoll.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::IN, data)).unwrap();
     }
@@ -46,9 +46,9 @@ fn a_list_is_filled_up_to_its_capacity() {
     assert_eq!(events.iter().map(EpollEvent::data).collect::<Vec<_>>(), [2, 0]);
 }
 
-/// What a match on constants needs, and what must never panic.
+/// Event sets can be matched against constants, and unknown bits cause no panic.
 #[test]
-fn event_sets_match_and_keep_what_they_do_not_know() {
+fn event_sets_can_be_matched_and_preserve_unknown_bits() {
     let name = |set| match set {
         EventSet::IN => "in",
         EventSet::OUT => "out",

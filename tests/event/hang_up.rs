@@ -1,4 +1,4 @@
-//! Hang-ups and errors are told, asked for or not.
+//! Hang-ups and errors are reported without being registered.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -9,7 +9,7 @@ use kickvm::event::{EventSet, Events, SubscriberOps};
 use crate::common::*;
 
 #[test]
-fn a_hang_up_comes_until_the_descriptor_is_removed() {
+fn a_hang_up_is_reported_until_the_descriptor_is_removed() {
     let (near, far) = UnixStream::pair().unwrap();
     let mut manager = manager();
     let probe = Probe::new([Events::empty(&near)]);
@@ -18,26 +18,26 @@ fn a_hang_up_comes_until_the_descriptor_is_removed() {
     drop(far);
     for _ in 0..3 {
         assert_eq!(manager.run_with_timeout(0), Ok(1));
-        assert_eq!(events(&probe), [Events::new(&near, EventSet::HANG_UP)]);
+        assert_eq!(received(&probe), [Events::new(&near, EventSet::HANG_UP)]);
     }
     manager.event_ops(id).unwrap().remove(Events::empty(&near)).unwrap();
     assert_eq!(manager.run_with_timeout(0), Ok(0));
 }
 
 #[test]
-fn a_half_closed_peer_is_told_to_those_who_ask() {
+fn a_half_closed_peer_is_reported_if_registered() {
     let (near, far) = UnixStream::pair().unwrap();
     let mut manager = manager();
     let probe = Probe::new([Events::new(&near, EventSet::READ_HANG_UP)]);
     manager.add_subscriber(probe.clone());
     far.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(manager.run(), Ok(1));
-    assert_eq!(events(&probe), [Events::new(&near, EventSet::READ_HANG_UP)]);
+    assert_eq!(received(&probe), [Events::new(&near, EventSet::READ_HANG_UP)]);
 }
 
 #[test]
-fn an_error_comes_unasked() {
-    // A pipe nobody reads any more.
+fn an_error_is_reported_without_being_registered() {
+    // A pipe without a reader has an error at its writing end.
     let (reader, mut writer) = std::io::pipe().unwrap();
     let mut manager = manager();
     let probe = Probe::new([Events::empty(&writer)]);
@@ -46,5 +46,5 @@ fn an_error_comes_unasked() {
     assert_eq!(manager.run_with_timeout(0), Ok(0));
     drop(reader);
     assert_eq!(manager.run_with_timeout(0), Ok(1));
-    assert_eq!(events(&probe), [Events::new_raw(writer.as_raw_fd(), EventSet::ERROR)]);
+    assert_eq!(received(&probe), [Events::new_raw(writer.as_raw_fd(), EventSet::ERROR)]);
 }

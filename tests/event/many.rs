@@ -5,9 +5,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::common::*;
 
-struct One(EventFd, u32);
+struct Counter(EventFd, u32);
 
-impl MutEventSubscriber for One {
+impl MutEventSubscriber for Counter {
     fn init(&mut self, ops: &mut EventOps) {
         ops.add(Events::new(&self.0, EventSet::IN)).unwrap();
     }
@@ -18,27 +18,27 @@ impl MutEventSubscriber for One {
 }
 
 #[test]
-fn ten_thousand_subscribers_come_hear_and_go() {
-    in_own_process("many::ten_thousand_subscribers_come_hear_and_go", || {
+fn ten_thousand_subscribers_are_added_called_and_removed() {
+    in_own_process("many::ten_thousand_subscribers_are_added_called_and_removed", || {
         let limit = libc::rlimit { rlim_cur: 10_100, rlim_max: 10_100 };
-        // SAFETY: the kernel only reads `limit`, a live local.
+        // SAFETY: `limit` is a live local that the kernel only reads.
         let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0;
         assert!(raised, "this test needs 10,100 open files; raise the hard limit (ulimit -Hn)");
 
-        let mut manager = EventManager::<One>::new().unwrap();
-        let mut ids: Vec<_> = (0..10_000).map(|_| manager.add_subscriber(One(ready(), 0))).collect();
-        // 256 a turn, each of them once in 40 turns.
+        let mut manager = EventManager::<Counter>::new().unwrap();
+        let mut ids: Vec<_> = (0..10_000).map(|_| manager.add_subscriber(Counter(ready_eventfd(), 0))).collect();
+        // 40 runs of 256 events reach each subscriber at least once.
         let delivered: usize = (0..40).map(|_| manager.run_with_timeout(0).unwrap()).sum();
         assert_eq!(delivered, 40 * 256);
         assert!(ids.iter().all(|&id| (1..=2).contains(&manager.subscriber_mut(id).unwrap().1)));
 
-        // Places are used again, identifiers are not.
-        let gone: Vec<_> = ids.drain(..5_000).collect();
-        for &id in &gone {
+        // Seats are reused, identifiers are not.
+        let removed: Vec<_> = ids.drain(..5_000).collect();
+        for &id in &removed {
             manager.remove_subscriber(id).unwrap();
         }
-        ids.extend((0..5_000).map(|_| manager.add_subscriber(One(quiet(), 0))));
-        assert!(gone.iter().all(|id| manager.subscriber_mut(*id).is_err() && !ids.contains(id)));
+        ids.extend((0..5_000).map(|_| manager.add_subscriber(Counter(idle_eventfd(), 0))));
+        assert!(removed.iter().all(|id| manager.subscriber_mut(*id).is_err() && !ids.contains(id)));
         let delivered: usize = (0..20).map(|_| manager.run_with_timeout(0).unwrap()).sum();
         assert_eq!(delivered, 20 * 256);
         for id in ids {

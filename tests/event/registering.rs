@@ -1,4 +1,4 @@
-//! A registration belongs to the one subscriber that made it.
+//! A registration belongs to the subscriber that made it.
 
 use std::os::fd::AsRawFd;
 
@@ -7,8 +7,8 @@ use kickvm::event::{Errno, Error, EventSet, Events, SubscriberOps};
 use crate::common::*;
 
 #[test]
-fn a_second_add_is_refused() {
-    let (fd, mut manager) = (ready(), manager());
+fn a_second_add_is_rejected() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let first = manager.add_subscriber(Probe::new([input(&fd)]));
     let second = manager.add_subscriber(Probe::new([]));
     for id in [first, second] {
@@ -18,8 +18,8 @@ fn a_second_add_is_refused() {
 }
 
 #[test]
-fn a_foreign_descriptor_is_out_of_reach() {
-    let (fd, mut manager) = (ready(), manager());
+fn the_descriptor_of_another_subscriber_cannot_be_changed() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let probe = Probe::new([input(&fd)]);
     let owner = manager.add_subscriber(probe.clone());
     let other = manager.add_subscriber(Probe::new([]));
@@ -29,15 +29,15 @@ fn a_foreign_descriptor_is_out_of_reach() {
     assert_eq!(ops.remove(input(&fd)), Err(Error::NotOwner));
     manager.remove_subscriber(other).unwrap();
     assert_eq!(manager.run_with_timeout(0), Ok(1));
-    assert_eq!(seen(&probe), [fd.as_raw_fd()]);
+    assert_eq!(received_fds(&probe), [fd.as_raw_fd()]);
 
     manager.event_ops(owner).unwrap().remove(input(&fd)).unwrap();
     assert_eq!(manager.run_with_timeout(0), Ok(0));
 }
 
 #[test]
-fn what_nobody_registered_cannot_be_changed() {
-    let (fd, mut manager) = (ready(), manager());
+fn a_descriptor_that_is_not_registered_cannot_be_changed() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let id = manager.add_subscriber(Probe::new([]));
     let mut ops = manager.event_ops(id).unwrap();
     for (number, errno) in [(fd.as_raw_fd(), libc::ENOENT), (i32::MAX, libc::ENOENT), (-1, libc::EBADF)] {
@@ -48,7 +48,7 @@ fn what_nobody_registered_cannot_be_changed() {
 }
 
 #[test]
-fn what_is_not_open_or_always_ready_cannot_be_added() {
+fn closed_descriptors_and_regular_files_cannot_be_added() {
     let mut manager = manager();
     let id = manager.add_subscriber(Probe::new([]));
     let mut ops = manager.event_ops(id).unwrap();
@@ -61,24 +61,24 @@ fn what_is_not_open_or_always_ready_cannot_be_added() {
 }
 
 #[test]
-fn user_data_come_back_whole() {
-    let (fd, mut manager) = (ready(), manager());
-    let asked = Events::with_data(&fd, u32::MAX, EventSet::IN);
-    let probe = Probe::new([asked]);
+fn all_bits_of_the_user_data_are_returned() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
+    let registered = Events::with_data(&fd, u32::MAX, EventSet::IN);
+    let probe = Probe::new([registered]);
     let id = manager.add_subscriber(probe.clone());
     manager.run().unwrap();
-    assert_eq!(events(&probe), [asked]);
+    assert_eq!(received(&probe), [registered]);
 
-    let asked = Events::with_data(&fd, 0x8000_0001, EventSet::OUT);
-    manager.event_ops(id).unwrap().modify(asked).unwrap();
+    let registered = Events::with_data(&fd, 0x8000_0001, EventSet::OUT);
+    manager.event_ops(id).unwrap().modify(registered).unwrap();
     manager.run().unwrap();
-    assert_eq!(events(&probe), [asked]);
+    assert_eq!(received(&probe), [registered]);
 }
 
-/// Every order in which four descriptors can be removed, by their subscriber or with it.
+/// Removes four descriptors in every order, one by one or together with their subscriber.
 #[test]
-fn descriptors_leave_in_any_order() {
-    let fds = [(); 4].map(|()| ready());
+fn descriptors_are_removed_in_any_order() {
+    let fds = [(); 4].map(|()| ready_eventfd());
     for order in 0..256 {
         let mut manager = manager();
         let id = manager.add_subscriber(Probe::new(fds.iter().map(input)));
@@ -89,7 +89,7 @@ fn descriptors_leave_in_any_order() {
             assert_eq!(result.is_ok(), removed.insert(fd));
             assert_eq!(manager.run_with_timeout(0), Ok(4 - removed.len()));
         }
-        // Added again, what was removed is at another place in the subscriber's list.
+        // Adding them again changes their order in the subscriber's list.
         for &fd in &removed {
             manager.event_ops(id).unwrap().add(input(&fds[fd])).unwrap();
         }

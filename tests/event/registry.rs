@@ -1,4 +1,4 @@
-//! Poll waits, Registry registers meanwhile.
+//! `Registry` registers while `Poll` waits.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -9,20 +9,20 @@ use kickvm::event::{EventSet, Poll, Registry, Token};
 
 use crate::common::*;
 
-fn send_and_sync<T: Send + Sync>() {}
+fn assert_send_and_sync<T: Send + Sync>() {}
 
 #[test]
 fn another_thread_registers_while_poll_blocks() {
-    send_and_sync::<Registry>();
+    assert_send_and_sync::<Registry>();
     let mut poll = Poll::new().unwrap();
     let registry = poll.registry().try_clone().unwrap();
-    let waiting = asleep(move || {
+    let waiting = spawn_until_blocked(move || {
         let mut events = Vec::with_capacity(4);
         poll.poll(&mut events, None).unwrap();
         events[0].token()
     });
     assert!(!waiting.is_finished());
-    let fd = ready();
+    let fd = ready_eventfd();
     registry.register(&fd, Token(usize::MAX), EventSet::IN).unwrap();
     assert_eq!(waiting.join().unwrap(), Token(usize::MAX));
 }
@@ -30,11 +30,11 @@ fn another_thread_registers_while_poll_blocks() {
 #[test]
 fn a_registry_may_outlive_its_poll() {
     let registry = Poll::new().unwrap().registry().try_clone().unwrap();
-    registry.register(&ready(), 1, EventSet::IN).unwrap();
+    registry.register(&ready_eventfd(), 1, EventSet::IN).unwrap();
 }
 
 #[test]
-fn tokens_tell_sources_apart() {
+fn tokens_identify_sources() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut poll = Poll::new().unwrap();
     let mut streams = Vec::new();
@@ -54,8 +54,8 @@ fn tokens_tell_sources_apart() {
 }
 
 #[test]
-fn a_source_is_registered_changed_and_deregistered_once() {
-    let (fd, mut poll) = (ready(), Poll::new().unwrap());
+fn a_source_is_registered_reregistered_and_deregistered_once() {
+    let (fd, mut poll) = (ready_eventfd(), Poll::new().unwrap());
     let registry = poll.registry();
     assert_eq!(registry.reregister(&fd, 1, EventSet::IN).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     registry.register(&fd, 1, EventSet::IN).unwrap();
@@ -71,14 +71,14 @@ fn a_source_is_registered_changed_and_deregistered_once() {
 }
 
 #[test]
-fn a_list_without_room_is_an_error() {
+fn a_list_without_capacity_is_an_error() {
     let mut poll = Poll::new().unwrap();
     let error = poll.poll(&mut Vec::new(), None).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 }
 
 #[test]
-fn the_capacity_is_the_most_that_comes() {
+fn poll_returns_at_most_as_many_events_as_the_capacity() {
     let mut poll = Poll::new().unwrap();
     let pairs: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
     for (token, (near, _)) in pairs.iter().enumerate() {

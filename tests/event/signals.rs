@@ -1,4 +1,4 @@
-//! Signals as a descriptor.
+//! Signals are read from a descriptor.
 
 use kickvm::event::{EventSet, Poll, Signals};
 
@@ -8,7 +8,7 @@ fn a_signal_is_read_once() {
     let mut poll = Poll::new().unwrap();
     poll.registry().register(&signals, 1, EventSet::IN).unwrap();
     assert_eq!(signals.read().unwrap(), None);
-    // SAFETY: raises signals for this thread, which has just blocked them.
+    // SAFETY: the calls take no pointer. This thread has blocked both signals.
     let raised = unsafe { (libc::raise(libc::SIGHUP), libc::raise(libc::SIGUSR2)) };
     assert_eq!(raised, (0, 0));
     poll.poll(&mut Vec::with_capacity(1), None).unwrap();
@@ -18,7 +18,7 @@ fn a_signal_is_read_once() {
 }
 
 #[test]
-fn what_is_no_signal_is_an_error() {
+fn an_invalid_signal_number_is_an_error() {
     for number in [0, -1, 4711] {
         assert_eq!(Signals::new(&[number]).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
     }

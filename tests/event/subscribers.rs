@@ -1,4 +1,4 @@
-//! One type for all subscribers, or one for each; pointers and cells are subscribers too.
+//! Subscribers have one type or several, and pointers and cells of subscribers are subscribers.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,7 +19,7 @@ struct Counter(EventFd, AtomicUsize);
 
 impl Counter {
     fn new() -> Self {
-        Counter(ready(), AtomicUsize::new(0))
+        Counter(ready_eventfd(), AtomicUsize::new(0))
     }
 }
 
@@ -37,7 +37,7 @@ struct MutCounter(EventFd, usize);
 
 impl MutCounter {
     fn new() -> Self {
-        MutCounter(ready(), 0)
+        MutCounter(ready_eventfd(), 0)
     }
 }
 
@@ -51,7 +51,7 @@ impl MutEventSubscriber for MutCounter {
     }
 }
 
-fn runs<S: MutEventSubscriber>(subscriber: S) {
+fn assert_runs<S: MutEventSubscriber>(subscriber: S) {
     let mut manager = EventManager::new().unwrap();
     let id = manager.add_subscriber(subscriber);
     assert_eq!(manager.run(), Ok(1));
@@ -61,22 +61,22 @@ fn runs<S: MutEventSubscriber>(subscriber: S) {
 
 #[test]
 fn every_wrapper_is_a_subscriber() {
-    runs(MutCounter::new());
-    runs(Box::new(MutCounter::new()));
-    runs(Box::new(MutCounter::new()) as Box<dyn MutEventSubscriber>);
-    runs(RefCell::new(MutCounter::new()));
-    runs(Mutex::new(MutCounter::new()));
-    runs(Arc::new(Counter::new()));
-    runs(Rc::new(Counter::new()));
-    runs(Arc::new(Counter::new()) as Arc<dyn EventSubscriber>);
-    runs(Rc::new(Box::new(Counter::new()) as Box<dyn EventSubscriber>));
-    runs(Arc::new(Mutex::new(MutCounter::new())) as Arc<Mutex<dyn MutEventSubscriber + Send>>);
-    runs(Rc::new(RefCell::new(MutCounter::new())) as Rc<RefCell<dyn MutEventSubscriber>>);
+    assert_runs(MutCounter::new());
+    assert_runs(Box::new(MutCounter::new()));
+    assert_runs(Box::new(MutCounter::new()) as Box<dyn MutEventSubscriber>);
+    assert_runs(RefCell::new(MutCounter::new()));
+    assert_runs(Mutex::new(MutCounter::new()));
+    assert_runs(Arc::new(Counter::new()));
+    assert_runs(Rc::new(Counter::new()));
+    assert_runs(Arc::new(Counter::new()) as Arc<dyn EventSubscriber>);
+    assert_runs(Rc::new(Box::new(Counter::new()) as Box<dyn EventSubscriber>));
+    assert_runs(Arc::new(Mutex::new(MutCounter::new())) as Arc<Mutex<dyn MutEventSubscriber + Send>>);
+    assert_runs(Rc::new(RefCell::new(MutCounter::new())) as Rc<RefCell<dyn MutEventSubscriber>>);
 }
 
 #[test]
-fn a_removed_subscriber_hears_and_says_nothing_more() {
-    let (fd, mut manager) = (ready(), manager());
+fn a_removed_subscriber_gets_no_events_and_its_identifier_is_invalid() {
+    let (fd, mut manager) = (ready_eventfd(), manager());
     let probe = Probe::new([input(&fd)]);
     let id = manager.add_subscriber(probe.clone());
     assert!(manager.remove_subscriber(id).is_ok());
@@ -86,11 +86,11 @@ fn a_removed_subscriber_hears_and_says_nothing_more() {
     assert_eq!(manager.subscriber_mut(id).err(), Some(Error::InvalidId));
     assert_eq!(manager.remove_subscriber(id).err(), Some(Error::InvalidId));
     assert_eq!(manager.run_with_timeout(0), Ok(0));
-    assert!(seen(&probe).is_empty());
+    assert!(received_fds(&probe).is_empty());
 }
 
 #[test]
-fn an_identifier_means_nothing_to_another_manager() {
+fn another_manager_rejects_an_identifier() {
     let (mut mine, mut other) = (manager(), manager());
     let id = mine.add_subscriber(Probe::new([]));
     other.add_subscriber(Probe::new([]));
@@ -99,45 +99,46 @@ fn an_identifier_means_nothing_to_another_manager() {
 
 #[test]
 fn a_manager_may_move_to_another_thread() {
-    let (fd, mut manager) = (ready(), manager());
+    let (fd, mut manager) = (ready_eventfd(), manager());
     manager.add_subscriber(Probe::new([input(&fd)]));
     assert_eq!(std::thread::spawn(move || manager.run()).join().unwrap(), Ok(1));
 }
 
 #[test]
-fn a_callback_gets_what_is_read_and_what_goes_wrong() {
-    struct Fake(EventFd);
-    impl AsRawFd for Fake {
+fn a_callback_gets_items_and_errors() {
+    struct Failing(EventFd);
+    impl AsRawFd for Failing {
         fn as_raw_fd(&self) -> RawFd {
             self.0.as_raw_fd()
         }
     }
-    impl Source for Fake {
+    impl Source for Failing {
         type Item = ();
         fn read(&self) -> io::Result<Option<()>> {
             Err(io::ErrorKind::Other.into())
         }
     }
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tell = |told: &Arc<Mutex<Vec<String>>>| {
-        let told = Arc::clone(told);
-        move |text: String| told.lock().unwrap().push(text)
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let record = |calls: &Arc<Mutex<Vec<String>>>| {
+        let calls = Arc::clone(calls);
+        move |text: String| calls.lock().unwrap().push(text)
     };
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     let timer = Timer::new().unwrap();
     timer.arm(Duration::ZERO).unwrap();
-    let call = tell(&told);
+    let call = record(&calls);
     manager.add_subscriber(Box::new(Callback::new(timer, move |read, _| call(format!("{:?}", read.ok())))));
     manager.run().unwrap();
-    let call = tell(&told);
-    let failing = Callback::new(Fake(ready()), move |read, _| call(format!("{:?}", read.map_err(|e| e.kind()))));
+    let call = record(&calls);
+    let failing =
+        Callback::new(Failing(ready_eventfd()), move |read, _| call(format!("{:?}", read.map_err(|e| e.kind()))));
     manager.add_subscriber(Box::new(failing));
     manager.run().unwrap();
-    assert_eq!(*told.lock().unwrap(), ["Some(1)", "Err(Other)"]);
+    assert_eq!(*calls.lock().unwrap(), ["Some(1)", "Err(Other)"]);
 }
 
 #[test]
-fn a_callback_hears_that_its_source_cannot_be_watched() {
+fn a_callback_gets_the_error_of_its_registration() {
     struct Regular(std::fs::File);
     impl AsRawFd for Regular {
         fn as_raw_fd(&self) -> RawFd {

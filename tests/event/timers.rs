@@ -1,11 +1,11 @@
-//! Time as a descriptor.
+//! Timers are descriptors.
 
 use std::time::{Duration, Instant};
 
 use kickvm::event::{EventSet, Poll, Timer};
 
 #[test]
-fn a_timer_expires_once_or_again_and_again_or_not_at_all() {
+fn a_timer_expires_once_or_periodically_or_not_at_all() {
     let timer = Timer::new().unwrap();
     let mut poll = Poll::new().unwrap();
     poll.registry().register(&timer, 1, EventSet::IN).unwrap();
@@ -31,7 +31,7 @@ fn a_timer_expires_once_or_again_and_again_or_not_at_all() {
 }
 
 #[test]
-fn zero_expires_at_once_and_for_ever_never() {
+fn a_delay_of_zero_expires_at_once_and_the_longest_one_does_not() {
     let timer = Timer::new().unwrap();
     let mut poll = Poll::new().unwrap();
     poll.registry().register(&timer, 1, EventSet::IN).unwrap();

@@ -1,4 +1,4 @@
-//! Waiting ends in time: at a timeout, or when a signal handler has run.
+//! A wait ends at its timeout, or when a signal handler has run.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +10,18 @@ use kickvm::event::{Epoll, EpollEvent, EventSet, Poll, SubscriberOps};
 use crate::common::*;
 
 #[test]
-fn zero_only_looks() {
+fn a_timeout_of_zero_does_not_block() {
     let mut manager = manager();
     assert_eq!(manager.run_with_timeout(0), Ok(0));
     let mut poll = Poll::new().unwrap();
     poll.poll(&mut Vec::with_capacity(1), Some(Duration::ZERO)).unwrap();
-    let fd = ready();
+    let fd = ready_eventfd();
     manager.add_subscriber(Probe::new([input(&fd)]));
     assert_eq!(manager.run_with_timeout(0), Ok(1));
 }
 
 #[test]
-fn nobody_wakes_too_early() {
+fn no_wait_ends_early() {
     let mut poll = Poll::new().unwrap();
     let mut events = Vec::with_capacity(1);
     for timeout in [Duration::from_nanos(1), Duration::from_micros(700), Duration::from_micros(2_100)] {
@@ -34,19 +34,19 @@ fn nobody_wakes_too_early() {
     assert!(start.elapsed() >= Duration::from_millis(2));
 }
 
-/// Interrupts this thread again and again while `body` runs.
+/// Interrupts this thread repeatedly while `body` runs.
 fn interrupted<R>(body: impl FnOnce() -> R) -> R {
     extern "C" fn ignore(_: i32) {}
     let ignore: extern "C" fn(i32) = ignore;
-    // SAFETY: the handler does nothing, so it may run at any point; nobody else uses this signal here.
+    // SAFETY: the handler does nothing, so that it may run at any point. No other test uses this signal.
     unsafe { libc::signal(libc::SIGUSR1, ignore as libc::sighandler_t) };
-    // SAFETY: always succeeds.
+    // SAFETY: the call takes no argument and always succeeds.
     let this = unsafe { libc::pthread_self() };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                // SAFETY: `this` is alive: it waits for this scope to end.
+                // SAFETY: the thread `this` is alive, because it waits for the end of this scope.
                 unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
                 thread::sleep(Duration::from_millis(1));
             }
@@ -58,9 +58,9 @@ fn interrupted<R>(body: impl FnOnce() -> R) -> R {
 }
 
 #[test]
-fn a_signal_handler_ends_the_wait_and_is_no_error() {
+fn a_signal_handler_ends_the_wait_without_an_error() {
     let mut manager = manager();
-    let fd = quiet();
+    let fd = idle_eventfd();
     manager.add_subscriber(Probe::new([input(&fd)]));
     assert_eq!(interrupted(|| manager.run()), Ok(0));
     fd.write(1).unwrap();
@@ -71,7 +71,7 @@ fn a_signal_handler_ends_the_wait_and_is_no_error() {
     interrupted(|| poll.poll(&mut events, None)).unwrap();
     assert!(events.is_empty());
 
-    // The layer that is the kernel's says what the kernel says.
+    // The lowest layer returns the kernel's error.
     let epoll = Epoll::new().unwrap();
     let mut events = [EpollEvent::new(EventSet::IN, fd.as_raw_fd() as u64)];
     assert_eq!(interrupted(|| epoll.wait(-1, &mut events)).unwrap_err().kind(), std::io::ErrorKind::Interrupted);
