@@ -16,7 +16,7 @@ use kickvm::{console, doctor as checks, exec, sys};
 
 fn main() -> ExitCode {
     // In a guest of `kickvm exec` this is the first process.
-    if let Some(status) = exec::act() {
+    if let Some(status) = exec::run_if_init() {
         return ExitCode::from(status);
     }
     console::terminal::restore_on_panic();

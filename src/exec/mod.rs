@@ -1,8 +1,9 @@
 //! `kickvm exec`: one command in a fresh guest, whose exit status becomes kickvm's own.
 //!
-//! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel on
-//! it, and lets a [`Companion`](crate::vmm::Companion) move the command's streams. On the guest's side [`act`] is that first
-//! process. Between them is a channel in guest memory that needs no driver and no kernel module.
+//! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel
+//! on it, and lets a [`Companion`](crate::vmm::Companion) move the command's streams. On the guest's side
+//! [`run_if_init`] is that first process. Between them is a channel in guest memory that needs no driver and no kernel
+//! module.
 
 mod channel;
 mod host;
@@ -14,7 +15,7 @@ pub mod rootfs;
 mod stream;
 
 pub use host::Timings;
-pub use init::act;
+pub use init::run_if_init;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -34,12 +35,12 @@ use crate::event::Signals;
 use crate::sys::winsize::WinSize;
 use crate::vcpu::ExitStats;
 use crate::vmm::{ConsoleConfig, ConsoleLog, Error, ExitReason, Outcome, VMMConfig, Vmm};
-use channel::Lane;
-use host::{Host, Parts};
+use channel::Stream;
+use host::{ExecHost, HostIo};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
-use port::{BELL, EXEC_PORT, EXEC_PORTS, ExecPort};
+use port::{DOORBELL, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use rootfs::{NewFile, Overlay, Root, libraries_of};
-use stream::Outlet;
+use stream::OutputStream;
 
 /// One command, the guest it runs in, and what belongs to both.
 #[derive(Clone, Debug)]
@@ -88,8 +89,7 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
         env: config.env,
         modules: config.modules,
         terminal: size,
-        errors_apart: !io::stderr().is_terminal(),
-        linked: linked.is_some(),
+        separate_stderr: !io::stderr().is_terminal(),
     };
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         let mut default = OsString::from("TERM=");
@@ -133,7 +133,11 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
 const SELF: &str = "/proc/self/exe";
 
 /// Gives `vmm` the devices of the channel.
-fn connect(vmm: &mut Vmm, grace: Duration, has_terminal: bool) -> Result<Host<crate::vmm::WrappedExitHandler>, Error> {
+fn connect(
+    vmm: &mut Vmm,
+    grace: Duration,
+    has_terminal: bool,
+) -> Result<ExecHost<crate::vmm::WrappedExitHandler>, Error> {
     let lay_out = |error| Error::host("lay out the ports")(io::Error::other(error));
     let eventfd =
         || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"));
@@ -141,9 +145,9 @@ fn connect(vmm: &mut Vmm, grace: Duration, has_terminal: bool) -> Result<Host<cr
 
     let bell = eventfd()?;
     let port = Arc::new(ExecPort::new(copy(&bell)?));
-    vmm.add_port_device(EXEC_PORT, EXEC_PORTS, port.clone()).map_err(lay_out)?;
+    vmm.add_port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone()).map_err(lay_out)?;
     // With it the guest rings without an exit to this program. Without it the device rings, so an error is none.
-    let _ = vmm.vm_fd().register_ioevent(&bell, &IoEventAddress::Pio((EXEC_PORT + BELL).into()), NoDatamatch);
+    let _ = vmm.vm_fd().register_ioevent(&bell, &IoEventAddress::Pio((EXEC_PORT_BASE + DOORBELL).into()), NoDatamatch);
 
     let irq = eventfd()?;
     vmm.vm_fd().register_irqfd(&irq, COM2_IRQ).map_err(Error::kvm("connect the wake line's interrupt"))?;
@@ -154,18 +158,18 @@ fn connect(vmm: &mut Vmm, grace: Duration, has_terminal: bool) -> Result<Host<cr
     let input = Stdin::new().map_err(Error::host("use standard input"))?;
     let input = if has_terminal { input } else { input.map(Stdin::without_keys) };
     let window = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
-    let parts = Parts {
+    let io = HostIo {
         ram: vmm.ram().clone(),
         port,
-        bell,
-        wake,
-        input,
-        output: Outlet::new(Lane::Output, Stdout::standard(&io::stdout(), "use standard output")?),
-        errors: Outlet::new(Lane::Errors, Stdout::standard(&io::stderr(), "use standard error")?),
-        grace,
-        window: window.map_err(Error::host("wait for signals"))?,
+        doorbell: bell,
+        wake_interrupt: wake,
+        stdin: input,
+        stdout: OutputStream::new(Stream::Stdout, Stdout::standard(&io::stdout(), "use standard output")?),
+        stderr: OutputStream::new(Stream::Stderr, Stdout::standard(&io::stderr(), "use standard error")?),
+        kill_after: grace,
+        winsize_signal: window.map_err(Error::host("wait for signals"))?,
     };
-    Host::new(parts, vmm.exit_handler().clone()).map_err(Error::host("set a timer"))
+    ExecHost::new(io, vmm.exit_handler().clone()).map_err(Error::host("set a timer"))
 }
 
 impl ExecConfig {

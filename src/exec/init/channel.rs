@@ -1,124 +1,125 @@
-//! Init's end of the channel: locked memory whose guest-physical addresses it tells kickvm, the bell, and the wake line.
+//! The guest side of the channel: locked memory for the rings, the exec port, and the serial port of the wake
+//! interrupt.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::Duration;
 
 use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::ports::Ports;
-use crate::exec::channel::{Broken, Consumer, Event, Lane, PAGE, Pages, Producer, TOTAL_PAGES, publish, set_sleeping};
+use super::cannot;
+use crate::exec::channel::{Message, MessageReader, PAGE, Pages, Producer, Stream, TOTAL_PAGES};
+use crate::exec::port::{DOORBELL, EXEC_PORT_BASE, EXEC_PORT_COUNT, SIGNATURE};
+use crate::sys::port_io::PortIo;
 
-/// The serial port by which kickvm wakes init. What comes over it means nothing.
-const WAKE_LINE: &str = "/dev/ttyS1";
-/// Milliseconds after which kickvm does not listen any more.
-const PATIENCE: u32 = 10_000;
+/// The serial port with which kickvm interrupts the guest. The bytes that it receives have no meaning.
+const WAKE_TTY: &str = "/dev/ttyS1";
+/// The longest time to wait for room for a message, in milliseconds.
+const MAX_SEND_TIME: u32 = 10_000;
 
-/// The shared pages, which lie together here.
+/// The shared pages, which are contiguous in this address space.
 #[derive(Debug)]
-pub struct Memory(MmapRegion);
+pub struct SharedMemory(MmapRegion);
 
-impl Pages for Memory {
+impl Pages for SharedMemory {
     fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         self.0.get_slice(page * PAGE + offset, len).ok()
     }
 }
 
-/// Init's end.
+/// The guest side.
 #[derive(Debug)]
-pub struct Link {
-    /// Where the rings are.
-    pub memory: Memory,
-    /// Readable after kickvm has put something into a ring.
-    pub wake: File,
-    /// What kickvm tells.
-    pub orders: Consumer,
+pub struct GuestChannel {
+    /// The memory of the rings.
+    pub memory: SharedMemory,
+    /// The serial port, which becomes readable with the wake interrupt.
+    pub wake_tty: File,
+    /// Messages from kickvm.
+    pub controls: MessageReader,
     events: Producer,
-    ports: Ports,
+    port: PortIo,
 }
 
-impl Link {
-    /// Makes the channel and tells kickvm where it is.
+impl GuestChannel {
+    /// Allocates the channel and publishes its address to kickvm.
+    ///
+    /// # Errors
+    ///
+    /// The guest has no exec port, or the kernel lacks a feature that the channel needs. The error is a message for the
+    /// user.
     pub fn connect() -> Result<Self, String> {
-        let ports = Ports::open().map_err(|error| format!("cannot use ports (CONFIG_X86_IOPL_IOPERM): {error}"))?;
-        if !ports.is_there() {
-            return Err("this machine is not one of kickvm exec's".to_owned());
+        let port = PortIo::open(EXEC_PORT_BASE, EXEC_PORT_COUNT);
+        let port = port.map_err(cannot("access I/O ports (CONFIG_X86_IOPL_IOPERM)"))?;
+        if SIGNATURE.iter().zip(0..).any(|(byte, offset)| port.read(offset) != *byte) {
+            return Err("no exec port found; this initramfs runs under 'kickvm exec' only".to_owned());
         }
-        let wake = open_wake_line().map_err(|error| format!("cannot open its wake line {WAKE_LINE}: {error}"))?;
-        // Memory that stays where it is: shared, so that a fork does not make copies; locked, and what is locked is not to be
-        // moved for the sake of larger pages either. Kernels that cannot do that do not have the file.
+        let wake_tty = open_wake_tty().map_err(cannot(format_args!("open the serial port {WAKE_TTY}")))?;
+        // The pages must keep their physical addresses. They are shared, so that fork does not copy them, and locked.
+        // Compaction must not move locked pages either; kernels without compaction do not have the file.
         let _ = fs::write("/proc/sys/vm/compact_unevictable_allowed", "0");
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
         let region = MmapRegion::build(None, TOTAL_PAGES * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags);
-        let memory = Memory(region.map_err(|error| format!("cannot map memory: {error}"))?);
+        let memory = SharedMemory(region.map_err(|error| format!("cannot map shared memory: {error}"))?);
         let frames = frames(&memory)?;
-        publish(&memory, &frames).map_err(|error| error.to_string())?;
-        let link =
-            Self { memory, wake, orders: Consumer::new(Lane::Orders), events: Producer::new(Lane::Events), ports };
-        let header = u32::try_from(frames[0]).map_err(|_| "its memory is out of kickvm's reach".to_owned())?;
-        link.ports.set_frame(header);
-        Ok(link)
+        memory.publish(&frames).map_err(|error| error.to_string())?;
+        let header = u32::try_from(frames[0]).map_err(|_| "the channel is above 16 TiB of guest memory".to_owned())?;
+        header.to_le_bytes().iter().zip(0..).for_each(|(byte, offset)| port.write(offset, *byte));
+        let (controls, events) = (MessageReader::new(Stream::Controls), Producer::new(Stream::Events));
+        Ok(Self { memory, wake_tty, controls, events, port })
     }
 
-    /// Tells kickvm that something is new in a ring.
-    pub fn ring(&self) {
-        self.ports.ring();
+    /// Notifies kickvm of a change in a ring.
+    pub fn ring_doorbell(&self) {
+        self.port.write(DOORBELL, 0);
     }
 
-    /// Tells kickvm of `event`. Events are few and its loop takes them at once, so that waiting for room is rare.
-    pub fn send(&mut self, event: &Event) {
-        let bytes = event.encode();
-        for _ in 0..PATIENCE {
-            if self.events.room(&self.memory).is_ok_and(|room| room >= bytes.len()) {
-                let _ = self.events.push(&self.memory, &bytes); // there is room
-                return self.ring();
+    /// Sends `message`. Waits for room if necessary, which is rare: messages are few, and kickvm takes them out at
+    /// once. A message for which there is no room is dropped after [`MAX_SEND_TIME`].
+    pub fn send(&mut self, message: &Message) {
+        let bytes = message.encode();
+        for _ in 0..MAX_SEND_TIME {
+            if self.events.push_all(&self.memory, &bytes) == Ok(true) {
+                return self.ring_doorbell();
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Says whether init is about to sleep.
-    pub fn set_sleeping(&self, asleep: bool) -> Result<(), Broken> {
-        set_sleeping(&self.memory, asleep)
-    }
-
-    /// Takes what came over the wake line.
-    pub fn wake_up(&mut self) {
+    /// Reads what the serial port has received, so that it is no longer readable.
+    pub fn acknowledge_wake(&mut self) {
         let mut block = [0; 256];
-        while matches!(self.wake.read(&mut block), Ok(len) if len == block.len()) {}
+        while matches!(self.wake_tty.read(&mut block), Ok(len) if len == block.len()) {}
     }
 }
 
-/// A terminal line that hands over each byte as it comes, and waits for no carrier.
-fn open_wake_line() -> nix::Result<File> {
+/// Opens the serial port so that each byte makes it readable at once, without a carrier signal.
+fn open_wake_tty() -> io::Result<File> {
     let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
-    let line = OpenOptions::new().read(true).write(true).custom_flags(flags).open(WAKE_LINE);
-    let line = line.map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let mut settings = tcgetattr(&line)?;
+    let tty = OpenOptions::new().read(true).write(true).custom_flags(flags).open(WAKE_TTY)?;
+    let mut settings = tcgetattr(&tty)?;
     cfmakeraw(&mut settings);
     settings.control_flags.insert(ControlFlags::CLOCAL | ControlFlags::CREAD);
-    tcsetattr(&line, SetArg::TCSANOW, &settings)?;
-    Ok(line)
+    tcsetattr(&tty, SetArg::TCSANOW, &settings)?;
+    Ok(tty)
 }
 
 /// The page frame number of each shared page (Documentation/admin-guide/mm/pagemap.rst).
-fn frames(memory: &Memory) -> Result<Vec<u64>, String> {
+fn frames(memory: &SharedMemory) -> Result<Vec<u64>, String> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
-    let map = File::open("/proc/self/pagemap");
-    let map = map.map_err(|error| format!("cannot open /proc/self/pagemap (CONFIG_PROC_PAGE_MONITOR): {error}"))?;
+    let pagemap =
+        File::open("/proc/self/pagemap").map_err(cannot("open /proc/self/pagemap (CONFIG_PROC_PAGE_MONITOR)"))?;
     let first = memory.0.as_ptr() as usize / PAGE;
-    let frame = |n: usize| {
-        let page = memory.slice(n, 0, PAGE).ok_or("a page is missing")?;
-        page.copy_from(&[0u8; PAGE]); // so that it is there
+    let frame = |page: usize| {
+        let slice = memory.slice(page, 0, PAGE).ok_or("the shared memory is incomplete")?;
+        slice.copy_from(&[0u8; PAGE]); // a page that was never written to may have no frame yet
         let mut entry = [0; 8];
-        let read = map.read_exact_at(&mut entry, 8 * (first + n) as u64);
-        read.map_err(|error| format!("cannot read /proc/self/pagemap: {error}"))?;
+        pagemap.read_exact_at(&mut entry, 8 * (first + page) as u64).map_err(cannot("read /proc/self/pagemap"))?;
         match u64::from_ne_bytes(entry) {
             entry if entry & PRESENT != 0 && entry & FRAME != 0 => Ok(entry & FRAME),
-            _ => Err("the kernel does not say where its memory is".to_owned()),
+            _ => Err("/proc/self/pagemap has no page frame numbers".to_owned()),
         }
     };
     (0..TOTAL_PAGES).map(frame).collect()

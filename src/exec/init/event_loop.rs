@@ -1,4 +1,4 @@
-//! The first process's loop: it moves bytes between the command and the rings, and buries the dead.
+//! Init's event loop: it moves bytes between the command and the rings, and reaps processes.
 
 use std::fs::File;
 use std::io;
@@ -6,217 +6,207 @@ use std::io;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::channel::GuestChannel;
 use super::command::Running;
-use super::link::Link;
 use crate::event::{EventSet, Poll, Registry, Signals, Token};
-use crate::exec::channel::{Consumer, Lane, Order, Producer, take};
-use crate::sys::wait::{Ended, try_wait_any};
+use crate::exec::channel::{Consumer, Message, Pages, Producer, Stream};
+use crate::sys::wait::{ExitedChild, try_wait_any};
 
-const DEATHS: Token = Token(0);
+const SIGCHLD: Token = Token(0);
 const WAKE: Token = Token(1);
-const OUTPUT: Token = Token(2);
-const ERRORS: Token = Token(3);
-const INPUT: Token = Token(4);
+const STDOUT: Token = Token(2);
+const STDERR: Token = Token(3);
+const STDIN: Token = Token(4);
 
-/// Reads of one stream after which the others get a turn.
-const READS: usize = 64;
+/// Reads of one stream after which the other streams get a turn.
+const MAX_READS: usize = 64;
 
-/// Serves the command until it has ended and all it said is in the rings. Returns its exit status.
-pub fn serve(link: &mut Link, running: Running) -> io::Result<u8> {
-    let deaths = Signals::new(&[libc::SIGCHLD])?;
+/// Runs until the command has ended and all of its output is in the rings. Returns its exit status.
+///
+/// # Errors
+///
+/// The kernel cannot provide the signalfd or epoll, or an index in the channel is invalid.
+pub fn run(channel: &mut GuestChannel, running: Running) -> io::Result<u8> {
+    let sigchld = Signals::new(&[libc::SIGCHLD])?;
     let mut poll = Poll::new()?;
-    poll.registry().register(&deaths, DEATHS, EventSet::IN)?;
-    poll.registry().register(&link.wake, WAKE, EventSet::IN)?;
-    let mut server = Server::new(running, &poll)?;
+    poll.registry().register(&sigchld, SIGCHLD, EventSet::IN)?;
+    poll.registry().register(&channel.wake_tty, WAKE, EventSet::IN)?;
+    let mut state = EventLoop::new(running, poll.registry())?;
     let mut events = Vec::with_capacity(8);
-    server.bury(); // it may have died before anybody listened
+    state.reap(); // the command may have ended before SIGCHLD was watched
     loop {
-        link.set_sleeping(true)?;
-        server.obey(link)?;
-        server.output.watch(link, OUTPUT)?;
-        server.errors.watch(link, ERRORS)?;
-        server.input.feed(link)?;
-        if let Some(status) = server.status
-            && server.output.source.is_none()
-            && server.errors.source.is_none()
-        {
+        channel.memory.set_sleeping(true)?;
+        state.handle_controls(channel)?;
+        state.stdout.watch(channel)?;
+        state.stderr.watch(channel)?;
+        state.stdin.pump(channel)?;
+        if let (Some(status), None, None) = (state.status, &state.stdout.source.file, &state.stderr.source.file) {
             return Ok(status);
         }
         poll.poll(&mut events, None)?;
-        link.set_sleeping(false)?;
+        channel.memory.set_sleeping(false)?;
         for event in &events {
             match event.token() {
-                DEATHS => {
-                    while deaths.read()?.is_some() {}
-                    server.bury();
+                SIGCHLD => {
+                    while sigchld.read()?.is_some() {}
+                    state.reap();
                 }
-                WAKE => link.wake_up(),
-                OUTPUT => server.output.pump(link)?,
-                ERRORS => server.errors.pump(link)?,
-                _ => {} // there is room for input; see `feed`
+                WAKE => channel.acknowledge_wake(),
+                STDOUT => state.stdout.pump(channel)?,
+                STDERR => state.stderr.pump(channel)?,
+                _ => {} // the command takes input again: `InputPump::pump` follows
             }
         }
     }
 }
 
-struct Server {
+struct EventLoop {
     running: Running,
-    output: Outlet,
-    errors: Outlet,
-    input: Inlet,
-    orders: Vec<u8>,
+    stdout: OutputPump,
+    stderr: OutputPump,
+    stdin: InputPump,
     status: Option<u8>,
 }
 
-impl Server {
-    fn new(mut running: Running, poll: &Poll) -> io::Result<Self> {
-        let registry = || poll.registry().try_clone();
-        let outlet = |source, lane| {
-            Ok::<_, io::Error>(Outlet { source, ring: Producer::new(lane), watched: false, registry: registry()? })
+impl EventLoop {
+    fn new(mut running: Running, registry: &Registry) -> io::Result<Self> {
+        let pipe = |file: Option<File>, token, interest| {
+            Ok::<_, io::Error>(Pipe { file, token, interest, registered: false, registry: registry.try_clone()? })
         };
-        let (sink, ring) = (running.input.take(), Consumer::new(Lane::Input));
+        let stdout = pipe(running.stdout.take(), STDOUT, EventSet::IN)?;
+        let stderr = pipe(running.stderr.take(), STDERR, EventSet::IN)?;
+        let stdin = pipe(running.stdin.take(), STDIN, EventSet::OUT)?;
         Ok(Self {
-            output: outlet(running.output.take(), Lane::Output)?,
-            errors: outlet(running.errors.take(), Lane::Errors)?,
-            input: Inlet { sink, ring, watched: false, registry: registry()? },
-            orders: Vec::new(),
-            status: None,
             running,
+            stdout: OutputPump { source: stdout, ring: Producer::new(Stream::Stdout) },
+            stderr: OutputPump { source: stderr, ring: Producer::new(Stream::Stderr) },
+            stdin: InputPump { sink: stdin, ring: Consumer::new(Stream::Stdin) },
+            status: None,
         })
     }
 
-    /// Does what kickvm asked for.
-    fn obey(&mut self, link: &mut Link) -> io::Result<()> {
-        link.orders.pop(&link.memory, &mut self.orders, usize::MAX)?;
-        while let Some((kind, payload)) = take(&mut self.orders) {
-            match Order::decode(kind, &payload) {
-                Some(Order::Signal(number)) if self.status.is_none() => self.running.signal(number),
-                Some(Order::Size(size)) => self.running.resize(size),
-                // The command is told as it would be anywhere else: by SIGPIPE.
-                Some(Order::Shut(1)) => self.output.shut(),
-                Some(Order::Shut(2)) => self.errors.shut(),
+    /// Handles the messages from kickvm. Invalid ones are ignored.
+    fn handle_controls(&mut self, channel: &mut GuestChannel) -> io::Result<()> {
+        for message in channel.controls.receive(&channel.memory)? {
+            match message {
+                Some(Message::Signal(number)) if self.status.is_none() => self.running.signal(number),
+                Some(Message::Resize(size)) => self.running.resize(size),
+                // The command's next write raises SIGPIPE, as it would if it ran on the host.
+                Some(Message::Close(1)) => self.stdout.source.close(),
+                Some(Message::Close(2)) => self.stderr.source.close(),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Takes note of every process that has ended. When the command has, so must all it left behind.
-    fn bury(&mut self) {
-        while let Some(Ended { pid, status }) = try_wait_any() {
+    /// Reaps all processes that have ended. After the command has ended, kills every process that it left behind.
+    fn reap(&mut self) {
+        while let Some(ExitedChild { pid, status }) = try_wait_any() {
             if pid == self.running.pid.as_raw() {
                 self.status = Some(status);
-                let _ = kill(Pid::from_raw(-1), Signal::SIGKILL); // there may be none
+                let _ = kill(Pid::from_raw(-1), Signal::SIGKILL); // fails if there is no other process
                 self.running.terminal = None;
-                self.input.shut();
+                self.stdin.sink.close();
             }
         }
     }
 }
 
-/// From the command to a ring.
-struct Outlet {
-    source: Option<File>,
-    ring: Producer,
-    watched: bool,
+/// Init's end of a pipe or terminal of the command; it is registered while the loop waits for it.
+struct Pipe {
+    file: Option<File>,
+    token: Token,
+    interest: EventSet,
+    registered: bool,
     registry: Registry,
 }
 
-impl Outlet {
-    /// Waits for output if there is room for it, or else for room.
-    fn watch(&mut self, link: &Link, token: Token) -> io::Result<()> {
-        let Some(source) = &self.source else { return Ok(()) };
-        let mut room = self.ring.room(&link.memory)?;
-        if room == 0 {
-            self.ring.starve(&link.memory)?;
-            room = self.ring.room(&link.memory)?; // it may have been made before the other side could know
+impl Pipe {
+    fn wait_if(&mut self, wait: bool) -> io::Result<()> {
+        match &self.file {
+            Some(file) if wait && !self.registered => self.registry.register(file, self.token, self.interest)?,
+            Some(file) if !wait && self.registered => self.registry.deregister(file)?,
+            _ => return Ok(()),
         }
-        match (room > 0, self.watched) {
-            (true, false) => self.registry.register(source, token, EventSet::IN)?,
-            (false, true) => self.registry.deregister(source)?,
-            _ => {}
-        }
-        self.watched = room > 0;
+        self.registered = wait;
         Ok(())
     }
 
-    /// Moves what there is into the ring.
-    fn pump(&mut self, link: &Link) -> io::Result<()> {
+    /// Closes the file. A terminal has more than one descriptor, so that closing this one would not deregister it.
+    fn close(&mut self) {
+        let _ = self.wait_if(false); // deregisters a file that is registered, which does not fail
+        self.file = None;
+    }
+}
+
+/// Moves bytes from the command to a ring.
+struct OutputPump {
+    source: Pipe,
+    ring: Producer,
+}
+
+impl OutputPump {
+    /// Waits for output if the ring has room, else for room.
+    fn watch(&mut self, channel: &GuestChannel) -> io::Result<()> {
+        let mut room = self.ring.room(&channel.memory)?;
+        if room == 0 && self.source.file.is_some() {
+            self.ring.set_waiting(&channel.memory)?;
+            room = self.ring.room(&channel.memory)?;
+        }
+        self.source.wait_if(room > 0)
+    }
+
+    /// Moves output into the ring until either has no more.
+    fn pump(&mut self, channel: &GuestChannel) -> io::Result<()> {
         let mut moved = false;
-        for _ in 0..READS {
-            let Some(source) = &mut self.source else { break };
-            if self.ring.room(&link.memory)? == 0 {
-                break;
-            }
-            match self.ring.push_from(&link.memory, source) {
+        let mut reads = 0..MAX_READS;
+        while let Some(source) = &mut self.source.file
+            && reads.next().is_some()
+            && self.ring.room(&channel.memory)? > 0
+        {
+            match self.ring.push_from(&channel.memory, source) {
                 Ok(len) if len > 0 => moved = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The end; a terminal that nobody has open any more ends with an error.
-                _ => self.shut(),
+                // End of file; for a terminal, EIO after its last process has closed it.
+                _ => self.source.close(),
             }
         }
         if moved {
-            link.ring();
+            channel.ring_doorbell();
         }
         Ok(())
     }
-
-    /// Lets go of the source. A terminal has copies, so that closing it does not end the watch.
-    fn shut(&mut self) {
-        if let Some(source) = self.source.take()
-            && std::mem::take(&mut self.watched)
-        {
-            let _ = self.registry.deregister(&source); // it was registered
-        }
-    }
 }
 
-/// From a ring to the command.
-struct Inlet {
-    sink: Option<File>,
+/// Moves bytes from a ring to the command.
+struct InputPump {
+    sink: Pipe,
     ring: Consumer,
-    watched: bool,
-    registry: Registry,
 }
 
-impl Inlet {
-    /// Gives the command what it takes, and waits for it to take the rest.
-    fn feed(&mut self, link: &Link) -> io::Result<()> {
+impl InputPump {
+    /// Moves input to the command until that would block; the loop waits for the command only if there is more.
+    fn pump(&mut self, channel: &GuestChannel) -> io::Result<()> {
         let mut blocked = false;
-        while let Some(sink) = &mut self.sink
+        while let Some(sink) = &mut self.sink.file
             && !blocked
-            && self.ring.available(&link.memory)? > 0
+            && self.ring.available(&channel.memory)? > 0
         {
-            match self.ring.pop_to(&link.memory, sink) {
+            match self.ring.pop_to(&channel.memory, sink) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocked = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.shut(), // nobody will ever read it
+                Err(_) => self.sink.close(), // the command has closed its standard input
             }
         }
-        if self.ring.relieve(&link.memory)? {
-            link.ring();
+        if self.ring.take_waiting(&channel.memory)? {
+            channel.ring_doorbell();
         }
-        if self.ring.is_at_end(&link.memory)? {
-            self.shut();
+        if self.ring.is_at_end(&channel.memory)? {
+            self.sink.close();
         }
-        let Some(sink) = &self.sink else { return Ok(()) };
-        match (blocked, self.watched) {
-            (true, false) => self.registry.register(sink, INPUT, EventSet::OUT)?,
-            (false, true) => self.registry.deregister(sink)?,
-            _ => {}
-        }
-        self.watched = blocked;
-        Ok(())
-    }
-
-    /// Lets go of the sink; see [`Outlet::shut`].
-    fn shut(&mut self) {
-        if let Some(sink) = self.sink.take()
-            && std::mem::take(&mut self.watched)
-        {
-            let _ = self.registry.deregister(&sink); // it was registered
-        }
+        self.sink.wait_if(blocked)
     }
 }
