@@ -14,7 +14,8 @@
 //! 5. [`device`] is what the guest can touch. [`device::serial::Serial`] is the one that does much; [`device::virtio`] is a
 //!    transport with a file for each kind of device.
 //! 6. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one screen.
-//! 7. [`exec`] runs one command in a guest: [`exec::run`] on the host, [`exec::act`] as the guest's first process.
+//! 7. [`exec`] runs one command in a guest: [`exec::run`] on the host, [`exec::run_if_init`] as the guest's first
+//!    process.
 //! 8. [`event`] is the ground floor: epoll, and an event manager over it. It knows nothing of KVM and can be used without:
 //!    `default-features = false` gives it alone.
 //!

@@ -18,7 +18,7 @@ use kickvm::{console, doctor, exec};
 
 fn main() -> ExitCode {
     // In a guest of `kickvm exec` this is the first process.
-    if let Some(status) = exec::act() {
+    if let Some(status) = exec::run_if_init() {
         return ExitCode::from(status);
     }
     logger::install(LevelFilter::Warn);

@@ -1,4 +1,5 @@
-//! kickvm's end of the channel: a subscriber of the event loop that moves bytes between the rings and its own streams.
+//! The host side of the channel: a subscriber of the event loop that moves bytes between the rings and kickvm's
+//! standard streams, forwards signals and window sizes to the command, and determines how the run ended.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,401 +8,367 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::channel::{Broken, Consumer, Event, Lane, Order, Producer, must_wake, take};
+use super::channel::{Message, MessageReader, Pages, Producer, ProtocolError, Stream};
 use super::pages::GuestPages;
 use super::port::ExecPort;
-use super::stream::Outlet;
+use super::stream::OutputStream;
 use crate::console::Drain;
 use crate::console::input::{InputSink, Key, Stdin, log_key_help};
-use crate::device::ConsolePort;
 use crate::device::serial::Serial;
+use crate::device::{ConsolePort, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{AgentExit, ExitHandler, ExitReason, code};
 
-// The user data of each descriptor's events.
-const BELL: u32 = 0;
-const STDIN: u32 = 1;
-const STDOUT: u32 = 2;
-const STDERR: u32 = 3;
-const GRACE: u32 = 4;
-const WINDOW: u32 = 5;
+// The user data of each descriptor's events. A stream uses the number of its ring.
+const STDOUT: u32 = Stream::Stdout as u32;
+const STDERR: u32 = Stream::Stderr as u32;
+const STDIN: u32 = Stream::Stdin as u32;
+const DOORBELL: u32 = 16;
+const KILL_TIMER: u32 = 17;
+const WINSIZE: u32 = 18;
 
-/// Bytes of input that wait for the command.
-const MAX_TYPED: usize = 1 << 20;
-
-/// When things happened.
+/// When each step of a run happened; `None` for a step that did not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Init was there.
+    /// Init connected to the channel.
     pub init: Option<Instant>,
-    /// The command ran.
+    /// The command started.
     pub started: Option<Instant>,
-    /// Its first byte of output came.
+    /// The first byte of the command's output arrived.
     pub first_byte: Option<Instant>,
-    /// It had ended.
+    /// The command ended.
     pub ended: Option<Instant>,
 }
 
-/// What [`Host`] is made of.
+/// What the host side reads, writes and signals.
 #[derive(Debug)]
-pub struct Parts {
-    /// The guest's RAM.
+pub struct HostIo {
+    /// The guest's RAM, which holds the rings.
     pub ram: Arc<GuestRam>,
-    /// Where the guest says where the channel is.
+    /// The device with which the guest publishes the channel.
     pub port: Arc<ExecPort>,
-    /// Rung by the guest.
-    pub bell: EventFd,
-    /// The wake line.
-    pub wake: Arc<Serial>,
-    /// Standard input.
-    pub input: Option<Stdin>,
+    /// Signalled when the guest writes the doorbell port.
+    pub doorbell: EventFd,
+    /// The serial port that interrupts the guest when it receives a byte.
+    pub wake_interrupt: Arc<Serial>,
+    /// Standard input; `None` if there is none to read.
+    pub stdin: Option<Stdin>,
     /// Standard output.
-    pub output: Outlet,
+    pub stdout: OutputStream,
     /// Standard error.
-    pub errors: Outlet,
-    /// How long the command may take to heed a signal.
-    pub grace: Duration,
-    /// Says when the terminal's size changes, if the command has a terminal.
-    pub window: Option<Signals>,
+    pub stderr: OutputStream,
+    /// The time from the signal that is forwarded to the command to the end of the run.
+    pub kill_after: Duration,
+    /// SIGWINCH, if the command has a terminal.
+    pub winsize_signal: Option<Signals>,
 }
 
 /// The subscriber.
 #[derive(Debug)]
-pub struct Host<EH> {
-    parts: Parts,
-    link: Option<Link>,
-    typed: VecDeque<u8>,
-    stdin_ended: bool,
-    grace: Timer,
-    signal: Option<i32>,
-    failure: Option<String>,
+pub struct ExecHost<EH> {
+    io: HostIo,
+    channel: Option<HostChannel>,
+    input: InputQueue,
+    stdin_closed: bool,
+    kill_timer: Timer,
+    forwarded_signal: Option<i32>,
     exit_handler: EH,
-    /// The kernel's banner.
+    status: Option<u8>,
+    failure: Option<String>,
+    /// The kernel's version banner.
     pub banner: Option<String>,
-    /// When things happened.
+    /// When each step of the run happened.
     pub timings: Timings,
-    /// The command's exit status.
-    pub status: Option<u8>,
 }
 
-/// A channel that is set up.
+/// The rings that init has published.
 #[derive(Debug)]
-struct Link {
+struct HostChannel {
     pages: GuestPages,
-    events: Consumer,
-    heard: Vec<u8>,
-    input: Producer,
-    orders: Producer,
+    events: MessageReader,
+    stdin: Producer,
+    controls: Producer,
 }
 
-impl<EH: ExitHandler> Host<EH> {
-    /// A host whose guest has not called yet.
-    pub fn new(parts: Parts, exit_handler: EH) -> io::Result<Self> {
+/// Input that the ring has no room for yet.
+#[derive(Debug, Default)]
+struct InputQueue(VecDeque<u8>);
+
+impl InputSink for InputQueue {
+    fn room(&mut self) -> usize {
+        INPUT_LIMIT.saturating_sub(self.0.len())
+    }
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.room();
+        self.0.extend(bytes.iter().take(room));
+    }
+}
+
+fn agent_exit(code: u8, kind: &'static str, by_program: bool, message: String) -> ExitReason {
+    ExitReason::Agent(AgentExit { code, kind, by_program, message })
+}
+
+fn command_exit(status: u8) -> ExitReason {
+    agent_exit(status, "command", true, format!("the command ended with status {status}"))
+}
+
+fn protocol_error(error: &ProtocolError) -> ExitReason {
+    agent_exit(code::FAULT, "channel", false, error.to_string())
+}
+
+impl<EH: ExitHandler> ExecHost<EH> {
+    /// A host side whose guest has not published a channel yet.
+    ///
+    /// # Errors
+    ///
+    /// The timer cannot be created.
+    pub fn new(io: HostIo, exit_handler: EH) -> io::Result<Self> {
         Ok(Self {
-            parts,
-            link: None,
-            typed: VecDeque::new(),
-            stdin_ended: false,
-            grace: Timer::new()?,
-            signal: None,
-            failure: None,
+            io,
+            channel: None,
+            input: InputQueue::default(),
+            stdin_closed: false,
+            kill_timer: Timer::new()?,
+            forwarded_signal: None,
             exit_handler,
+            status: None,
+            failure: None,
             banner: None,
             timings: Timings::default(),
-            status: None,
         })
     }
 
-    fn kick(&self, reason: ExitReason) {
-        self.exit_handler.exit(reason);
+    /// Handles the event with this user data, and then does all that is possible without blocking.
+    fn handle(&mut self, data: u32, ops: &mut EventOps) -> Result<(), ProtocolError> {
+        match data {
+            STDIN => self.pump_input(ops, true)?,
+            STDOUT => self.io.stdout.unblock(ops),
+            STDERR => self.io.stderr.unblock(ops),
+            KILL_TIMER => {
+                let _ = self.kill_timer.read(); // the number of expirations does not matter
+                if let Some(number) = self.forwarded_signal {
+                    self.exit_handler.exit(ExitReason::Signal(number));
+                }
+            }
+            WINSIZE => {
+                while self.io.winsize_signal.as_ref().is_some_and(|signal| matches!(signal.read(), Ok(Some(_)))) {}
+                self.send_size()?;
+            }
+            _ => {}
+        }
+        if self.channel.is_some() || self.connect()? {
+            self.receive_events()?;
+            self.pump_output(ops)?;
+        }
+        self.pump_input(ops, false)
     }
 
-    /// Does all that can be done now.
-    fn serve(&mut self, ops: &mut EventOps) {
-        if let Err(broken) = self.try_serve(ops) {
-            self.kick(channel_error(&broken));
+    /// Connects to the channel. Returns whether the guest has published one.
+    fn connect(&mut self) -> Result<bool, ProtocolError> {
+        let header = self.io.port.frame();
+        let Some(pages) = GuestPages::read(&self.io.ram, header)? else { return Ok(false) };
+        self.channel = Some(HostChannel {
+            pages,
+            events: MessageReader::new(Stream::Events),
+            stdin: Producer::new(Stream::Stdin),
+            controls: Producer::new(Stream::Controls),
+        });
+        if self.io.winsize_signal.is_some() {
+            self.send_size()?; // it may have changed since the job was written
         }
+        Ok(true)
     }
 
-    fn try_serve(&mut self, ops: &mut EventOps) -> Result<(), Broken> {
-        if self.link.is_none() && !self.connect()? {
-            return self.pump_input(ops, false);
+    /// Handles the messages from init.
+    fn receive_events(&mut self) -> Result<(), ProtocolError> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        for message in channel.events.receive(&channel.pages)? {
+            let now = Instant::now();
+            match message.ok_or(ProtocolError)? {
+                Message::Hello(banner) => {
+                    self.banner = Some(banner);
+                    self.timings.init.get_or_insert(now);
+                }
+                Message::Started => drop(self.timings.started.get_or_insert(now)),
+                Message::Ended(status) => {
+                    self.timings.ended.get_or_insert(now);
+                    self.status.get_or_insert(status);
+                    self.exit_handler.exit(command_exit(status));
+                }
+                Message::Warning(text) => log::warn!("warning: {text}"),
+                Message::Failed(error) => {
+                    self.exit_handler.exit(ExitReason::Failed(error.clone()));
+                    self.failure.get_or_insert(error);
+                }
+                Message::Signal(_) | Message::Resize(_) | Message::Close(_) => return Err(ProtocolError),
+            }
         }
-        self.hear()?;
-        let Some(link) = &mut self.link else { return Ok(()) };
-        let mut wake = false;
-        for (stream, data, number) in [(&mut self.parts.output, STDOUT, 1), (&mut self.parts.errors, STDERR, 2)] {
-            let done = stream.pump(&link.pages, ops, data, &self.parts.bell)?;
-            wake |= done.relieved;
-            if done.moved {
+        Ok(())
+    }
+
+    /// Moves the command's output to kickvm's streams.
+    fn pump_output(&mut self, ops: &mut EventOps) -> Result<(), ProtocolError> {
+        let (mut wake, mut closed) = (false, Vec::new());
+        for (stream, descriptor) in [(&mut self.io.stdout, 1), (&mut self.io.stderr, 2)] {
+            let Some(channel) = &self.channel else { return Ok(()) };
+            let pumped = stream.pump(&channel.pages, ops, &self.io.doorbell)?;
+            wake |= pumped.made_room;
+            if pumped.moved {
                 self.timings.first_byte.get_or_insert_with(Instant::now);
             }
             match stream.failure() {
-                _ if !done.lost => {}
-                Some(why) => self.exit_handler.exit(ExitReason::Failed(why)),
-                None => {
-                    link.orders.push(&link.pages, &Order::Shut(number).encode())?;
-                    wake = true;
-                }
+                Some(error) if pumped.failed => self.exit_handler.exit(ExitReason::Failed(error)),
+                None if pumped.failed => closed.push(descriptor),
+                _ => {}
             }
         }
         if wake {
             self.wake()?;
         }
-        self.pump_input(ops, false)
+        closed.into_iter().try_for_each(|descriptor| self.send(Message::Close(descriptor)))
     }
 
-    /// Looks for the channel. It is there as soon as the guest has rung.
-    fn connect(&mut self) -> Result<bool, Broken> {
-        let header = self.parts.port.frame();
-        let Some(pages) = GuestPages::read(&self.parts.ram, header)? else { return Ok(false) };
-        self.link = Some(Link {
-            pages,
-            events: Consumer::new(Lane::Events),
-            heard: Vec::new(),
-            input: Producer::new(Lane::Input),
-            orders: Producer::new(Lane::Orders),
-        });
-        if self.parts.window.is_some() {
-            self.tell_size()?;
-        }
-        Ok(true)
+    /// Sends `message` to init.
+    fn send(&mut self, message: Message) -> Result<(), ProtocolError> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        // If init no longer takes messages out, there may be no room. A part of a message would be worse than none.
+        channel.controls.push_all(&channel.pages, &message.encode())?;
+        self.wake()
     }
 
-    /// Listens to what init has to tell.
-    fn hear(&mut self) -> Result<(), Broken> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        link.events.pop(&link.pages, &mut link.heard, usize::MAX)?;
-        while let Some((kind, payload)) = self.link.as_mut().and_then(|link| take(&mut link.heard)) {
-            let now = Instant::now();
-            match Event::decode(kind, &payload).ok_or(Broken)? {
-                Event::Hello(banner) => {
-                    self.banner = Some(banner);
-                    self.timings.init.get_or_insert(now);
-                }
-                Event::Started => drop(self.timings.started.get_or_insert(now)),
-                Event::Ended(status) => {
-                    self.timings.ended.get_or_insert(now);
-                    self.status.get_or_insert(status);
-                    self.kick(command(status));
-                }
-                Event::Warning(text) => log::warn!("warning: {text}"),
-                Event::Failed(why) => {
-                    self.kick(ExitReason::Failed(why.clone()));
-                    self.failure.get_or_insert(why);
-                }
-            }
-        }
-        Ok(())
+    /// Sends the size of the user's terminal.
+    fn send_size(&mut self) -> Result<(), ProtocolError> {
+        WinSize::of(io::stdout()).map_or(Ok(()), |size| self.send(Message::Resize(size)))
     }
 
-    /// Tells init something.
-    fn order(&mut self, order: Order) -> Result<(), Broken> {
-        if let Some(link) = &mut self.link {
-            let bytes = order.encode();
-            // An init that takes no orders any more gets none; half an order would be worse.
-            if link.orders.room(&link.pages)? >= bytes.len() {
-                link.orders.push(&link.pages, &bytes)?;
-            }
-            self.wake()?;
-        }
-        Ok(())
-    }
-
-    /// Wakes init if it sleeps.
-    fn wake(&self) -> Result<(), Broken> {
-        if let Some(link) = &self.link
-            && must_wake(&link.pages)?
+    /// Interrupts the guest if init sleeps.
+    fn wake(&self) -> Result<(), ProtocolError> {
+        if let Some(channel) = &self.channel
+            && channel.pages.take_sleeping()?
         {
-            self.parts.wake.push_input(&[0]); // dropped if the queue is full: then enough are waiting
+            self.io.wake_interrupt.push_input(&[0]); // if there is no room, an interrupt is pending already
         }
         Ok(())
     }
 
-    fn tell_size(&mut self) -> Result<(), Broken> {
-        match WinSize::of(io::stdout()) {
-            Ok(size) => self.order(Order::Size(size)),
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Moves input to the command. `ready` means that epoll has reported standard input readable. Before there is a channel, only
-    /// a terminal is read: its user must be able to leave.
-    fn pump_input(&mut self, ops: &mut EventOps, ready: bool) -> Result<(), Broken> {
-        self.send_typed()?;
-        let room = if self.link.is_some() { MAX_TYPED.saturating_sub(self.typed.len()) } else { 0 };
-        let mut sink = TypedInput { queue: &mut self.typed, room };
+    /// Moves input to the command. `ready` means that epoll reported standard input as readable. Before the channel
+    /// exists, only a terminal with kickvm's keys is read: its user must be able to quit.
+    fn pump_input(&mut self, ops: &mut EventOps, ready: bool) -> Result<(), ProtocolError> {
         let exit_handler = &self.exit_handler;
         let on_key = |key| match key {
             Key::Quit => exit_handler.exit(ExitReason::UserQuit),
             Key::Help => log_key_help(),
             Key::PowerButton => {}
         };
-        if let Some(stdin) = &mut self.parts.input
-            && (self.link.is_some() || stdin.has_keys())
-            && !stdin.pump(&mut sink, ops, STDIN, ready, on_key)
+        let readable = self.io.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());
+        if let Some(stdin) = readable
+            && !stdin.pump(&mut self.input, ops, STDIN, ready, on_key)
         {
-            self.parts.input = None;
+            self.io.stdin = None;
         }
-        self.send_typed()?;
+        let was_full = self.input.room() == 0;
+        self.send_input()?;
+        if was_full && self.input.room() > 0 {
+            let _ = self.io.doorbell.write(1); // read on in the next turn; a full counter is readable already
+        }
         self.end_input()
     }
 
-    /// Moves typed bytes to the ring, as far as there is room.
-    fn send_typed(&mut self) -> Result<(), Broken> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+    /// Moves input from the queue to the ring, as far as there is room.
+    fn send_input(&mut self) -> Result<(), ProtocolError> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
         let mut sent = 0;
-        while !self.typed.is_empty() {
-            let front = self.typed.as_slices().0;
-            let mut done = link.input.push(&link.pages, front)?;
-            if done == 0 {
-                link.input.starve(&link.pages)?;
-                done = link.input.push(&link.pages, front)?; // room may have come in between
+        while !self.input.0.is_empty() {
+            let front = self.input.0.as_slices().0;
+            let mut count = channel.stdin.push(&channel.pages, front)?;
+            if count < front.len() {
+                channel.stdin.set_waiting(&channel.pages)?;
+                count += channel.stdin.push(&channel.pages, &front[count..])?; // init may have made room in between
             }
-            if done == 0 {
+            if count == 0 {
                 break;
             }
-            self.typed.drain(..done);
-            sent += done;
+            self.input.0.drain(..count);
+            sent += count;
         }
         if sent > 0 { self.wake() } else { Ok(()) }
     }
 
-    /// Passes the end of standard input on, once.
-    fn end_input(&mut self) -> Result<(), Broken> {
-        if let (Some(link), None, true, false) =
-            (&self.link, &self.parts.input, self.typed.is_empty(), self.stdin_ended)
+    /// Marks the end of standard input in the ring, once.
+    fn end_input(&mut self) -> Result<(), ProtocolError> {
+        if let (Some(channel), None, true, false) =
+            (&self.channel, &self.io.stdin, self.input.0.is_empty(), self.stdin_closed)
         {
-            link.input.close(&link.pages)?;
-            self.stdin_ended = true;
+            channel.stdin.close(&channel.pages)?;
+            self.stdin_closed = true;
             self.wake()?;
         }
         Ok(())
     }
 }
 
-impl<EH: ExitHandler> Host<EH> {
-    /// Sends the signal `number` to the command. Returns whether the command has time to end now.
+impl<EH: ExitHandler> ExecHost<EH> {
+    /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has time
+    /// to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
-        let first = self.signal.is_none() && self.timings.started.is_some() && self.status.is_none();
-        let Ok(order) = u8::try_from(number).map(Order::Signal) else { return false };
-        if !first || self.grace.arm(self.parts.grace).is_err() || self.order(order).is_err() {
+        let Ok(signal) = u8::try_from(number) else { return false };
+        let runs = self.timings.started.is_some() && self.status.is_none();
+        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.io.kill_after).is_err() {
             return false;
         }
-        self.signal = Some(number);
-        true
+        self.forwarded_signal = Some(number);
+        self.send(Message::Signal(signal)).is_ok()
     }
 
-    /// The guest has stopped because of `reason`: writes the rest of the command's output, as long as `drain` allows. Returns
-    /// the reason that counts.
+    /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
-        // A guest that was ended in the middle of something may have broken the channel, too; that is not why.
-        let broken = |broken: Broken| match reason {
-            ExitReason::Vcpu { .. } | ExitReason::Agent(_) => channel_error(&broken),
-            _ => reason.clone(),
-        };
-        if let Err(error) = self.hear() {
-            return broken(error);
+        let rings = self.receive_events().and_then(|()| {
+            let Some(channel) = &self.channel else { return Ok(()) };
+            let streams = [&mut self.io.stdout, &mut self.io.stderr];
+            // `map` writes the rest of both streams, even if the first ring is invalid.
+            streams.map(|stream| stream.finish(&channel.pages, drain)).into_iter().collect()
+        });
+        if let Err(error) = rings {
+            return match reason {
+                ExitReason::Vcpu { .. } | ExitReason::Agent(_) => protocol_error(&error),
+                // A guest that was stopped at an arbitrary point may have left an invalid channel.
+                _ => reason,
+            };
         }
-        if let Some(link) = &self.link {
-            let streams = [&mut self.parts.output, &mut self.parts.errors];
-            let finished = streams.map(|stream| stream.finish(&link.pages, drain));
-            if let Some(error) = finished.into_iter().find_map(Result::err) {
-                return broken(error);
+        let failure = self.io.stdout.failure().or_else(|| self.io.stderr.failure());
+        if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
+            return ExitReason::Failed(error);
+        }
+        let Some(request) = reason.guest_request().filter(|request| request.is_ordinary_end()) else { return reason };
+        // The guest may power off before the loop has received its last events.
+        match (self.status, self.failure.take()) {
+            (Some(status), _) => command_exit(status),
+            (None, Some(error)) => ExitReason::Failed(error),
+            (None, None) => {
+                let message = format!("{request} before reporting the command's exit status");
+                agent_exit(code::FAULT, "no-status", false, message)
             }
-            let failure = self.parts.output.failure().or_else(|| self.parts.errors.failure());
-            if let Some(why) = failure.filter(|_| !drain.is_urgent()) {
-                return ExitReason::Failed(why);
-            }
-        }
-        match (reason.guest_request().filter(|request| request.is_ordinary_end()), self.status) {
-            // The guest may be faster than the loop that reads its messages.
-            (Some(_), Some(status)) => command(status),
-            (Some(request), None) => match self.failure.take() {
-                Some(why) => ExitReason::Failed(why),
-                None => agent(
-                    code::FAULT,
-                    "no-status",
-                    false,
-                    format!("{request} before reporting the command's exit status"),
-                ),
-            },
-            (None, _) => reason,
         }
     }
 }
 
-fn agent(code: u8, kind: &'static str, by_program: bool, message: String) -> ExitReason {
-    ExitReason::Agent(AgentExit { code, kind, by_program, message })
-}
-
-fn command(status: u8) -> ExitReason {
-    agent(status, "command", true, format!("the command ended with status {status}"))
-}
-
-fn channel_error(error: &Broken) -> ExitReason {
-    agent(code::FAULT, "channel", false, error.to_string())
-}
-
-/// The queue of typed bytes as a sink.
-struct TypedInput<'a> {
-    queue: &'a mut VecDeque<u8>,
-    room: usize,
-}
-
-impl InputSink for TypedInput<'_> {
-    fn room(&mut self) -> usize {
-        self.room
-    }
-    fn push(&mut self, bytes: &[u8]) {
-        let left = MAX_TYPED.saturating_sub(self.queue.len());
-        self.queue.extend(bytes.iter().take(left));
-        self.room = self.room.saturating_sub(bytes.len());
-    }
-}
-
-impl<EH: ExitHandler> MutEventSubscriber for Host<EH> {
+impl<EH: ExitHandler> MutEventSubscriber for ExecHost<EH> {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let done = match events.data() {
-            STDIN => self.pump_input(ops, true),
-            GRACE => {
-                let _ = self.grace.read(); // only says how often
-                if let Some(number) = self.signal {
-                    self.kick(ExitReason::Signal(number));
-                }
-                Ok(())
-            }
-            WINDOW => {
-                while self.parts.window.as_ref().is_some_and(|window| matches!(window.read(), Ok(Some(_)))) {}
-                self.tell_size()
-            }
-            data => {
-                match data {
-                    STDOUT => self.parts.output.unblock(ops, data),
-                    STDERR => self.parts.errors.unblock(ops, data),
-                    _ => {}
-                }
-                Ok(())
-            }
-        };
-        if let Err(broken) = done {
-            self.kick(channel_error(&broken));
+        if let Err(error) = self.handle(events.data(), ops) {
+            self.exit_handler.exit(protocol_error(&error));
         }
-        self.serve(ops);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let bell = Events::with_data(&self.parts.bell, BELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        let grace = Events::with_data(&self.grace, GRACE, EventSet::IN);
-        let mut done = ops.add(bell).and_then(|()| ops.add(grace));
-        if let Some(window) = &self.parts.window {
-            done = done.and_then(|()| ops.add(Events::with_data(window, WINDOW, EventSet::IN)));
+        // The first turn of the loop must start to watch standard input, even if the guest never writes the doorbell.
+        let _ = self.io.doorbell.write(1); // fails only if the counter is full, and then the event is pending
+        let doorbell = Events::with_data(&self.io.doorbell, DOORBELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let kill_timer = Events::with_data(&self.kill_timer, KILL_TIMER, EventSet::IN);
+        let winsize = self.io.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
+        if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {
+            self.exit_handler.exit(ExitReason::Failed(format!("cannot wait for the command: {error}")));
         }
-        if let Err(error) = done {
-            self.kick(ExitReason::Failed(format!("cannot wait for the command: {error}")));
-        }
-        self.serve(ops);
     }
 }

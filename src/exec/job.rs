@@ -1,90 +1,79 @@
-//! What init in the guest is to do. It travels as a file of the initramfs, not on the kernel's command line, so that words may
-//! hold anything but a NUL.
+//! The description of the command for init. It is a file of the initramfs rather than part of the kernel command line,
+//! so that arguments may contain any byte but NUL.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::sys::winsize::WinSize;
 
-/// Where the file is in the guest.
+/// The path of this file in the guest.
 pub const JOB_PATH: &str = "/.kickvm/job";
-/// Where kickvm itself is in the guest.
+/// The path of kickvm in the guest.
 pub const INIT_PATH: &str = "/.kickvm/init";
-/// Where the dynamic linker is in the guest, if kickvm needs one.
+/// The path of the dynamic linker in the guest. It exists if kickvm is dynamically linked.
 pub const LINKER_PATH: &str = "/.kickvm/ld.so";
-/// Where the libraries that kickvm needs are then.
+/// The directory of the shared libraries that kickvm needs then.
 pub const LIBRARIES_PATH: &str = "/.kickvm/lib";
 
-/// One command, and what it finds.
+/// A command and its environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
     /// The command and its arguments.
     pub command: Vec<OsString>,
-    /// Where it starts.
+    /// The working directory.
     pub cwd: Option<OsString>,
-    /// Its environment, as NAME=VALUE.
+    /// Environment variables, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules to load before, in order.
+    /// Kernel modules to load before the command starts, in this order.
     pub modules: Vec<OsString>,
-    /// The size of its terminal, if it gets one: lines and characters a line.
+    /// The size of the command's terminal; `None` if the command gets pipes.
     pub terminal: Option<WinSize>,
-    /// Whether its errors do not go to that terminal.
-    pub errors_apart: bool,
-    /// Whether kickvm is started through a dynamic linker.
-    pub linked: bool,
+    /// Whether standard error is a pipe even if the command gets a terminal.
+    pub separate_stderr: bool,
 }
 
+// The kinds of records in the file.
 const COMMAND: u8 = b'c';
 const CWD: u8 = b'd';
 const ENV: u8 = b'e';
 const MODULE: u8 = b'm';
 const TERMINAL: u8 = b't';
-const ERRORS_APART: u8 = b'r';
-const LINKED: u8 = b'l';
+const SEPARATE_STDERR: u8 = b'r';
 
 impl Job {
-    /// The file: for each word a letter that says what it is, the word, and a NUL.
+    /// The content of the file: one record per value, which is the kind (one byte), the value, and a NUL.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut put = |kind: u8, word: &OsStr| {
-            bytes.push(kind);
-            bytes.extend(word.as_bytes());
-            bytes.push(0);
-        };
-        self.command.iter().for_each(|word| put(COMMAND, word));
-        self.cwd.iter().for_each(|word| put(CWD, word));
-        self.env.iter().for_each(|word| put(ENV, word));
-        self.modules.iter().for_each(|word| put(MODULE, word));
-        if let Some(WinSize { rows, cols }) = self.terminal {
-            put(TERMINAL, OsStr::new(&format!("{rows} {cols}")));
-        }
-        if self.errors_apart {
-            put(ERRORS_APART, OsStr::new(""));
-        }
-        if self.linked {
-            put(LINKED, OsStr::new(""));
-        }
-        bytes
+        let terminal = self.terminal.map(|WinSize { rows, cols }| OsString::from(format!("{rows} {cols}")));
+        let separate_stderr = self.separate_stderr.then(OsString::new);
+        let fields = [
+            (COMMAND, &self.command[..]),
+            (CWD, self.cwd.as_slice()),
+            (ENV, &self.env),
+            (MODULE, &self.modules),
+            (TERMINAL, terminal.as_slice()),
+            (SEPARATE_STDERR, separate_stderr.as_slice()),
+        ];
+        let record = |kind: u8, value: &OsString| [&[kind], value.as_bytes(), &[0]].concat();
+        fields.iter().flat_map(|(kind, values)| values.iter().flat_map(|value| record(*kind, value))).collect()
     }
 
-    /// Reads the file. What it does not know it skips.
+    /// Decodes the content of the file. Records of an unknown kind are ignored.
     pub fn decode(bytes: &[u8]) -> Self {
         let mut job = Self::default();
         for record in bytes.split(|byte| *byte == 0) {
-            let Some((kind, word)) = record.split_first() else { continue };
-            let word = OsString::from_vec(word.to_vec());
+            let Some((kind, value)) = record.split_first() else { continue };
+            let value = OsString::from_vec(value.to_vec());
             match *kind {
-                COMMAND => job.command.push(word),
-                CWD => job.cwd = Some(word),
-                ENV => job.env.push(word),
-                MODULE => job.modules.push(word),
+                COMMAND => job.command.push(value),
+                CWD => job.cwd = Some(value),
+                ENV => job.env.push(value),
+                MODULE => job.modules.push(value),
                 TERMINAL => {
-                    let size = word.to_str().and_then(|text| text.split_once(' '));
+                    let size = value.to_str().and_then(|text| text.split_once(' '));
                     job.terminal = size
                         .and_then(|(rows, cols)| Some(WinSize { rows: rows.parse().ok()?, cols: cols.parse().ok()? }));
                 }
-                ERRORS_APART => job.errors_apart = true,
-                LINKED => job.linked = true,
+                SEPARATE_STDERR => job.separate_stderr = true,
                 _ => {}
             }
         }
@@ -97,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_but_nul_arrives() {
+    fn decoding_restores_values_of_any_byte_but_nul() {
         let odd = OsString::from_vec((1..=255).collect());
         let job = Job {
             command: vec!["sh".into(), odd.clone(), "".into(), "two\nlines".into()],
@@ -105,8 +94,7 @@ mod tests {
             env: vec!["A=1\n2".into(), odd.clone(), "B=".into()],
             modules: vec!["virtio_net".into()],
             terminal: Some(WinSize { rows: 24, cols: 80 }),
-            errors_apart: true,
-            linked: true,
+            separate_stderr: true,
         };
         assert_eq!(Job::decode(&job.encode()), job);
         assert_eq!(Job::decode(&Job::default().encode()), Job::default());

@@ -1,7 +1,10 @@
 //! `kickvm exec`: one command in a fresh guest, whose exit status becomes kickvm's own.
 //!
 //! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel on
-//! it, and adds a subscriber that moves the command's streams. On the guest's side [`act`] is that first process. Between them is a channel in guest memory that needs no driver and no kernel module.
+//! it, and adds a subscriber to the VM that moves the command's streams. On the guest's side [`run_if_init`] is that first
+//! process. Between them is a channel in guest memory that needs no driver and no kernel module.
+//!
+//! This floor is a client of the VMM's public interface. It imports all floors below it.
 
 mod channel;
 mod host;
@@ -13,7 +16,7 @@ pub mod rootfs;
 mod stream;
 
 pub use host::Timings;
-pub use init::act;
+pub use init::run_if_init;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -30,35 +33,35 @@ use crate::console::terminal;
 use crate::event::Signals;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{ConsoleConfig, Error, Outcome, VMMConfig, VmmBuilder, WrappedExitHandler};
-use channel::Lane;
-use host::{Host, Parts};
+use channel::Stream;
+use host::{ExecHost, HostIo};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
-use port::{BELL, EXEC_PORT, EXEC_PORTS, ExecPort};
+use port::{DOORBELL, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use rootfs::{NewFile, Overlay, Root, libraries_of};
-use stream::Outlet;
+use stream::OutputStream;
 
-/// One command, the guest it runs in, and what belongs to both.
+/// A command and the guest it runs in.
 #[derive(Clone, Debug)]
 pub struct ExecConfig {
-    /// The machine. What this module needs of it is added.
+    /// The VM. The channel's devices are added to it.
     pub vmm: VMMConfig,
     /// The command and its arguments.
     pub command: Vec<OsString>,
     /// A directory that becomes the guest's root.
     pub root: Option<PathBuf>,
-    /// What is laid over that.
+    /// Files and directories that are copied over the root.
     pub overlays: Vec<Overlay>,
-    /// Where in the guest the command starts.
+    /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules to load before.
+    /// Kernel modules that are loaded first.
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
 }
 
-/// Where the kernel finds its first process, and how many serial ports it looks after.
+/// The path of the first process, and the number of serial ports that the driver supports.
 const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 
 /// Runs the command in a guest of its own. Its status becomes the exit code of the [`Outcome`].
@@ -77,8 +80,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         env: config.env,
         modules: config.modules,
         terminal: size,
-        errors_apart: !io::stderr().is_terminal(),
-        linked: linked.is_some(),
+        separate_stderr: !io::stderr().is_terminal(),
     };
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         let mut default = OsString::from("TERM=");
@@ -97,7 +99,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
             let guest = Path::new(LIBRARIES_PATH).join(host.file_name().unwrap_or_default());
             Overlay::new(host, guest)
         }));
-        // What follows the dashes are the first process's arguments.
+        // The kernel passes what follows the dashes to the first process.
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
     machine.cmdline = format!("{} {CMDLINE}{first}", machine.cmdline);
@@ -121,52 +123,53 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     Ok((outcome, host.timings))
 }
 
-fn lock(host: &Mutex<Host<WrappedExitHandler>>) -> MutexGuard<'_, Host<WrappedExitHandler>> {
+fn lock(host: &Mutex<ExecHost<WrappedExitHandler>>) -> MutexGuard<'_, ExecHost<WrappedExitHandler>> {
     host.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This program's own file.
+/// This process's executable.
 const SELF: &str = "/proc/self/exe";
 
 /// Adds the devices of the channel to the machine, and connects them to the command's streams.
 fn connect(
     builder: VmmBuilder,
-    grace: Duration,
+    kill_after: Duration,
     has_terminal: bool,
-) -> Result<(VmmBuilder, Host<WrappedExitHandler>), Error> {
-    let bell =
-        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))?;
-    let copy = bell.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
+) -> Result<(VmmBuilder, ExecHost<WrappedExitHandler>), Error> {
+    let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+    let doorbell = doorbell.map_err(Error::host("create an event descriptor"))?;
+    let copy = doorbell.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
     let port = Arc::new(ExecPort::new(copy));
     // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an error is
     // harmless.
-    let _ = builder.vm_fd().register_ioevent(&bell, &IoEventAddress::Pio((EXEC_PORT + BELL).into()), NoDatamatch);
-    let builder = builder.port_device(EXEC_PORT, EXEC_PORTS, port.clone());
+    let address = IoEventAddress::Pio((EXEC_PORT_BASE + DOORBELL).into());
+    let _ = builder.vm_fd().register_ioevent(&doorbell, &address, NoDatamatch);
+    let builder = builder.port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone());
     let builder = builder.map_err(|error| Error::host("place the channel's ports")(io::Error::other(error)))?;
-    let (builder, wake) = builder.second_serial()?;
+    let (builder, wake_interrupt) = builder.second_serial()?;
 
-    let input = Stdin::new().map_err(Error::host("use standard input"))?;
-    let input = if has_terminal { input } else { input.map(Stdin::without_keys) };
-    let window = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
+    let stdin = Stdin::new().map_err(Error::host("use standard input"))?;
+    let stdin = if has_terminal { stdin } else { stdin.map(Stdin::without_keys) };
+    let winsize_signal = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
     let stdout = OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))?;
     let stderr = OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error"))?;
-    let parts = Parts {
+    let io = HostIo {
         ram: builder.ram().clone(),
         port,
-        bell,
-        wake,
-        input,
-        output: Outlet::new(Lane::Output, stdout),
-        errors: Outlet::new(Lane::Errors, stderr),
-        grace,
-        window: window.map_err(Error::host("wait for signals"))?,
+        doorbell,
+        wake_interrupt,
+        stdin,
+        stdout: OutputStream::new(Stream::Stdout, stdout),
+        stderr: OutputStream::new(Stream::Stderr, stderr),
+        kill_after,
+        winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
     };
-    let host = Host::new(parts, builder.exit_handler().clone()).map_err(Error::host("set a timer"))?;
+    let host = ExecHost::new(io, builder.exit_handler().clone()).map_err(Error::host("set a timer"))?;
     Ok((builder, host))
 }
 
 impl ExecConfig {
-    /// A command in a guest made of `vmm`, whose console nobody sees.
+    /// A command in a guest made of `vmm`, whose console is hidden.
     pub fn new(vmm: VMMConfig, command: Vec<OsString>) -> Self {
         Self {
             vmm: VMMConfig { console: ConsoleConfig::None, ..vmm },

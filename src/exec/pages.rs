@@ -1,13 +1,13 @@
-//! The channel's pages as kickvm sees them: where the guest says they are, as far as that is RAM.
+//! The channel's pages as kickvm accesses them: in guest RAM, at the addresses that the guest published.
 
 use std::sync::Arc;
 
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-use super::channel::{Broken, PAGE, Pages, TOTAL_PAGES, frame, is_published};
+use super::channel::{PAGE, Pages, ProtocolError, TOTAL_PAGES};
 use crate::memory::GuestRam;
 
-/// The rings' pages in the guest's RAM.
+/// The channel's pages in guest RAM.
 #[derive(Debug)]
 pub struct GuestPages {
     ram: Arc<GuestRam>,
@@ -15,26 +15,29 @@ pub struct GuestPages {
 }
 
 impl GuestPages {
-    /// Reads the page list that the page `header` holds; every page of it is in RAM.
-    pub fn read(ram: &Arc<GuestRam>, header: u32) -> Result<Option<Self>, Broken> {
-        let address = |frame: u64| frame.checked_mul(PAGE as u64).map(GuestAddress).ok_or(Broken);
+    /// Reads the page list from the header at page frame `header`; `None` if the header is not complete.
+    ///
+    /// # Errors
+    ///
+    /// A page of the list is not in guest RAM.
+    pub fn read(ram: &Arc<GuestRam>, header: u32) -> Result<Option<Self>, ProtocolError> {
+        let address = |frame: u64| frame.checked_mul(PAGE as u64).map(GuestAddress).ok_or(ProtocolError);
         let mut found = Self { ram: ram.clone(), pages: vec![address(header.into())?] };
-        if !is_published(&found) {
+        if !found.is_published() {
             return Ok(None);
         }
-        let rest = (1..TOTAL_PAGES).map(|n| address(frame(&found, n)?)).collect::<Result<Vec<_>, _>>()?;
-        found.pages.extend(rest);
-        match (0..TOTAL_PAGES).all(|n| found.slice(n, 0, PAGE).is_some_and(|page| page.len() == PAGE)) {
-            true => Ok(Some(found)),
-            false => Err(Broken),
+        for page in 1..TOTAL_PAGES {
+            found.pages.push(address(found.frame(page)?)?);
         }
+        let in_ram = |page| found.slice(page, 0, PAGE).is_some_and(|slice| slice.len() == PAGE);
+        if (0..TOTAL_PAGES).all(in_ram) { Ok(Some(found)) } else { Err(ProtocolError) }
     }
 }
 
 impl Pages for GuestPages {
     fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
-        let at = self.pages.get(page)?.checked_add(offset as u64)?;
+        let address = self.pages.get(page)?.checked_add(offset as u64)?;
         let len = len.min(PAGE.checked_sub(offset)?);
-        self.ram.memory().get_slice(at, len).ok()
+        self.ram.memory().get_slice(address, len).ok()
     }
 }

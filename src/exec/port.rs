@@ -1,6 +1,13 @@
-//! The exec port: where the init of `kickvm exec` says in which page of guest memory its channel is, and rings.
+//! The exec port: an I/O port device with which init publishes the channel and signals kickvm.
 //!
-//! The bytes themselves never pass through here: see `exec::channel`. All accesses are of single bytes.
+//! ```text
+//!   offset   access   content
+//!   0–3      read     signature "KXP1"
+//!   0–3      write    page frame number of the channel's header, little-endian
+//!   4        write    doorbell: any value
+//! ```
+//!
+//! The data itself goes through guest memory: see [`channel`](super::channel).
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,12 +16,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Device, Response};
 
-/// First port.
-pub const EXEC_PORT: u16 = 0x520;
-/// Ports of the device: a page frame number of four bytes, lowest first, and the bell.
-pub const EXEC_PORTS: u16 = 5;
-/// Offset of the bell: any write rings it.
-pub const BELL: u16 = 4;
+/// The first I/O port of the device.
+pub const EXEC_PORT_BASE: u16 = 0x520;
+/// The number of I/O ports of the device.
+pub const EXEC_PORT_COUNT: u16 = 5;
+/// Offset of the doorbell.
+pub const DOORBELL: u16 = 4;
 /// What the first four ports read as.
 pub const SIGNATURE: [u8; 4] = *b"KXP1";
 
@@ -22,16 +29,16 @@ pub const SIGNATURE: [u8; 4] = *b"KXP1";
 #[derive(Debug)]
 pub struct ExecPort {
     frame: AtomicU32,
-    bell: EventFd,
+    doorbell: EventFd,
 }
 
 impl ExecPort {
-    /// A device that writes to `bell` when the guest rings.
-    pub fn new(bell: EventFd) -> Self {
-        Self { frame: AtomicU32::new(0), bell }
+    /// A device that signals `doorbell` when the guest writes the doorbell port.
+    pub fn new(doorbell: EventFd) -> Self {
+        Self { frame: AtomicU32::new(0), doorbell }
     }
 
-    /// The number of the page (of 4 KiB) that the guest named last.
+    /// The page frame number (guest-physical address / 4096) that the guest wrote last.
     pub fn frame(&self) -> u32 {
         self.frame.load(Ordering::Acquire)
     }
@@ -46,12 +53,12 @@ impl Device for ExecPort {
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         for (&byte, at) in data.iter().zip(offset..) {
-            if at < u64::from(BELL) {
+            if at < u64::from(DOORBELL) {
                 let shift = 8 * at as u32;
                 let replace = |frame: u32| Some(frame & !(0xff << shift) | u32::from(byte) << shift);
-                let _ = self.frame.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace); // it always replaces
+                let _ = self.frame.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace); // `replace` returns Some
             } else {
-                let _ = self.bell.write(1); // a full counter has rung already
+                let _ = self.doorbell.write(1); // fails only if the counter is full, and then the event is pending
             }
         }
         ControlFlow::Continue(())
@@ -63,17 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_written_byte_by_byte_or_at_once_and_only_the_last_port_rings() {
-        let bell = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let port = ExecPort::new(bell.try_clone().unwrap());
+    fn the_frame_can_be_written_in_bytes_or_at_once_and_only_the_last_port_is_the_doorbell() {
+        let doorbell = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let port = ExecPort::new(doorbell.try_clone().unwrap());
         for (at, byte) in [0x78u8, 0x56, 0x34, 0x12].into_iter().enumerate() {
             assert!(port.write(at as u64, &[byte]).is_continue());
         }
         assert_eq!(port.frame(), 0x1234_5678);
-        assert!(bell.read().is_err());
+        assert!(doorbell.read().is_err());
         assert!(port.write(0, &[1, 0, 0, 0]).is_continue());
-        assert!(port.write(BELL.into(), &[9]).is_continue());
-        assert_eq!((port.frame(), bell.read().unwrap()), (1, 1));
+        assert!(port.write(DOORBELL.into(), &[9]).is_continue());
+        assert_eq!((port.frame(), doorbell.read().unwrap()), (1, 1));
         let mut data = [0xff; 5];
         port.read(0, &mut data);
         assert_eq!(data, *b"KXP1\0");

@@ -1,108 +1,105 @@
-//! One of the command's outputs, from its ring to a file of kickvm's.
+//! One output stream of the command: from its ring to kickvm's standard output or standard error.
 
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::channel::{Broken, Consumer, Lane, Pages};
+use super::channel::{Consumer, Pages, ProtocolError, Stream};
 use crate::console::Drain;
 use crate::console::output::OutputFile;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error;
 
-/// What is taken out of a ring at once.
+/// The number of bytes that are taken out of the ring at once.
 const BATCH: usize = 64 << 10;
-/// Batches after which the loop gets a turn, whatever a command may still have to say.
-const BATCHES: usize = 4;
+/// Batches after which other subscribers of the event loop get a turn.
+const MAX_BATCHES: usize = 4;
 
-/// Where one output goes.
+/// A ring and the file that its content is written to.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct OutputStream {
     ring: Consumer,
+    data: u32,
     output: Option<OutputFile>,
     blocked: bool,
-    lost: Option<io::Error>,
+    error: Option<io::Error>,
 }
 
-/// What [`Outlet::pump`] came to.
+/// What [`OutputStream::pump`] did.
 #[derive(Debug, Default)]
 pub struct Pumped {
-    /// There was output.
+    /// It took bytes out of the ring.
     pub moved: bool,
-    /// The guest waited for room, and there is some now.
-    pub relieved: bool,
-    /// Nothing can be written any more, since now.
-    pub lost: bool,
+    /// Init waited for room, which it has now, and must be woken.
+    pub made_room: bool,
+    /// A write failed. From now on the ring is drained and the bytes are dropped.
+    pub failed: bool,
 }
 
-impl Outlet {
-    /// An outlet from the ring `lane` to `output`.
-    pub fn new(lane: Lane, output: OutputFile) -> Self {
-        Self { ring: Consumer::new(lane), output: Some(output), blocked: false, lost: None }
+impl OutputStream {
+    /// Connects the ring for `stream` to `output`. The event for the file being writable has the user data `stream as
+    /// u32`.
+    pub fn new(stream: Stream, output: OutputFile) -> Self {
+        Self { ring: Consumer::new(stream), data: stream as u32, output: Some(output), blocked: false, error: None }
     }
 
-    /// Writes what there is, as far as that goes without waiting. Rings `again` if there may be more.
-    pub fn pump(
-        &mut self,
-        pages: &impl Pages,
-        ops: &mut EventOps,
-        data: u32,
-        again: &EventFd,
-    ) -> Result<Pumped, Broken> {
-        let mut done = Pumped::default();
-        for _ in 0..BATCHES {
-            if self.blocked {
-                return Ok(done);
+    /// Writes bytes from the ring until that would block. Signals `again` if the ring may hold more bytes.
+    ///
+    /// # Errors
+    ///
+    /// The guest wrote an invalid index.
+    pub fn pump(&mut self, pages: &impl Pages, ops: &mut EventOps, again: &EventFd) -> Result<Pumped, ProtocolError> {
+        let mut pumped = Pumped::default();
+        for _ in 0..MAX_BATCHES {
+            let mut dropped = Vec::new();
+            let pending = self.output.as_mut().map_or(&mut dropped, |output| &mut output.pending);
+            if self.blocked || pending.is_empty() && self.ring.pop(pages, pending, BATCH)? == 0 {
+                return Ok(pumped);
             }
-            let mut nowhere = Vec::new();
-            let pending = self.output.as_mut().map_or(&mut nowhere, |output| &mut output.pending);
-            if pending.is_empty() && self.ring.pop(pages, pending, BATCH)? == 0 {
-                return Ok(done);
-            }
-            done.moved = true;
-            done.relieved |= self.ring.relieve(pages)?;
+            pumped.moved = true;
+            pumped.made_room |= self.ring.take_waiting(pages)?;
             let Some(output) = &mut self.output else { continue };
-            match output.write_some() {
-                Ok(true) => {}
-                Ok(false) => match ops.add(Events::with_data(output, data, EventSet::OUT)) {
-                    Ok(()) => self.blocked = true,
-                    Err(error) => self.lost = Some(io::Error::other(error.to_string())),
-                },
-                Err(error) => self.lost = Some(error),
-            }
-            if self.lost.is_some() {
-                self.output = None; // from now on the ring is emptied into nothing
-                done.lost = true;
+            let written = output.write_some().and_then(|complete| {
+                if !complete {
+                    ops.add(Events::with_data(output, self.data, EventSet::OUT)).map_err(io::Error::other)?;
+                    self.blocked = true;
+                }
+                Ok(())
+            });
+            if let Err(error) = written {
+                (self.error, self.output, pumped.failed) = (Some(error), None, true);
             }
         }
-        let _ = again.write(1); // a full counter has rung already
-        Ok(done)
+        let _ = again.write(1); // fails only if the counter is full, and then the event is pending
+        Ok(pumped)
     }
 
-    /// The file can be written to again.
-    pub fn unblock(&mut self, ops: &mut EventOps, data: u32) {
+    /// Continues after the file has become writable.
+    pub fn unblock(&mut self, ops: &mut EventOps) {
         if let (true, Some(output)) = (self.blocked, &self.output) {
-            let _ = ops.remove(Events::with_data(output, data, EventSet::OUT)); // it was added
+            let _ = ops.remove(Events::with_data(output, self.data, EventSet::OUT)); // it was added by `pump`
             self.blocked = false;
         }
     }
 
-    /// Why something was lost, unless it was because nobody reads.
+    /// Why a write failed. A reader that has closed its pipe, or took nothing until the end of the run, is not a failure.
     pub fn failure(&self) -> Option<String> {
-        let error = self
-            .lost
-            .as_ref()
-            .filter(|error| !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut))?;
+        let by_reader = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut);
+        let error = self.error.as_ref().filter(|error| !by_reader(error.kind()))?;
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
-    /// Writes all there is, the guest having stopped; see [`OutputFile::write_all`]. What goes wrong is then the
-    /// [`failure`](Self::failure).
-    pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), Broken> {
+    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends this, and
+    /// is then the [`failure`](Self::failure).
+    ///
+    /// # Errors
+    ///
+    /// The guest wrote an invalid index.
+    pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), ProtocolError> {
         let Some(output) = &mut self.output else { return Ok(()) };
         loop {
             if let Err(error) = output.write_all(drain) {
-                self.lost = Some(error);
+                self.error = Some(error);
                 return Ok(());
             }
             if self.ring.pop(pages, &mut output.pending, BATCH)? == 0 {

@@ -1,76 +1,102 @@
-//! `kickvm exec` and guests that are no Linux: one that speaks the channel's language, and many that break its rules.
+//! `kickvm exec` with tiny guests instead of Linux: one that follows the protocol of the channel, and many that violate
+//! it.
 
 use crate::common::images;
 use crate::common::run::{Ended, kickvm};
 use crate::common::{TempDir, run};
 use crate::{guest, need_kvm, never, outb, power_off};
 
-/// Names the page at 0x110000 as the channel's header.
-macro_rules! name_header {
+/// Writes the page frame number of the header, which is at 0x110000, to the exec port.
+macro_rules! set_frame {
     () => {
         "mov dx, 0x520; mov eax, 0x110; out dx, eax"
     };
 }
 
-/// Rings the bell.
-macro_rules! ring {
+/// Writes the doorbell.
+macro_rules! ring_doorbell {
     () => {
         "mov dx, 0x524; out dx, al"
     };
 }
 
-/// Makes a channel of the pages from 0x110000 on, whose header is complete. The ring for events is at 0x141000, its words at
-/// 0x110060; the ring for output is at 0x111000, its words at 0x110040.
-macro_rules! channel {
+/// Publishes a channel in the 67 pages from 0x110000 on, and leaves the address of its header in rbx. The ring for
+/// standard output is at rbx + 0x1000 and its words are at rbx + 0x40; the ring for events is at rbx + 0x31000 and its
+/// words are at rbx + 0x60; the words of the ring for standard input are at rbx + 0x70.
+macro_rules! publish_channel {
     () => {
         concat!(
             "mov edi, 0x110400; mov eax, 0x110; mov ecx, 67; ",
             "2: mov [rdi], rax; add edi, 8; inc eax; dec ecx; jnz 2b; ",
             "mov ebx, 0x110000; mov dword ptr [rbx], 0x3143584b; ", // "KXC1"
-            name_header!()
+            set_frame!()
         )
     };
 }
 
 guest!(
-    SPEAKS,
-    channel!(),
+    OUTPUT_AND_STATUS,
+    publish_channel!(),
     "mov dword ptr [rbx + 0x1000], 0x0a796168; mov dword ptr [rbx + 0x40], 4;", // "hay\n"
-    "mov dword ptr [rbx + 0x31000], 0x070103; mov dword ptr [rbx + 0x60], 3;",  // ended, one byte, 7
-    ring!(),
+    "mov dword ptr [rbx + 0x31000], 0x070103; mov dword ptr [rbx + 0x60], 3;",  // Event::Ended, 1 byte, status 7
+    ring_doorbell!(),
     "3: hlt; jmp 3b",
 );
-guest!(SAYS_NOTHING, power_off!(), never!(),);
-guest!(NO_HEADER, name_header!(), ";", ring!(), ";", power_off!(), never!(),);
-guest!(NOWHERE, "mov dx, 0x520; mov eax, 0xffffffff; out dx, eax;", ring!(), ";", power_off!(), never!(),);
-guest!(PAGES_OUTSIDE_RAM, channel!(), "mov rax, -1; mov [rbx + 0x500], rax;", ring!(), "3: hlt; jmp 3b",);
-guest!(HEAD_TOO_FAR, channel!(), "mov dword ptr [rbx + 0x40], 0x20001;", ring!(), "3: hlt; jmp 3b",);
-guest!(HEAD_BEHIND, channel!(), "mov dword ptr [rbx + 0x60], -1;", ring!(), "3: hlt; jmp 3b",);
+guest!(POWER_OFF, power_off!(), never!(),);
+guest!(NO_HEADER, set_frame!(), ";", ring_doorbell!(), ";", power_off!(), never!(),);
 guest!(
-    NO_SUCH_EVENT,
-    channel!(),
+    HEADER_OUTSIDE_RAM,
+    "mov dx, 0x520; mov eax, 0xffffffff; out dx, eax;",
+    ring_doorbell!(),
+    ";",
+    power_off!(),
+    never!(),
+);
+guest!(
+    PAGES_OUTSIDE_RAM,
+    publish_channel!(),
+    "mov rax, -1; mov [rbx + 0x500], rax;",
+    ring_doorbell!(),
+    "3: hlt; jmp 3b",
+);
+guest!(
+    HEAD_BEYOND_RING,
+    publish_channel!(),
+    "mov dword ptr [rbx + 0x40], 0x20001;",
+    ring_doorbell!(),
+    "3: hlt; jmp 3b",
+);
+guest!(HEAD_BEHIND_TAIL, publish_channel!(), "mov dword ptr [rbx + 0x60], -1;", ring_doorbell!(), "3: hlt; jmp 3b",);
+guest!(
+    UNKNOWN_EVENT,
+    publish_channel!(),
     "mov dword ptr [rbx + 0x31000], 0x63; mov dword ptr [rbx + 0x60], 2;",
-    ring!(),
+    ring_doorbell!(),
     "3: hlt; jmp 3b",
 );
 guest!(
-    INPUT_TAKEN_TWICE,
-    channel!(),
-    "mov dword ptr [rbx + 0x78], 77;", // bytes of input taken, of which none was given
-    ring!(),
+    TAIL_BEYOND_HEAD,
+    publish_channel!(),
+    "mov dword ptr [rbx + 0x78], 77;", // bytes taken out of the ring for standard input, which is empty
+    ring_doorbell!(),
     "3: hlt; jmp 3b",
 );
-guest!(TAKES_ALL_INPUT, channel!(), ring!(), "; 3: mov eax, [rbx + 0x70]; mov [rbx + 0x78], eax; jmp 3b",);
-guest!(RINGS_FOR_EVER, "3:", ring!(), "; jmp 3b",);
 guest!(
-    MOVES,
-    channel!(), // and names another page for ever, while kickvm uses the first
-    ring!(),
+    INPUT_SINK,
+    publish_channel!(),
+    ring_doorbell!(),
+    "; 3: mov eax, [rbx + 0x70]; mov [rbx + 0x78], eax; jmp 3b", // TAIL = HEAD
+);
+guest!(DOORBELL_LOOP, "3:", ring_doorbell!(), "; jmp 3b",);
+guest!(
+    FRAME_LOOP,
+    publish_channel!(), // kickvm uses this one, while the guest writes other frame numbers
+    ring_doorbell!(),
     "; mov eax, 0; mov dx, 0x520; 3: inc eax; out dx, eax; jmp 3b",
 );
-guest!(EXITS, outb!("0xf4", "3"), never!(),);
+guest!(EXIT_PORT, outb!("0xf4", "3"), never!(),);
 
-/// Runs `guest` as the kernel of an exec, with these options.
+/// Runs `guest` as the kernel of `kickvm exec`, with these options.
 fn exec(guest: &[u8], options: &[&str]) -> Ended {
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &images::elf(guest));
@@ -79,56 +105,56 @@ fn exec(guest: &[u8], options: &[&str]) -> Ended {
     run::end(command)
 }
 
-const BROKEN: &str = "kickvm: the guest broke the channel to its command";
+const VIOLATION: &str = "kickvm: the guest violated the protocol of the exec channel";
 
 #[test]
-fn a_guest_that_speaks_the_channels_language_has_its_say_and_its_status() {
+fn output_and_status_sent_through_the_channel_become_kickvms() {
     need_kvm!();
-    exec(&SPEAKS, &[]).assert(7, "hay\n", &[]);
+    exec(&OUTPUT_AND_STATUS, &[]).assert(7, "hay\n", &[]);
 }
 
 #[test]
-fn a_guest_that_powers_off_without_a_word_is_no_success() {
+fn a_guest_that_powers_off_without_reporting_a_status_is_a_failure() {
     need_kvm!();
-    for guest in [&SAYS_NOTHING, &NO_HEADER, &NOWHERE] {
+    for guest in [&POWER_OFF, &NO_HEADER, &HEADER_OUTSIDE_RAM] {
         exec(guest, &[]).assert(122, "", &["kickvm: the guest powered off before reporting the command's exit status"]);
     }
-    exec(&EXITS, &[]).assert(3, "", &[]);
+    exec(&EXIT_PORT, &[]).assert(3, "", &[]);
 }
 
 #[test]
-fn a_channel_that_cannot_be_is_the_end() {
+fn an_invalid_channel_ends_the_run() {
     need_kvm!();
-    for guest in [&PAGES_OUTSIDE_RAM, &HEAD_TOO_FAR, &HEAD_BEHIND, &NO_SUCH_EVENT] {
-        exec(guest, &[]).assert(122, "", &[BROKEN]);
+    for guest in [&PAGES_OUTSIDE_RAM, &HEAD_BEYOND_RING, &HEAD_BEHIND_TAIL, &UNKNOWN_EVENT] {
+        exec(guest, &[]).assert(122, "", &[VIOLATION]);
     }
 }
 
 #[test]
-fn input_that_was_taken_before_it_came_is_the_end() {
+fn a_consumer_index_ahead_of_the_producer_ends_the_run() {
     need_kvm!();
     let dir = TempDir::new();
-    let kernel = dir.file("kernel", &images::elf(&INPUT_TAKEN_TWICE));
+    let kernel = dir.file("kernel", &images::elf(&TAIL_BEYOND_HEAD));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/etc/passwd").unwrap());
-    run::end(command).assert(122, "", &[BROKEN]);
+    run::end(command).assert(122, "", &[VIOLATION]);
 }
 
 #[test]
-fn input_without_end_that_is_taken_at_once_does_not_keep_the_loop_from_its_timeout() {
+fn endless_input_to_a_fast_guest_does_not_block_the_timeout() {
     need_kvm!();
     let dir = TempDir::new();
-    let kernel = dir.file("kernel", &images::elf(&TAKES_ALL_INPUT));
+    let kernel = dir.file("kernel", &images::elf(&INPUT_SINK));
     let mut command = kickvm(&["exec", "--memory", "128M", "--timeout", "300ms", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/dev/zero").unwrap());
     run::end(command).assert_time_out("", "300ms");
 }
 
 #[test]
-fn output_that_cannot_be_written_is_an_error_however_soon_the_command_ends() {
+fn a_failed_write_of_output_is_an_error_even_if_the_command_has_ended() {
     need_kvm!();
     let dir = TempDir::new();
-    let kernel = dir.file("kernel", &images::elf(&SPEAKS));
+    let kernel = dir.file("kernel", &images::elf(&OUTPUT_AND_STATUS));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let why = "kickvm: cannot write the command's output: No space left on device";
@@ -136,18 +162,18 @@ fn output_that_cannot_be_written_is_an_error_however_soon_the_command_ends() {
 }
 
 #[test]
-fn a_guest_that_rings_for_ever_or_moves_its_channel_is_ended_by_the_timeout() {
+fn endless_doorbell_or_frame_writes_do_not_block_the_timeout() {
     need_kvm!();
-    for guest in [&RINGS_FOR_EVER, &MOVES] {
+    for guest in [&DOORBELL_LOOP, &FRAME_LOOP] {
         exec(guest, &["--timeout", "300ms"]).assert_time_out("", "300ms");
     }
 }
 
 #[test]
-fn a_signal_before_the_command_ends_the_run() {
+fn a_signal_before_the_command_has_started_ends_the_run() {
     need_kvm!();
     let dir = TempDir::new();
-    let kernel = dir.file("kernel", &images::elf(&RINGS_FOR_EVER));
+    let kernel = dir.file("kernel", &images::elf(&DOORBELL_LOOP));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]);
     let running = run::start(command);
@@ -157,8 +183,8 @@ fn a_signal_before_the_command_ends_the_run() {
 }
 
 #[test]
-fn options_that_cannot_be_are_said_in_one_line() {
-    for (options, said) in [
+fn an_invalid_option_is_reported_in_one_line() {
+    for (options, message) in [
         (
             &["--fail-on", "smoke"][..],
             "kickvm: invalid value 'smoke' for '--fail-on <EVENT,...>': give oops, lockup, hung-task or warn",
@@ -176,8 +202,8 @@ fn options_that_cannot_be_are_said_in_one_line() {
             "kickvm: guest memory of 8M is too small for '/bin/sh': its files take ",
         ),
     ] {
-        let ended = exec(&SAYS_NOTHING, options);
-        assert!(ended.code == Some(125) && ended.stderr.starts_with(said), "{options:?}: {ended:?}");
+        let ended = exec(&POWER_OFF, options);
+        assert!(ended.code == Some(125) && ended.stderr.starts_with(message), "{options:?}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
 }

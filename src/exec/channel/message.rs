@@ -1,31 +1,36 @@
-//! What is said in the rings for events and orders: a byte for the kind, a byte for the length, and up to 255 bytes.
+//! The messages in the rings for events (from init) and controls (from kickvm).
+//!
+//! ```text
+//!   offset   size   field
+//!   0           1   kind
+//!   1           1   length of the payload
+//!   2       0–255   payload
+//! ```
 
+use std::slice;
+
+use super::{Consumer, Pages, ProtocolError, Stream};
 use crate::sys::winsize::WinSize;
 
-/// What init tells kickvm.
+/// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It is there, on this kernel.
+pub enum Message {
+    /// From init: it has connected to the channel. The text is the kernel's version banner.
     Hello(String),
-    /// The command runs.
+    /// From init: the command has started.
     Started,
-    /// The command has ended with this status, and all it said is in the rings.
+    /// From init: the command has ended with this status, and all of its output is in the rings.
     Ended(u8),
-    /// Something the user should know.
+    /// From init: there is a problem that does not prevent the command from running.
     Warning(String),
-    /// The command cannot be run.
+    /// From init: the command cannot be run.
     Failed(String),
-}
-
-/// What kickvm tells init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Send this signal to the command.
+    /// From kickvm: send this signal to the command.
     Signal(u8),
-    /// The user's terminal has this size now.
-    Size(WinSize),
-    /// Nobody reads this output any more: 1 or 2, as descriptors are numbered.
-    Shut(u8),
+    /// From kickvm: the user's terminal has this size now.
+    Resize(WinSize),
+    /// From kickvm: close the pipe behind this descriptor of the command, 1 or 2. Its output can no longer be written.
+    Close(u8),
 }
 
 const HELLO: u8 = 1;
@@ -33,69 +38,76 @@ const STARTED: u8 = 2;
 const ENDED: u8 = 3;
 const WARNING: u8 = 4;
 const FAILED: u8 = 5;
-const SIGNAL: u8 = 1;
-const SIZE: u8 = 2;
-const SHUT: u8 = 3;
+const SIGNAL: u8 = 6;
+const RESIZE: u8 = 7;
+const CLOSE: u8 = 8;
 
-/// A message's bytes. A text is cut off where it does not fit.
-fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let payload = &payload[..payload.len().min(u8::MAX.into())];
-    [&[kind, payload.len() as u8], payload].concat()
-}
-
-/// Takes the first whole message off `bytes`: its kind and what it says.
-pub fn take(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
-    let [kind, len, rest @ ..] = &bytes[..] else { return None };
-    let (kind, payload) = (*kind, rest.get(..usize::from(*len))?.to_vec());
-    bytes.drain(..2 + payload.len());
-    Some((kind, payload))
-}
-
-impl Event {
-    /// As it goes into the ring.
+impl Message {
+    /// The message's bytes. A text is cut off after 255 bytes.
     pub fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Hello(banner) => encode(HELLO, banner.as_bytes()),
-            Self::Started => encode(STARTED, &[]),
-            Self::Ended(status) => encode(ENDED, &[*status]),
-            Self::Warning(text) => encode(WARNING, text.as_bytes()),
-            Self::Failed(text) => encode(FAILED, text.as_bytes()),
-        }
+        let (kind, payload) = match self {
+            Self::Hello(banner) => (HELLO, banner.as_bytes()),
+            Self::Started => (STARTED, &[][..]),
+            Self::Ended(status) => (ENDED, slice::from_ref(status)),
+            Self::Warning(text) => (WARNING, text.as_bytes()),
+            Self::Failed(text) => (FAILED, text.as_bytes()),
+            Self::Signal(number) => (SIGNAL, slice::from_ref(number)),
+            Self::Resize(WinSize { rows, cols }) => (RESIZE, &[rows.to_le_bytes(), cols.to_le_bytes()].concat()[..]),
+            Self::Close(descriptor) => (CLOSE, slice::from_ref(descriptor)),
+        };
+        let payload = &payload[..payload.len().min(u8::MAX.into())];
+        [&[kind, payload.len() as u8], payload].concat()
     }
 
-    /// As it comes out; `None` for what is none.
-    pub fn decode(kind: u8, payload: &[u8]) -> Option<Self> {
+    /// The message of this kind; `None` if the kind is unknown or the payload has the wrong length.
+    fn decode(kind: u8, payload: &[u8]) -> Option<Self> {
         let text = || String::from_utf8_lossy(payload).into_owned();
         Some(match (kind, payload) {
             (HELLO, _) => Self::Hello(text()),
             (STARTED, []) => Self::Started,
-            (ENDED, [status]) => Self::Ended(*status),
+            (ENDED, &[status]) => Self::Ended(status),
             (WARNING, _) => Self::Warning(text()),
             (FAILED, _) => Self::Failed(text()),
+            (SIGNAL, &[number]) => Self::Signal(number),
+            (RESIZE, &[a, b, c, d]) => {
+                Self::Resize(WinSize { rows: u16::from_le_bytes([a, b]), cols: u16::from_le_bytes([c, d]) })
+            }
+            (CLOSE, &[descriptor]) => Self::Close(descriptor),
             _ => return None,
         })
+    }
+
+    /// Removes the first message from `bytes` if it is complete. Returns `Some(None)` for a message that is not valid.
+    pub(super) fn take(bytes: &mut Vec<u8>) -> Option<Option<Self>> {
+        let [kind, len, rest @ ..] = &bytes[..] else { return None };
+        let payload = rest.get(..usize::from(*len))?;
+        let (message, len) = (Self::decode(*kind, payload), 2 + payload.len());
+        bytes.drain(..len);
+        Some(message)
     }
 }
 
-impl Order {
-    /// As it goes into the ring.
-    pub fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Signal(number) => encode(SIGNAL, &[*number]),
-            Self::Size(WinSize { rows, cols }) => encode(SIZE, &[rows.to_le_bytes(), cols.to_le_bytes()].concat()),
-            Self::Shut(stream) => encode(SHUT, &[*stream]),
-        }
+/// Takes messages out of a ring, which may hold parts of them.
+#[derive(Debug)]
+pub struct MessageReader {
+    ring: Consumer,
+    bytes: Vec<u8>,
+}
+
+impl MessageReader {
+    /// A reader of the ring for `stream`.
+    pub fn new(stream: Stream) -> Self {
+        Self { ring: Consumer::new(stream), bytes: Vec::new() }
     }
 
-    /// As it comes out; `None` for what is none.
-    pub fn decode(kind: u8, payload: &[u8]) -> Option<Self> {
-        Some(match (kind, payload) {
-            (SIGNAL, [number]) => Self::Signal(*number),
-            (SIZE, [a, b, c, d]) => {
-                Self::Size(WinSize { rows: u16::from_le_bytes([*a, *b]), cols: u16::from_le_bytes([*c, *d]) })
-            }
-            (SHUT, [stream]) => Self::Shut(*stream),
-            _ => return None,
-        })
+    /// Takes all bytes out of the ring. Returns the messages that are complete now, with `None` for each that is not
+    /// valid.
+    ///
+    /// # Errors
+    ///
+    /// The producer's index is invalid.
+    pub fn receive(&mut self, pages: &impl Pages) -> Result<Vec<Option<Message>>, ProtocolError> {
+        self.ring.pop(pages, &mut self.bytes, usize::MAX)?;
+        Ok(std::iter::from_fn(|| Message::take(&mut self.bytes)).collect())
     }
 }

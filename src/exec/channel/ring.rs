@@ -1,174 +1,175 @@
-//! One ring, from its two ends. Indices run freely and wrap at 2^32; what lies between them is in the ring.
+//! The two ends of a ring buffer. Indices count bytes modulo 2^32; the bytes from tail to head are in the buffer.
 
 use std::io;
 
 use vm_memory::{Bytes, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
-use super::{Lane, PAGE, Pages};
+use super::{PAGE, Pages, Stream};
 
-// Words of a ring, as offsets into its part of the header.
+// Offsets of a ring's words, in bytes.
 const HEAD: usize = 0;
 const CLOSED: usize = 4;
 const TAIL: usize = 8;
-const STARVED: usize = 12;
+const WAITING: usize = 12;
 
-/// The other side has written what cannot be.
+/// The guest wrote a value to the channel that the protocol does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the guest broke the channel to its command")]
-pub struct Broken;
+#[error("the guest violated the protocol of the exec channel")]
+pub struct ProtocolError;
 
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        io::Error::other(broken)
+impl From<ProtocolError> for io::Error {
+    fn from(error: ProtocolError) -> Self {
+        io::Error::other(error)
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Ring {
+/// What both ends of a ring have: its location, and the index that this end moves.
+#[derive(Debug)]
+struct RingBuffer {
     words: usize,
-    first: usize,
+    first_page: usize,
     size: u32,
+    index: u32,
+    index_offset: usize,
 }
 
-impl Ring {
-    fn new(lane: Lane) -> Self {
-        let (first, pages) = lane.pages();
-        Self { words: lane.words(), first, size: (pages * PAGE) as u32 }
+impl RingBuffer {
+    fn new(stream: Stream, index_word: usize) -> Self {
+        let (words, (first_page, pages)) = (stream.words(), stream.pages());
+        Self { words, first_page, size: (pages * PAGE) as u32, index: 0, index_offset: words + index_word }
     }
 
-    /// At most `len` bytes from index `at` on, as far as they lie together.
-    fn slice<'a>(&self, pages: &'a impl Pages, at: u32, len: u32) -> Result<VolatileSlice<'a>, Broken> {
-        let at = at % self.size;
-        let len = len.min(self.size - at) as usize;
-        let at = at as usize;
-        pages.slice(self.first + at / PAGE, at % PAGE, len).ok_or(Broken)
+    /// The contiguous bytes from `done` bytes past this end's index, at most `len`.
+    fn slice<'a>(&self, pages: &'a impl Pages, done: usize, len: usize) -> Result<VolatileSlice<'a>, ProtocolError> {
+        let start = (self.index.wrapping_add(done as u32) % self.size) as usize;
+        let len = len.min(self.size as usize - start);
+        pages.slice(self.first_page + start / PAGE, start % PAGE, len).ok_or(ProtocolError)
     }
 
-    fn word(&self, pages: &impl Pages, word: usize) -> Result<u32, Broken> {
-        pages.word(self.words + word)
+    /// Copies `len` bytes at this end. `copy` receives each contiguous slice and the number of bytes copied before it.
+    fn transfer(
+        &mut self,
+        pages: &impl Pages,
+        len: usize,
+        mut copy: impl FnMut(VolatileSlice<'_>, usize) -> Result<usize, VolatileMemoryError>,
+    ) -> Result<usize, ProtocolError> {
+        let mut done = 0;
+        while done < len {
+            done += copy(self.slice(pages, done, len - done)?, done).map_err(|_| ProtocolError)?;
+        }
+        self.advance(pages, len)
     }
 
-    fn set(&self, pages: &impl Pages, word: usize, value: u32) -> Result<(), Broken> {
-        pages.set_word(self.words + word, value)
+    /// Moves this end's index by `len` bytes, and returns `len`.
+    fn advance(&mut self, pages: &impl Pages, len: usize) -> Result<usize, ProtocolError> {
+        self.index = self.index.wrapping_add(len as u32);
+        pages.store(self.index_offset, self.index)?;
+        Ok(len)
     }
 }
 
 /// The end that fills a ring.
 #[derive(Debug)]
-pub struct Producer {
-    ring: Ring,
-    head: u32,
-}
+pub struct Producer(RingBuffer);
 
 impl Producer {
-    /// The filling end of a new ring.
-    pub fn new(lane: Lane) -> Self {
-        Self { ring: Ring::new(lane), head: 0 }
+    /// The producer of a new ring.
+    pub fn new(stream: Stream) -> Self {
+        Self(RingBuffer::new(stream, HEAD))
     }
 
-    /// Bytes that would fit now.
-    pub fn room(&self, pages: &impl Pages) -> Result<usize, Broken> {
-        let used = self.head.wrapping_sub(self.ring.word(pages, TAIL)?);
-        self.ring.size.checked_sub(used).map(|room| room as usize).ok_or(Broken)
+    /// The number of bytes that fit now.
+    ///
+    /// # Errors
+    ///
+    /// The consumer's index is invalid, as for every method of a producer.
+    pub fn room(&self, pages: &impl Pages) -> Result<usize, ProtocolError> {
+        let used = self.0.index.wrapping_sub(pages.load(self.0.words + TAIL)?);
+        self.0.size.checked_sub(used).map(|room| room as usize).ok_or(ProtocolError)
     }
 
-    /// Puts in as many of `bytes` as fit, and says how many did.
-    pub fn push(&mut self, pages: &impl Pages, bytes: &[u8]) -> Result<usize, Broken> {
-        let room = self.room(pages)?.min(bytes.len());
-        let mut done = 0;
-        while done < room {
-            let slice = self.ring.slice(pages, self.head.wrapping_add(done as u32), (room - done) as u32)?;
-            done += slice.write(&bytes[done..room], 0).map_err(|_| Broken)?;
-        }
-        self.advance(pages, done)?;
-        Ok(done)
+    /// Puts in as many of `bytes` as fit. Returns how many did.
+    pub fn push(&mut self, pages: &impl Pages, bytes: &[u8]) -> Result<usize, ProtocolError> {
+        let len = self.room(pages)?.min(bytes.len());
+        self.0.transfer(pages, len, |slice, done| slice.write(&bytes[done..len], 0))
     }
 
-    /// Reads once from `source` into the ring. Returns 0 at the source's end; there must be room.
+    /// Puts in all of `bytes` or none. Returns whether they fit.
+    pub fn push_all(&mut self, pages: &impl Pages, bytes: &[u8]) -> Result<bool, ProtocolError> {
+        Ok(self.room(pages)? >= bytes.len() && self.push(pages, bytes)? == bytes.len())
+    }
+
+    /// Reads once from `source` into the ring, which must not be full. Returns 0 at the end of the source.
+    ///
+    /// # Errors
+    ///
+    /// The read failed, or the consumer's index is invalid.
     pub fn push_from(&mut self, pages: &impl Pages, source: &mut impl ReadVolatile) -> io::Result<usize> {
-        let room = self.room(pages)?;
-        let mut slice = self.ring.slice(pages, self.head, room as u32)?;
+        let mut slice = self.0.slice(pages, 0, self.room(pages)?)?;
         let len = source.read_volatile(&mut slice).map_err(io_error)?;
-        self.advance(pages, len)?;
-        Ok(len)
+        Ok(self.0.advance(pages, len)?)
     }
 
-    fn advance(&mut self, pages: &impl Pages, len: usize) -> Result<(), Broken> {
-        self.head = self.head.wrapping_add(len as u32);
-        self.ring.set(pages, HEAD, self.head)
+    /// Marks the end of the stream.
+    pub fn close(&self, pages: &impl Pages) -> Result<(), ProtocolError> {
+        pages.store(self.0.words + CLOSED, 1u32)
     }
 
-    /// Nothing more will come.
-    pub fn close(&self, pages: &impl Pages) -> Result<(), Broken> {
-        self.ring.set(pages, CLOSED, 1)
-    }
-
-    /// Asks to be told when there is room again. To be followed by another look.
-    pub fn starve(&self, pages: &impl Pages) -> Result<(), Broken> {
-        self.ring.set(pages, STARVED, 1)
+    /// Requests a wake-up as soon as there is room. The caller must check for room once more after that: the consumer
+    /// may have made some before it could see the request.
+    pub fn set_waiting(&self, pages: &impl Pages) -> Result<(), ProtocolError> {
+        pages.store(self.0.words + WAITING, 1u32)
     }
 }
 
 /// The end that empties a ring.
 #[derive(Debug)]
-pub struct Consumer {
-    ring: Ring,
-    tail: u32,
-}
+pub struct Consumer(RingBuffer);
 
 impl Consumer {
-    /// The emptying end of a new ring.
-    pub fn new(lane: Lane) -> Self {
-        Self { ring: Ring::new(lane), tail: 0 }
+    /// The consumer of a new ring.
+    pub fn new(stream: Stream) -> Self {
+        Self(RingBuffer::new(stream, TAIL))
     }
 
-    /// Bytes there are.
-    pub fn available(&self, pages: &impl Pages) -> Result<usize, Broken> {
-        let used = self.ring.word(pages, HEAD)?.wrapping_sub(self.tail);
-        if used <= self.ring.size { Ok(used as usize) } else { Err(Broken) }
+    /// The number of bytes in the ring.
+    ///
+    /// # Errors
+    ///
+    /// The producer's index is invalid, as for every method of a consumer.
+    pub fn available(&self, pages: &impl Pages) -> Result<usize, ProtocolError> {
+        let used = pages.load::<u32>(self.0.words + HEAD)?.wrapping_sub(self.0.index);
+        if used <= self.0.size { Ok(used as usize) } else { Err(ProtocolError) }
     }
 
-    /// Whether everything has been taken and nothing will come.
-    pub fn is_at_end(&self, pages: &impl Pages) -> Result<bool, Broken> {
-        // In this order: what was put in before the end is seen before the end is.
-        Ok(self.ring.word(pages, CLOSED)? != 0 && self.available(pages)? == 0)
+    /// Whether the ring is empty and its producer has closed it.
+    pub fn is_at_end(&self, pages: &impl Pages) -> Result<bool, ProtocolError> {
+        // CLOSED is loaded first: all bytes were put in before it was set.
+        Ok(pages.load::<u32>(self.0.words + CLOSED)? != 0 && self.available(pages)? == 0)
     }
 
-    /// Moves at most `limit` bytes to the end of `into`, and says how many it were.
-    pub fn pop(&mut self, pages: &impl Pages, into: &mut Vec<u8>, limit: usize) -> Result<usize, Broken> {
+    /// Appends at most `limit` bytes to `into`. Returns how many.
+    pub fn pop(&mut self, pages: &impl Pages, into: &mut Vec<u8>, limit: usize) -> Result<usize, ProtocolError> {
         let len = self.available(pages)?.min(limit);
         let start = into.len();
         into.resize(start + len, 0);
-        let mut done = 0;
-        while done < len {
-            let slice = self.ring.slice(pages, self.tail.wrapping_add(done as u32), (len - done) as u32)?;
-            done += slice.read(&mut into[start + done..], 0).map_err(|_| Broken)?;
-        }
-        self.advance(pages, len)?;
-        Ok(len)
+        self.0.transfer(pages, len, |slice, done| slice.read(&mut into[start + done..], 0))
     }
 
-    /// Writes once from the ring to `sink`, which says how much it takes; there must be something.
+    /// Writes once from the ring, which must not be empty, to `sink`. Returns how many bytes the sink took.
+    ///
+    /// # Errors
+    ///
+    /// The write failed, or the producer's index is invalid.
     pub fn pop_to(&mut self, pages: &impl Pages, sink: &mut impl WriteVolatile) -> io::Result<usize> {
-        let len = self.available(pages)?;
-        let slice = self.ring.slice(pages, self.tail, len as u32)?;
+        let slice = self.0.slice(pages, 0, self.available(pages)?)?;
         let len = sink.write_volatile(&slice).map_err(io_error)?;
-        self.advance(pages, len)?;
-        Ok(len)
+        Ok(self.0.advance(pages, len)?)
     }
 
-    fn advance(&mut self, pages: &impl Pages, len: usize) -> Result<(), Broken> {
-        self.tail = self.tail.wrapping_add(len as u32);
-        self.ring.set(pages, TAIL, self.tail)
-    }
-
-    /// Whether the other side waits for room, of which it is to be told now.
-    pub fn relieve(&self, pages: &impl Pages) -> Result<bool, Broken> {
-        let starved = self.ring.word(pages, STARVED)? != 0;
-        if starved {
-            self.ring.set(pages, STARVED, 0)?;
-        }
-        Ok(starved)
+    /// Whether the producer waits for room. Returns true once per request; the caller must then wake the producer.
+    pub fn take_waiting(&self, pages: &impl Pages) -> Result<bool, ProtocolError> {
+        pages.take_flag(self.0.words + WAITING)
     }
 }
 

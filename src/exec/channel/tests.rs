@@ -6,52 +6,59 @@ use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::*;
 
-/// Pages that lie together, as the guest sees them, or each alone, as the host does.
-struct Memory(MmapRegion, bool);
+/// The channel's pages: contiguous, as in init, or each on its own, as on the host.
+struct Memory {
+    region: MmapRegion,
+    contiguous: bool,
+}
 
 impl Memory {
-    fn new(together: bool) -> Self {
-        Self(MmapRegion::new(TOTAL_PAGES * PAGE).unwrap(), together)
+    fn new(contiguous: bool) -> Self {
+        Self { region: MmapRegion::new(TOTAL_PAGES * PAGE).unwrap(), contiguous }
     }
 }
 
 impl Pages for Memory {
     fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
-        let len = if self.1 { len } else { len.min(PAGE - offset) };
-        self.0.get_slice(page * PAGE + offset, len).ok()
+        let len = if self.contiguous { len } else { len.min(PAGE - offset) };
+        self.region.get_slice(page * PAGE + offset, len).ok()
     }
 }
 
 #[test]
-fn the_header_holds_all_there_is_to_hold() {
-    const { assert!(FRAMES_AT + 8 * TOTAL_PAGES <= PAGE && Lane::Orders as usize * RING_WORDS + RINGS_AT < FRAMES_AT) };
-    let (first, pages) = Lane::Orders.pages();
+fn the_header_fits_into_its_page() {
+    const { assert!(FRAMES_OFFSET + 8 * TOTAL_PAGES <= PAGE) };
+    const { assert!(RINGS_OFFSET + RING_STRIDE * PAGES.len() <= FRAMES_OFFSET) };
+    let (first, pages) = Stream::Controls.pages();
     assert_eq!(first + pages, TOTAL_PAGES);
-    assert!(PAGES.iter().all(|pages| pages.is_power_of_two()), "indices wrap at 2^32");
+    assert!(
+        PAGES.iter().all(|pages| pages.is_power_of_two()),
+        "indices wrap at 2^32, which must be a multiple of each ring's size"
+    );
 }
 
 #[test]
-fn frames_are_read_as_they_were_published() {
+fn frame_numbers_are_read_as_published() {
     let memory = Memory::new(true);
-    assert!(!is_published(&memory));
+    assert!(!memory.is_published());
     let frames: Vec<u64> = (0..TOTAL_PAGES as u64).map(|n| n << 30).collect();
-    publish(&memory, &frames).unwrap();
-    assert!(is_published(&memory));
-    assert!((0..TOTAL_PAGES).all(|n| frame(&memory, n) == Ok(frames[n])));
+    memory.publish(&frames).unwrap();
+    assert!(memory.is_published());
+    assert!((0..TOTAL_PAGES).all(|n| memory.frame(n) == Ok(frames[n])));
 }
 
 #[test]
-fn a_sleeper_is_woken_once_a_sleep() {
+fn the_sleeping_flag_is_taken_once() {
     let memory = Memory::new(true);
-    assert_eq!(must_wake(&memory), Ok(false));
-    set_sleeping(&memory, true).unwrap();
-    assert_eq!((must_wake(&memory), must_wake(&memory)), (Ok(true), Ok(false)));
+    assert_eq!(memory.take_sleeping(), Ok(false));
+    memory.set_sleeping(true).unwrap();
+    assert_eq!((memory.take_sleeping(), memory.take_sleeping()), (Ok(true), Ok(false)));
 }
 
 #[test]
-fn an_end_is_seen_behind_the_last_byte_and_not_before() {
+fn a_closed_ring_is_at_its_end_once_it_is_empty() {
     let memory = Memory::new(true);
-    let (mut producer, mut consumer) = (Producer::new(Lane::Input), Consumer::new(Lane::Input));
+    let (mut producer, mut consumer) = (Producer::new(Stream::Stdin), Consumer::new(Stream::Stdin));
     producer.push(&memory, b"last").unwrap();
     producer.close(&memory).unwrap();
     assert_eq!(consumer.is_at_end(&memory), Ok(false));
@@ -60,9 +67,9 @@ fn an_end_is_seen_behind_the_last_byte_and_not_before() {
 }
 
 #[test]
-fn files_are_read_into_a_ring_and_written_out_of_it() {
+fn a_file_is_copied_through_a_ring() {
     let memory = Memory::new(true);
-    let (mut producer, mut consumer) = (Producer::new(Lane::Output), Consumer::new(Lane::Output));
+    let (mut producer, mut consumer) = (Producer::new(Stream::Stdout), Consumer::new(Stream::Stdout));
     let content: Vec<u8> = (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8).collect();
     let (mut from, mut to) = (tempfile(), tempfile());
     from.write_all(&content).unwrap();
@@ -87,51 +94,56 @@ fn tempfile() -> std::fs::File {
 }
 
 #[test]
-fn indices_that_cannot_be_are_an_error_and_nothing_else() {
+fn an_index_out_of_range_is_a_protocol_error() {
     for wrong in [1, 1 << 31, u32::MAX - 2 * 16 * PAGE as u32] {
         let memory = Memory::new(true);
-        let (mut producer, mut consumer) = (Producer::new(Lane::Input), Consumer::new(Lane::Orders));
-        memory.set_word(Lane::Input.words() + 8, wrong).unwrap(); // more taken than was put in
-        assert_eq!(producer.push(&memory, b"x"), Err(Broken));
+        let (mut producer, mut consumer) = (Producer::new(Stream::Stdin), Consumer::new(Stream::Controls));
+        memory.store(Stream::Stdin.words() + 8, wrong).unwrap(); // TAIL: more was taken out than put in
+        assert_eq!(producer.push(&memory, b"x"), Err(ProtocolError));
         assert!(producer.push_from(&memory, &mut tempfile()).is_err());
-        memory.set_word(Lane::Orders.words(), wrong).unwrap(); // more put in than there is room, but for one
-        let expected = if wrong == 1 { Ok(1) } else { Err(Broken) };
+        memory.store(Stream::Controls.words(), wrong).unwrap(); // HEAD: more was put in than fits, unless it is 1
+        let expected = if wrong == 1 { Ok(1) } else { Err(ProtocolError) };
         assert_eq!(consumer.pop(&memory, &mut Vec::new(), 9), expected);
     }
 }
 
 #[test]
-fn a_page_that_is_not_there_is_an_error() {
+fn a_page_outside_memory_is_a_protocol_error() {
     struct Nowhere;
     impl Pages for Nowhere {
         fn slice(&self, _: usize, _: usize, _: usize) -> Option<VolatileSlice<'_>> {
             None
         }
     }
-    assert_eq!(Producer::new(Lane::Orders).push(&Nowhere, b"x"), Err(Broken));
-    assert_eq!(Consumer::new(Lane::Events).pop(&Nowhere, &mut Vec::new(), 1), Err(Broken));
-    assert!(!is_published(&Nowhere));
-    let error: io::Error = Broken.into();
-    assert_eq!(error.to_string(), "the guest broke the channel to its command");
+    assert_eq!(Producer::new(Stream::Controls).push(&Nowhere, b"x"), Err(ProtocolError));
+    assert_eq!(Consumer::new(Stream::Events).pop(&Nowhere, &mut Vec::new(), 1), Err(ProtocolError));
+    assert!(!Nowhere.is_published());
+    let error: io::Error = ProtocolError.into();
+    assert_eq!(error.to_string(), "the guest violated the protocol of the exec channel");
 }
 
 #[test]
-fn messages_are_taken_whole_and_in_order() {
-    let events = [Event::Hello("Linux".into()), Event::Started, Event::Warning("x".repeat(255)), Event::Ended(200)];
-    let bytes = events.iter().flat_map(Event::encode).collect::<Vec<_>>();
+fn messages_that_arrive_in_parts_are_decoded_whole_and_in_order() {
+    let size = crate::sys::winsize::WinSize { rows: 24, cols: 500 };
+    let messages = [
+        Message::Hello("Linux".into()),
+        Message::Started,
+        Message::Warning("x".repeat(255)),
+        Message::Ended(200),
+        Message::Signal(15),
+        Message::Resize(size),
+        Message::Close(2),
+    ];
     let (mut buffer, mut seen) = (Vec::new(), Vec::new());
-    for byte in bytes {
+    for byte in messages.iter().flat_map(Message::encode) {
         buffer.push(byte);
-        seen.extend(take(&mut buffer).map(|(kind, payload)| Event::decode(kind, &payload).unwrap()));
+        seen.extend(Message::take(&mut buffer).map(Option::unwrap));
     }
-    assert_eq!(seen, events);
-    for order in [Order::Signal(15), Order::Size(crate::sys::winsize::WinSize { rows: 24, cols: 500 }), Order::Shut(2)]
-    {
-        let (kind, payload) = take(&mut order.encode()).unwrap();
-        assert_eq!(Order::decode(kind, &payload), Some(order));
+    assert_eq!(seen, messages);
+    for invalid in [&[ENDED_KIND, 2, 1, 2], &[0, 0][..], &[9, 0]] {
+        assert_eq!(Message::take(&mut invalid.to_vec()), Some(None));
     }
-    assert_eq!((Event::decode(ENDED_KIND, b"12"), Event::decode(0, b""), Order::decode(9, b"")), (None, None, None));
-    let long = Event::Failed("é".repeat(200)).encode();
+    let long = Message::Failed("é".repeat(200)).encode();
     assert_eq!((long.len(), long[1]), (257, 255));
 }
 
@@ -141,16 +153,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_of_pushes_and_pops_keeps_bytes_and_order(
+    fn any_sequence_of_pushes_and_pops_preserves_bytes_and_order(
         steps in proptest::collection::vec((any::<bool>(), 0usize..20_000), 1..60),
-        together in any::<bool>(),
+        contiguous in any::<bool>(),
     ) {
-        let memory = Memory::new(together);
-        let (mut producer, mut consumer) = (Producer::new(Lane::Input), Consumer::new(Lane::Input));
+        let memory = Memory::new(contiguous);
+        let (mut producer, mut consumer) = (Producer::new(Stream::Stdin), Consumer::new(Stream::Stdin));
         let (mut model, mut next) = (VecDeque::<u8>::new(), 0u32);
         for (push, len) in steps {
             if push {
-                let bytes: Vec<u8> = (0..len as u32).map(|n| (next + n).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+                let byte = |n: u32| (next + n).wrapping_mul(2_654_435_761).to_le_bytes()[3];
+                let bytes: Vec<u8> = (0..len as u32).map(byte).collect();
                 let done = producer.push(&memory, &bytes).unwrap();
                 prop_assert!(done == len || producer.room(&memory) == Ok(0));
                 model.extend(&bytes[..done]);
@@ -166,18 +179,19 @@ proptest! {
     }
 
     #[test]
-    fn any_words_in_the_header_are_no_panic(words in proptest::collection::vec(any::<u32>(), 20), bytes in any::<Vec<u8>>()) {
+    fn no_content_of_the_header_causes_a_panic(
+        words in proptest::collection::vec(any::<u32>(), 20),
+        bytes in any::<Vec<u8>>(),
+    ) {
         let memory = Memory::new(false);
         for (n, word) in words.iter().enumerate() {
-            memory.set_word(RINGS_AT + 4 * n, *word).unwrap();
+            memory.store(RINGS_OFFSET + 4 * n, *word).unwrap();
         }
-        for lane in [Lane::Output, Lane::Errors, Lane::Events, Lane::Input, Lane::Orders] {
-            let _ = Producer::new(lane).push(&memory, &bytes);
-            let _ = Consumer::new(lane).pop(&memory, &mut Vec::new(), 1 << 20);
+        for stream in [Stream::Stdout, Stream::Stderr, Stream::Events, Stream::Stdin, Stream::Controls] {
+            let _ = Producer::new(stream).push(&memory, &bytes);
+            let _ = Consumer::new(stream).pop(&memory, &mut Vec::new(), 1 << 20);
         }
         let mut bytes = bytes;
-        while let Some((kind, payload)) = take(&mut bytes) {
-            let _ = (Event::decode(kind, &payload), Order::decode(kind, &payload));
-        }
+        while Message::take(&mut bytes).is_some() {}
     }
 }

@@ -1,15 +1,16 @@
-//! The command, its streams, and how it is signalled.
+//! Starting the command, and sending it signals and window sizes.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::pty::openpty;
+use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -17,76 +18,81 @@ use super::SESSION;
 use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use crate::sys::winsize::WinSize;
 
-/// What a command finds in its environment unless told otherwise.
-const DEFAULTS: [(&str, &str); 2] =
+/// The environment of a command whose job does not override it.
+const DEFAULT_ENV: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
 
-/// A command that runs, and init's ends of its streams, none of which blocks.
+/// A running command and init's ends of its streams, which are non-blocking.
 #[derive(Debug)]
 pub struct Running {
-    /// Its first process, which leads its session and its process group.
+    /// The command's first process, which leads its session and its process group.
     pub pid: Pid,
-    /// Where its input goes; the terminal's other end if it has one.
-    pub input: Option<File>,
-    /// Where its output comes from; the terminal's other end if it has one.
-    pub output: Option<File>,
-    /// Where its errors come from, unless they go to its terminal.
-    pub errors: Option<File>,
-    /// The other end of its terminal.
+    /// Standard input.
+    pub stdin: Option<File>,
+    /// Standard output.
+    pub stdout: Option<File>,
+    /// Standard error; `None` if it is the terminal.
+    pub stderr: Option<File>,
+    /// The master of the command's terminal. Standard input and output are duplicates of it.
     pub terminal: Option<File>,
 }
 
 /// Starts the command of `job`.
+///
+/// # Errors
+///
+/// There are not enough resources for the process, its pipes or its terminal. A program that does not exist is not an
+/// error here: the new process fails to execute it, and exits with 126 or 127.
 pub fn start(job: &Job) -> io::Result<Running> {
-    let mut command = launcher(job.linked);
-    command.env_clear().envs(DEFAULTS);
+    let mut command = session_command();
+    command.env_clear().envs(DEFAULT_ENV);
     for variable in &job.env {
-        let bytes = variable.as_bytes();
-        let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
-        let value = bytes.get(at + 1..).unwrap_or_default();
-        command.env(OsString::from_vec(bytes[..at].to_vec()), OsString::from_vec(value.to_vec()));
+        let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     }
-    let Some(size) = job.terminal else { return start_with_pipes(command, job) };
-    let pty = openpty(None, None)?;
-    for end in [&pty.master, &pty.slave] {
-        fcntl(end.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?; // the command has its own
-    }
-    size.set(&pty.master)?;
-    let name = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
-    let slave = || pty.slave.try_clone().map(Stdio::from);
-    let errors = if job.errors_apart { Stdio::piped() } else { slave()? };
-    command.arg(name).args(&job.command).stdin(slave()?).stdout(slave()?).stderr(errors);
-    let mut child = command.spawn()?;
-    let master = non_blocking(pty.master)?;
+    let pty = job.terminal.map(open_terminal).transpose()?;
+    let (path, master) = match &pty {
+        Some(pty) => {
+            let path = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
+            (path.into_os_string(), Some(non_blocking(pty.master.try_clone()?)?))
+        }
+        None => ("-".into(), None),
+    };
+    let stream = || pty.as_ref().map_or(Ok(Stdio::piped()), |pty| pty.slave.try_clone().map(Stdio::from));
+    let stderr = if job.separate_stderr { Stdio::piped() } else { stream()? };
+    let mut child = command.arg(path).args(&job.command).stdin(stream()?).stdout(stream()?).stderr(stderr).spawn()?;
+    let end = |pipe: Option<OwnedFd>| match pipe {
+        Some(pipe) => non_blocking(pipe).map(Some),
+        None => master.as_ref().map(File::try_clone).transpose(),
+    };
     Ok(Running {
         pid: Pid::from_raw(child.id() as i32),
-        input: Some(master.try_clone()?),
-        output: Some(master.try_clone()?),
-        errors: child.stderr.take().map(|end| non_blocking(end.into())).transpose()?,
-        terminal: Some(master),
-    })
-}
-
-fn start_with_pipes(mut command: Command, job: &Job) -> io::Result<Running> {
-    command.arg("-").args(&job.command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    Ok(Running {
-        pid: Pid::from_raw(child.id() as i32),
-        input: child.stdin.take().map(|end| non_blocking(end.into())).transpose()?,
-        output: child.stdout.take().map(|end| non_blocking(end.into())).transpose()?,
-        errors: child.stderr.take().map(|end| non_blocking(end.into())).transpose()?,
-        terminal: None,
+        stdin: end(child.stdin.take().map(OwnedFd::from))?,
+        stdout: end(child.stdout.take().map(OwnedFd::from))?,
+        stderr: child.stderr.take().map(|pipe| non_blocking(pipe.into())).transpose()?,
+        terminal: master,
     })
 }
 
 /// This program, as the process that becomes the command.
-fn launcher(linked: bool) -> Command {
-    let mut command = Command::new(if linked { LINKER_PATH } else { INIT_PATH });
-    if linked {
+fn session_command() -> Command {
+    let mut command = Command::new(INIT_PATH);
+    if Path::new(LINKER_PATH).exists() {
+        command = Command::new(LINKER_PATH);
         command.args(["--library-path", LIBRARIES_PATH, INIT_PATH]);
     }
     command.arg(SESSION);
     command
+}
+
+/// Opens a new terminal of this size.
+fn open_terminal(size: WinSize) -> io::Result<OpenptyResult> {
+    let pty = openpty(None, None)?;
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?; // the command gets duplicates
+    }
+    size.set(&pty.master)?;
+    Ok(pty)
 }
 
 fn non_blocking(end: OwnedFd) -> io::Result<File> {
@@ -96,18 +102,18 @@ fn non_blocking(end: OwnedFd) -> io::Result<File> {
 }
 
 impl Running {
-    /// Sends a signal to the command and those it started.
+    /// Sends a signal to the command and its child processes.
     pub fn signal(&self, number: u8) {
         let Ok(signal) = Signal::try_from(i32::from(number)) else { return };
         if killpg(self.pid, signal) == Err(Errno::ESRCH) {
-            let _ = kill(self.pid, signal); // it has no group yet; or it has ended, and needs no signal
+            let _ = kill(self.pid, signal); // it has no process group yet, or has ended and needs no signal
         }
     }
 
-    /// Tells the command's terminal its size.
+    /// Sets the size of the command's terminal.
     pub fn resize(&self, size: WinSize) {
         if let Some(terminal) = &self.terminal {
-            let _ = size.set(terminal); // the old size is better than no terminal
+            let _ = size.set(terminal); // on an error the old size remains
         }
     }
 }

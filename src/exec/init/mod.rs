@@ -1,38 +1,40 @@
-//! kickvm as the guest's first process: it gets the guest ready, runs one command, and powers off.
+//! kickvm as init, the first process of the guest: it sets up the guest, runs one command, and powers off.
 //!
-//! Everything the guest has to be told is in a file of its initramfs ([`Job`]); everything it has to tell goes through the
-//! [channel](super::channel). Where even that cannot be set up, the reason is said on the console.
+//! Its input is a file of the initramfs ([`Job`]). Its output goes through the [channel](super::channel); an error that
+//! prevents the use of the channel is written to the guest's console.
 
+mod channel;
 mod command;
-mod link;
+mod event_loop;
 mod modules;
-mod ports;
-mod serve;
 mod session;
 mod system;
 
+use std::fmt;
 use std::fs;
+use std::io;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::channel::Event;
+use super::channel::Message;
 use super::job::{INIT_PATH, JOB_PATH, Job};
 use crate::sys::os_error;
+use channel::GuestChannel;
 use command::Running;
-use link::Link;
 
-/// What [`act`] calls itself with, to become the command.
+/// The first argument of the process that becomes the command.
 const SESSION: &str = "kickvm-session";
 
-/// If this process is the first one of a guest of `kickvm exec`, or about to become its command: acts as that, and returns
-/// the exit status if there is any need for one. To be called before anything else.
-pub fn act() -> Option<u8> {
+/// If this process is init in a guest of `kickvm exec`, runs the job and does not return. If it is the process that
+/// becomes the command, returns only if that fails, with the exit status to use. Otherwise returns `None`. Must be
+/// called before any other code of `main`.
+pub fn run_if_init() -> Option<u8> {
     if std::process::id() == 1 && Path::new(JOB_PATH).exists() {
-        if let Err(why) = catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned())) {
-            say(&why);
+        if let Err(error) = catch_unwind(run).unwrap_or_else(|_| Err("init panicked".to_owned())) {
+            print(&error);
         }
         power_off();
     }
@@ -41,52 +43,53 @@ pub fn act() -> Option<u8> {
     session.then(|| session::become_command(arguments.collect()))
 }
 
-/// Runs the job. An error is one that nobody could be told through the channel.
+/// Runs the job. An error is one that cannot be sent through the channel.
 fn run() -> Result<(), String> {
     system::mount_essential()?;
-    let mut link = Link::connect()?;
-    link.send(&Event::Hello(system::kernel()));
-    let job = fs::read(JOB_PATH).map_err(|error| format!("cannot read its job: {error}"))?;
-    let job = Job::decode(&job);
-    let _ = fs::remove_file(JOB_PATH); // it has served; what secrets it held are in one environment from now on
-    match prepare(&job, &mut link) {
+    let mut channel = GuestChannel::connect()?;
+    channel.send(&Message::Hello(system::kernel_banner()));
+    let job = Job::decode(&fs::read(JOB_PATH).map_err(cannot("read the job"))?);
+    let _ = fs::remove_file(JOB_PATH); // secrets in it are from now on in the command's environment only
+    match prepare(&job, &mut channel) {
         Ok(running) => {
-            let status =
-                serve::serve(&mut link, running).map_err(|error| format!("cannot serve its command: {error}"))?;
+            let status = event_loop::run(&mut channel, running).map_err(cannot("wait for the command"))?;
             nix::unistd::sync();
-            link.send(&Event::Ended(status));
+            channel.send(&Message::Ended(status));
         }
-        Err(why) => link.send(&Event::Failed(why)),
+        Err(error) => channel.send(&Message::Failed(error)),
     }
     Ok(())
 }
 
-/// Gets the guest ready and starts the command.
-fn prepare(job: &Job, link: &mut Link) -> Result<Running, String> {
+/// Sets up the guest and starts the command.
+fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     for warning in system::set_up() {
-        link.send(&Event::Warning(warning));
+        channel.send(&Message::Warning(warning));
     }
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
-        let cannot =
-            |error| format!("cannot start in '{}' in the guest: {}", cwd.display(), os_error::describe(&error));
-        std::env::set_current_dir(cwd).map_err(cannot)?;
+        let started = std::env::set_current_dir(cwd);
+        started.map_err(cannot(format_args!("start in '{}' in the guest", cwd.display())))?;
     }
-    let running =
-        command::start(job).map_err(|error| format!("cannot start the command: {}", os_error::describe(&error)))?;
-    link.send(&Event::Started);
+    let running = command::start(job).map_err(cannot("start the command"))?;
+    channel.send(&Message::Started);
     Ok(running)
 }
 
-/// Says `what` where a kernel's own words go.
-fn say(what: &str) {
-    let _ = fs::write("/dev/console", format!("kickvm: init: {what}\n")); // there is nobody else to tell
+/// Makes the message for an error of `action`.
+fn cannot<E: Into<io::Error>>(action: impl fmt::Display) -> impl FnOnce(E) -> String {
+    move |error| format!("cannot {action}: {}", os_error::describe(&error.into()))
+}
+
+/// Writes `message` to the guest's console, where the kernel writes its messages.
+fn print(message: &str) {
+    let _ = fs::write("/dev/console", format!("kickvm: init: {message}\n")); // there is no other place to report to
 }
 
 fn power_off() -> ! {
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
-    say(&format!("cannot power off: {error}"));
+    print(&format!("cannot power off: {error}"));
     loop {
-        std::thread::sleep(Duration::from_secs(3600)); // a first process that ends is a kernel panic
+        std::thread::sleep(Duration::from_secs(3600)); // the kernel panics if init exits
     }
 }
