@@ -25,6 +25,7 @@ use std::time::Duration;
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::boot;
 use crate::console::input::Stdin;
 use crate::console::output::Stdout;
 use crate::console::terminal;
@@ -38,7 +39,7 @@ use channel::Lane;
 use host::{Host, Parts};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use port::{BELL, EXEC_PORT, EXEC_PORTS, ExecPort};
-use rootfs::{NewFile, Overlay, Root, libraries_of};
+use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 use stream::Outlet;
 
 /// One command, the guest it runs in, and what belongs to both.
@@ -80,7 +81,7 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 pub fn run(config: ExecConfig) -> Result<Ended, Error> {
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let size = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
-    let linked = libraries_of(Path::new(SELF))?;
+    let linked = libraries_of(Path::new(SELF)).map_err(boot::Error::from)?;
 
     let mut job = Job {
         command: config.command,
@@ -112,15 +113,16 @@ pub fn run(config: ExecConfig) -> Result<Ended, Error> {
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
     machine.cmdline = format!("{} {CMDLINE}{first}", machine.cmdline);
-    machine.root = Some(Root {
+    let root = RootfsSpec {
         directory: config.root,
-        additions,
+        overlays: additions,
         files: vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }],
-    });
-    machine.wake_line = true;
+    };
+    machine.second_serial = true;
     machine.raw_terminal = has_terminal;
 
     let mut vmm = Vmm::try_from(machine)?;
+    vmm.set_initramfs_source(Box::new(root));
     let host = connect(&mut vmm, config.grace, has_terminal)?;
     let host = Arc::new(Mutex::new(host));
     vmm.set_companion(&host);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::boot::Image;
 use crate::console::Rules;
-use crate::exec::rootfs::Root;
 
 /// Where the guest's console goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,12 +82,10 @@ pub struct VMMConfig {
     pub timeout: Option<Duration>,
     /// How much is said on standard error: 0 to 2.
     pub verbosity: u8,
-    /// Files that become the first root file system, laid over `initramfs`.
-    pub root: Option<Root>,
     /// What the console must say and must not.
     pub rules: Rules,
-    /// Whether there is a second serial port, by which a program in the guest can be woken.
-    pub wake_line: bool,
+    /// Whether the ACPI tables describe a second serial port (COM2).
+    pub second_serial: bool,
     /// Whether a terminal on standard input is raw although the console is not there.
     pub raw_terminal: bool,
     /// Whether each step of the exit-handler pattern is told on standard error.
@@ -123,9 +120,8 @@ impl VMMConfig {
             balloon: None,
             timeout: None,
             verbosity: 0,
-            root: None,
             rules: Rules::default(),
-            wake_line: false,
+            second_serial: false,
             raw_terminal: false,
             narrate: false,
         }

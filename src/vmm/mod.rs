@@ -36,7 +36,7 @@ use std::time::Instant;
 
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use crate::boot::{self, BootParams, ByteSize, Entry, Image, layout};
+use crate::boot::{self, BootParams, ByteSize, Entry, Image, InitramfsSource, layout};
 use crate::console::output::{DRAIN_TIMEOUT, Stdout, has_room};
 use crate::console::terminal::{self, RawTerminal};
 use crate::console::{ConsoleIo, ConsoleMonitor, input::Stdin, terminal_size};
@@ -70,6 +70,7 @@ pub struct Outcome {
 /// A virtual machine with all that belongs to it, ready to run once.
 pub struct Vmm {
     config: VMMConfig,
+    initramfs_source: Option<Box<dyn InitramfsSource + Send>>,
     event_mgr: EventManager<Subscriber>,
     exit_handler: WrappedExitHandler,
     vm: KvmVm<WrappedExitHandler>,
@@ -135,8 +136,20 @@ impl TryFrom<VMMConfig> for Vmm {
             console.follow_size(port).map_err(Error::host("follow the terminal's size"))?;
         }
         let console = Arc::new(Mutex::new(console));
-        let companion = None;
-        let vmm = Self { config, event_mgr, exit_handler, vm, buses, virtio, console, companion, watch, ram };
+        let (initramfs_source, companion) = (None, None);
+        let vmm = Self {
+            config,
+            initramfs_source,
+            event_mgr,
+            exit_handler,
+            vm,
+            buses,
+            virtio,
+            console,
+            companion,
+            watch,
+            ram,
+        };
         vmm.narrate("Vmm::try_from: the machine is built; the exit handler is the event manager's first subscriber");
         Ok(vmm)
     }
@@ -146,6 +159,11 @@ impl Vmm {
     /// Puts one more device on the port bus. What is there already keeps its ports.
     pub fn add_port_device(&mut self, base: u16, ports: u16, device: Arc<dyn Device>) -> Result<(), BusError> {
         self.buses.ports.insert(base.into(), ports.into(), device)
+    }
+
+    /// Adds an archive that is generated in guest memory, after the initramfs files of the configuration.
+    pub fn set_initramfs_source(&mut self, source: Box<dyn InitramfsSource + Send>) {
+        self.initramfs_source = Some(source);
     }
 
     /// Lets `companion` live with the machine.
@@ -248,10 +266,17 @@ impl Vmm {
     }
 
     fn load(&self) -> Result<Entry, Error> {
-        let VMMConfig { image, initramfs, root, cmdline, cpus, wake_line, .. } = &self.config;
-        let (root, cpus, wake_line, virtio) = (root.as_ref(), *cpus, *wake_line, self.virtio.subscribers.len());
-        let payload = BootParams { image, initramfs, root, cmdline, cpus, virtio, wake_line };
-        let entry = boot::load_noting(self.ram.memory(), &payload, &mut |note| complain(note))?;
+        let VMMConfig { image, initramfs, cmdline, cpus, second_serial, .. } = &self.config;
+        let params = BootParams {
+            image,
+            initramfs,
+            initramfs_source: self.initramfs_source.as_deref().map(|source| source as &dyn InitramfsSource),
+            cmdline,
+            cpus: *cpus,
+            second_serial: *second_serial,
+            virtio_devices: self.virtio.subscribers.len(),
+        };
+        let entry = boot::load(self.ram.memory(), &params)?;
         self.say(1, format_args!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0));
         self.say(1, format_args!("command line: {cmdline}"));
         Ok(entry)
