@@ -45,7 +45,7 @@ fn segment_end(file: &InputFile, segment: &Elf64_Phdr) -> Result<u64, Error> {
         return Err(file.unusable(format!("its load address {start:#x} is below 1 MiB")));
     }
     if offset.checked_add(file_size).is_none_or(|end| end > file.len) {
-        return Err(file.unusable(format!("it is cut off: a segment ends behind its {} bytes", file.len)));
+        return Err(file.unusable(format!("it is cut off: a segment ends after its {} bytes", file.len)));
     }
     let end = start.checked_add(size).filter(|_| file_size <= size);
     end.ok_or_else(|| file.unusable("its ELF program headers are invalid"))

@@ -59,6 +59,6 @@ impl Written {
     /// Whether the files fit in the tmpfs of a guest with `free` bytes of free RAM. Linux limits a tmpfs to half of the
     /// RAM that is free when it is mounted, and to one inode for each page of that half.
     pub(super) fn fits_tmpfs(&self, free: u64) -> bool {
-        self.unpacked.max(self.entries * PAGE_SIZE) <= free / 2 - free / 16
+        self.unpacked.max(self.entries.saturating_mul(PAGE_SIZE)) <= free / 2 - free / 16
     }
 }

@@ -43,20 +43,20 @@ impl InputFile {
         Error::File { action: "read", role: self.role, path: self.path.clone(), source }
     }
 
-    /// Reads `N` bytes at `offset`; bytes behind the end of the file are 0.
+    /// Reads `N` bytes at `offset`; bytes after the end of the file are 0.
     pub fn peek<const N: usize>(&self, offset: u64) -> Result<[u8; N], Error> {
         let mut bytes = [0; N];
         read_at(&self.file, &mut bytes, offset).map_err(|error| self.unreadable(error))?;
         Ok(bytes)
     }
 
-    /// Reads a structure at `offset`; bytes behind the end of the file are 0.
+    /// Reads a structure at `offset`; bytes after the end of the file are 0.
     pub fn peek_object<T: ByteValued + Default>(&self, offset: u64) -> Result<T, Error> {
         read_object_at(&self.file, offset).map_err(|error| self.unreadable(error))
     }
 }
 
-/// Reads a structure at `offset` of `file`; bytes behind the end of the file are 0.
+/// Reads a structure at `offset` of `file`; bytes after the end of the file are 0.
 ///
 /// # Errors
 /// `file` cannot be read.

@@ -1,10 +1,9 @@
 //! From files to guest memory: kernel, initramfs, kernel command line, ACPI tables, and what the processor needs to
 //! start.
 //!
-//! [`load`] checks its input before it writes anything, so an unusable file is an error before the guest runs. Kernel
-//! files go through `kernel` (detection), `bzimage` or `elf` to an `image`; `zero_page` or `pvh` describes the result
-//! to the kernel. [`layout`] has every guest-physical address. This floor may import `event`, `sys`, `memory` and
-//! `device`.
+//! [`load`] checks every file, and that all of them fit in RAM, before it copies one. `kernel` detects the format of a
+//! kernel, `bzimage` or `elf` checks its headers, and `zero_page` or `pvh` writes what the kernel reads first.
+//! [`layout`] has every guest-physical address. This floor may import `event`, `sys`, `memory` and `device`.
 //!
 //! ```
 //! use kickvm::boot::{self, BootParams, Image, layout};
@@ -65,7 +64,7 @@ use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH
 pub struct BootParams<'a> {
     /// The kernel.
     pub image: &'a Image,
-    /// Initramfs files, in order. A raw image gets none.
+    /// Initramfs files, in order. A raw image is loaded without an initramfs.
     pub initramfs: &'a [PathBuf],
     /// Generates one more archive, which follows those of `initramfs`.
     pub initramfs_source: Option<&'a dyn InitramfsSource>,

@@ -1,4 +1,4 @@
-//! What a guest finds in its memory, and that whatever is in a file, loading it succeeds or says why not.
+//! What [`load`] writes to guest memory, and that any content of a file is loaded or is an error with one line of text.
 
 #[path = "../../tests/common/images.rs"]
 mod images;
@@ -39,7 +39,7 @@ fn load_into(memory: &GuestMemoryMmap, kernel: &[u8], archives: &[&[u8]], cmdlin
     load(memory, &BootParams { initramfs: &initramfs, cmdline, ..params(&image) })
 }
 
-/// A guest with one vCPU and nothing else.
+/// A guest with one vCPU, without initramfs and devices.
 fn params(image: &Image) -> BootParams<'_> {
     let (initramfs, initramfs_source, cmdline) = (&[], None, "");
     BootParams { image, initramfs, initramfs_source, cmdline, cpus: 1, second_serial: false, virtio_devices: 0 }
@@ -58,7 +58,7 @@ fn object<T: ByteValued>(memory: &GuestMemoryMmap, at: u64) -> T {
 // ---- What is where -------------------------------------------------------------------------------------------------
 
 #[test]
-fn an_elf_image_is_entered_where_it_says_with_a_zero_page() {
+fn an_elf_image_is_entered_at_its_entry_point_with_a_zero_page() {
     let memory = memory(64 * MIB);
     let cmdline = "a=b,c \"d e\" -- f";
     let entry = load_into(&memory, &elf(CODE), &[], cmdline).unwrap();
@@ -105,7 +105,7 @@ fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
 }
 
 #[test]
-fn archives_lie_one_behind_the_other_at_multiples_of_four() {
+fn archives_follow_each_other_at_multiples_of_four() {
     let memory = memory(64 * MIB);
     let (first, second) = (b"\x1f\x8b\x08\0.", cpio("init", b"x")); // five bytes of gzip, as far as can be seen
     load_into(&memory, &elf(CODE), &[first, &second], "").unwrap();
@@ -165,7 +165,7 @@ fn acpi_tables_add_up_for_any_number_of_vcpus() {
 // ---- What does not fit ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_command_line_may_be_as_long_as_the_kernel_says_and_no_longer() {
+fn a_command_line_may_be_as_long_as_the_kernel_accepts_and_no_longer() {
     let memory = memory(2 * MIB);
     let with_max = |max: u32| {
         let mut image = bzimage(CODE);
@@ -175,12 +175,12 @@ fn a_command_line_may_be_as_long_as_the_kernel_says_and_no_longer() {
     for (image, max) in [(elf(CODE), 2047), (with_max(255), 255), (with_max(0), 2047), (with_max(u32::MAX), 65535)] {
         assert!(load_into(&memory, &image, &[], &"x".repeat(max)).is_ok());
         let error = load_into(&memory, &image, &[], &"x".repeat(max + 1)).unwrap_err();
-        assert!(matches!(error, Error::CommandLine { len, max: told } if (len, told) == (max + 1, max)), "{error}");
+        assert!(matches!(error, Error::CommandLine { len, max: limit } if (len, limit) == (max + 1, max)), "{error}");
     }
 }
 
 #[test]
-fn too_little_memory_is_an_error_with_both_figures_and_a_way_out() {
+fn too_little_memory_is_an_error_with_both_sizes_and_a_suggestion() {
     let error = load_into(&memory(4 * MIB), &elf(&vec![0; 3 << 20]), &[&cpio("data", &[0; 1 << 20])], "").unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("guest memory of 4M is too small: kernel '"), "{text}");
@@ -212,7 +212,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_initramfs_is_placed_where_it_may_be_or_nowhere(
+    fn an_initramfs_gets_a_range_that_the_kernel_accepts_or_an_error(
         ram in (2 * MIB..5 << 30).prop_map(|ram| ram & !0xfff),
         end in MIB..4 << 30,
         max in prop_oneof![Just(0x7fff_ffffu64), Just(u32::MAX.into()), 0..1u64 << 32],
@@ -255,9 +255,9 @@ proptest! {
     }
 }
 
-// ---- Files nobody made on purpose ----------------------------------------------------------------------------------
+// ---- Invalid files -------------------------------------------------------------------------------------------------
 
-/// Changes to a file: numbers of one to eight bytes, odd ones more often than others, at these offsets or about there.
+/// Changes of a file: numbers of one to eight bytes, often extreme ones, at the offsets `fields` or in `near`.
 fn changes(fields: &'static [usize], near: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(usize, usize, u64)>> {
     let at = prop_oneof![proptest::sample::select(fields), near];
     let number = prop_oneof![
@@ -280,7 +280,7 @@ fn changed(mut image: Vec<u8>, changes: &[(usize, usize, u64)], len: usize) -> V
     image
 }
 
-/// Loads `image`: whatever it is, either there is an entry in RAM or a message in one line.
+/// Loads `image`. The result is an entry in RAM or an error of one line.
 fn load_any(image: &[u8]) -> Result<(), TestCaseError> {
     let size = 8 * MIB;
     match load_into(&memory(size), image, &[], "") {
@@ -290,7 +290,7 @@ fn load_any(image: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Mostly the whole file.
+/// A length at which to cut a file off; in most cases its own.
 fn length() -> impl Strategy<Value = usize> {
     prop_oneof![4 => Just(usize::MAX), 1 => 0..3000usize]
 }
@@ -312,7 +312,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bzimage_header_loads_or_says_why_not(
+    fn any_bzimage_header_is_loaded_or_is_an_error(
         changes in changes(BZIMAGE_FIELDS, images::SETUP_HEADER),
         len in length(),
     ) {
@@ -320,12 +320,12 @@ proptest! {
     }
 
     #[test]
-    fn any_elf_header_loads_or_says_why_not(changes in changes(ELF_FIELDS, 0..200), len in length()) {
+    fn any_elf_header_is_loaded_or_is_an_error(changes in changes(ELF_FIELDS, 0..200), len in length()) {
         load_any(&changed(pvh(CODE, MIB as u32), &changes, len))?;
     }
 
     #[test]
-    fn any_bytes_behind_a_magic_number_load_or_say_why_not(
+    fn any_bytes_after_a_magic_number_are_loaded_or_are_an_error(
         magic in proptest::sample::select(vec![&b""[..], b"\x7fELF\x02\x01", b"\x1f\x8b"]),
         noise in proptest::collection::vec(any::<u8>(), 0..2048),
     ) {
@@ -345,17 +345,17 @@ proptest! {
     }
 }
 
-/// A tmpfs has an inode for each page that it may have.
+/// The number of inodes of a tmpfs is its maximum size in pages.
 #[test]
-fn many_small_files_are_too_many_for_a_tmpfs() {
+fn many_small_files_do_not_fit_in_a_tmpfs() {
     let fits = |unpacked, entries| Written { len: 0, unpacked, entries }.fits_tmpfs(480 * MIB);
     assert!(fits(200 * MIB, 50_000) && !fits(220 * MIB, 50_000));
     assert!(!fits(70 * MIB, 70_000), "it has 61,440");
 }
 
-// ---- Archives that are generated -----------------------------------------------------------------------------------
+// ---- Generated archives --------------------------------------------------------------------------------------------
 
-/// An archive of `len` bytes, all of them `BYTE`, or an error if that is 0.
+/// Writes an archive of `len` bytes, all of them `BYTE`; fails if `len` is 0.
 #[derive(Debug)]
 struct Generated(Written);
 
@@ -373,7 +373,7 @@ impl InitramfsSource for Generated {
     }
 }
 
-/// Loads `kernel`, `archive`, and a generated archive that is so long and takes `unpacked` bytes.
+/// Loads `kernel`, `archive`, and a generated archive of `len` bytes that takes `unpacked` bytes when it is unpacked.
 fn generate(memory: &GuestMemoryMmap, kernel: &[u8], archive: &[u8], len: u64, unpacked: u64) -> Result<Entry, Error> {
     let (kernel, archive) = (file(kernel), file(archive));
     let image = Image::File(kernel.as_path().to_owned());
@@ -383,7 +383,7 @@ fn generate(memory: &GuestMemoryMmap, kernel: &[u8], archive: &[u8], len: u64, u
 }
 
 #[test]
-fn a_generated_archive_follows_the_files_and_their_sum_is_handed_over() {
+fn a_generated_archive_follows_the_files_and_the_kernel_gets_their_sum() {
     let memory = memory(128 * MIB);
     let archive = cpio("init", b"x");
     for (unpacked, cmdline) in [(5, "quiet\0"), (60 * MIB, "rootfstype=ramfs quiet\0")] {

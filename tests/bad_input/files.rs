@@ -90,11 +90,11 @@ fn elf_images_that_are_no_kernel() {
             (
                 "file-size",
                 changed(good(), segment + 32, &[0xff; 8]),
-                "it is cut off: a segment ends behind its 2168 bytes",
+                "it is cut off: a segment ends after its 2168 bytes",
             ),
             ("memory-size", changed(good(), segment + 40, &[0; 8]), broken),
             ("address", changed(good(), segment + 24, &[0xff; 8]), broken),
-            ("cut-off", good()[..1000].to_vec(), "it is cut off: a segment ends behind its 1000 bytes"),
+            ("cut-off", good()[..1000].to_vec(), "it is cut off: a segment ends after its 1000 bytes"),
             ("random-headers", [&good()[..24], &noise(4096)].concat(), broken),
         ],
     );

@@ -62,14 +62,15 @@ pub struct Header {
 }
 
 impl Header {
-    /// An entry of root's.
+    /// An entry that belongs to root.
     pub fn new(mode: u32) -> Self {
         Self { mode, nlink: 1, ..Self::default() }
     }
 }
 
 impl From<&FileStat> for Header {
-    /// The attributes of a host file. It has one link, as the kernel would wait for more; its length is not filled in.
+    /// The attributes of a host file, but with one link and without a length. The kernel keeps the name of a file with
+    /// more links, to link later entries to it.
     fn from(stat: &FileStat) -> Self {
         Self {
             uid: stat.st_uid,
@@ -185,7 +186,7 @@ impl<'a> Archive<'a> {
         let at = self.next;
         self.next = at.saturating_add(bytes.len() as u64);
         if self.fits() && self.memory.write_slice(bytes, GuestAddress(at)).is_err() {
-            self.end = at; // there is no RAM behind this address
+            self.end = at; // the RAM ends here
         }
     }
 
@@ -207,13 +208,13 @@ impl<'a> Archive<'a> {
         self.pad();
     }
 
-    /// Adds a directory of root's.
+    /// Adds a directory that belongs to root.
     pub fn directory(&mut self, name: &[u8], mode: u32) {
         self.kinds.insert(name.to_vec(), EntryKind::ImpliedDirectory);
         self.add(name, Header::new(libc::S_IFDIR | mode), b"");
     }
 
-    /// Adds a regular file of root's.
+    /// Adds a regular file that belongs to root.
     pub fn new_file(&mut self, name: &[u8], mode: u32, content: &[u8]) {
         self.unlink_existing(name);
         self.add(name, Header::new(libc::S_IFREG | mode), content);

@@ -26,7 +26,7 @@ const DT_RUNPATH: u64 = 29;
 /// The dynamic linking of an executable or a library.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dynamic {
-    /// The path of the dynamic linker. A library has none.
+    /// The path of the dynamic linker, in an executable only.
     pub linker: Option<String>,
     /// The names of libraries.
     pub needed: Vec<String>,

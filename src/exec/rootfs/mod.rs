@@ -55,8 +55,8 @@ pub struct Overlay {
     pub host: PathBuf,
     /// Its path in the guest, from the root.
     pub guest: PathBuf,
-    /// Whether an executable ends behind its last loaded segment. What follows is for debuggers, and is most of a
-    /// program that was not stripped.
+    /// Whether to leave out what follows the last loaded segment of an executable. Debuggers read it, and it is most of
+    /// a program that was not stripped.
     pub strip: bool,
     /// Whether the libraries of a dynamically linked executable are added, too.
     pub with_libraries: bool,

@@ -83,7 +83,7 @@ fn memory() -> GuestMemoryMmap {
 
 const RANGE: Range<u64> = 2 * MIB..256 * MIB;
 
-/// Packs `root`. Returns the entries behind those that every archive begins with, and the warnings.
+/// Packs `root`. Returns the entries without those that every archive begins with, and the warnings.
 fn packed(root: &RootfsSpec) -> (Vec<(Vec<u8>, Entry)>, Vec<String>) {
     let memory = memory();
     let (written, warnings) = root.pack(&memory, RANGE).unwrap();
@@ -128,7 +128,7 @@ fn kinds_modes_times_and_links_are_kept_in_the_order_of_names() {
 }
 
 #[test]
-fn additions_make_their_way_and_new_files_come_last() {
+fn overlays_get_parent_directories_and_new_files_come_last() {
     let root = Directory::new();
     fs::write(root.0.join("one"), b"1").unwrap();
     let addition = |guest: &str| Overlay::new(root.0.join("one"), guest);
@@ -144,9 +144,9 @@ fn additions_make_their_way_and_new_files_come_last() {
     assert_eq!((entries[5].1.mode, &entries[5].1.content[..]), (libc::S_IFREG | 0o600, &b"new"[..]));
 }
 
-/// On many hosts `/lib` is a link, and so it is in a root that was made of one.
+/// On many hosts `/lib` is a symbolic link, and so it is in a root directory that was copied from one.
 #[test]
-fn a_link_of_the_root_is_no_directory_for_what_is_added_through_it() {
+fn an_overlay_goes_through_a_symbolic_link_of_the_root() {
     let root = Directory::new();
     fs::create_dir(root.0.join("usr")).unwrap();
     symlink("usr", root.0.join("lib")).unwrap();
@@ -159,7 +159,7 @@ fn a_link_of_the_root_is_no_directory_for_what_is_added_through_it() {
     assert_eq!(entries.last().unwrap().0, b"usr/new/file");
 }
 
-/// What the kernel makes of these entries (init/initramfs.c): names, and the inodes that they are.
+/// Unpacks entries as the kernel does (init/initramfs.c): a map from names to inodes.
 fn unpack(entries: &[(Vec<u8>, Entry)]) -> BTreeMap<Vec<u8>, std::rc::Rc<std::cell::RefCell<Entry>>> {
     let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
     let kind = |entry: &Entry| entry.mode & libc::S_IFMT;
@@ -190,7 +190,7 @@ fn names(entries: &[(Vec<u8>, Entry)]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_added_leaves_the_directories_and_links_of_the_root() {
+fn overlays_keep_the_directories_and_links_of_the_root() {
     let (root, overlay) = (Directory::new(), Directory::new());
     fs::create_dir_all(root.0.join("usr/lib/deep")).unwrap();
     fs::create_dir(root.0.join("tmp")).unwrap();
@@ -220,7 +220,7 @@ fn what_is_added_leaves_the_directories_and_links_of_the_root() {
 }
 
 #[test]
-fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
+fn a_file_that_replaces_a_hard_link_is_a_new_file() {
     let (root, new) = (Directory::new(), Directory::new());
     let at = |name: &str| root.0.join(name);
     fs::create_dir(at("bin")).unwrap();
@@ -252,7 +252,7 @@ fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
     assert_eq!(content(vec![Overlay::new(&new.0, "/")])[2], "both");
 }
 
-/// The kernel keeps a name as long as a name can be for each file that has several.
+/// For each file with several links, the kernel allocates space for the longest name.
 #[test]
 fn only_a_file_with_several_names_in_the_tree_has_links() {
     let (root, other) = (Directory::new(), Directory::new());
@@ -291,7 +291,7 @@ fn a_file_goes_into_a_directory() {
 }
 
 #[test]
-fn what_the_kernel_would_skip_is_left_out() {
+fn entries_that_the_kernel_would_skip_are_left_out() {
     let (root, overlay) = (Directory::new(), Directory::new());
     fs::create_dir(root.0.join("etc")).unwrap();
     fs::write(root.0.join("TRAILER!!!"), b"").unwrap();
@@ -327,7 +327,7 @@ fn what_the_kernel_would_skip_is_left_out() {
 }
 
 #[test]
-fn what_is_announced_and_not_there_is_zeros() {
+fn content_that_is_missing_is_zeros() {
     let root = Directory::new();
     let path = root.0.join("short");
     fs::write(&path, b"short").unwrap();
@@ -342,7 +342,7 @@ fn what_is_announced_and_not_there_is_zeros() {
 }
 
 #[test]
-fn another_file_system_is_a_directory_without_files() {
+fn a_mount_point_is_a_directory_without_files() {
     if fs::metadata("/dev").unwrap().dev() == fs::metadata("/dev/pts").map_or(0, |it| it.dev()) {
         return; // nothing is mounted there
     }
@@ -381,9 +381,9 @@ fn what_does_not_fit_is_measured_and_not_written() {
         memory.write_slice(&[0xaa; 4096], GuestAddress(end)).unwrap();
         let (written, warnings) = directory(&root.0).pack(&memory, RANGE.start..end).unwrap();
         assert_eq!((written, &warnings[..]), (whole, &[][..]));
-        let mut behind = [0; 4096];
-        memory.read_slice(&mut behind, GuestAddress(end)).unwrap();
-        assert!(behind == [0xaa; 4096], "nothing is written behind the range");
+        let mut after = [0; 4096];
+        memory.read_slice(&mut after, GuestAddress(end)).unwrap();
+        assert!(after == [0xaa; 4096], "nothing is written after the range");
     }
     let enough = RANGE.start..RANGE.start + whole.len;
     assert_eq!(directory(&root.0).pack(&memory, enough).unwrap().0, whole);
@@ -409,7 +409,7 @@ fn a_tree_is_packed_however_deep_it_is() {
 }
 
 #[test]
-fn many_odd_files_are_few_lines() {
+fn warnings_are_limited_to_ten_and_a_count() {
     let root = Directory::new();
     let sockets: Vec<_> = (0..30).map(|n| UnixListener::bind(root.0.join(n.to_string())).unwrap()).collect();
     let (_, warnings) = packed(&directory(&root.0));
@@ -417,7 +417,7 @@ fn many_odd_files_are_few_lines() {
 }
 
 #[test]
-fn what_is_loaded_of_a_program_still_runs() {
+fn the_loaded_part_of_a_program_runs() {
     let root = Directory::new();
     let whole = fs::read("/proc/self/exe").unwrap();
     let program = Overlay { strip: true, ..Overlay::new("/proc/self/exe", "program") };
@@ -425,14 +425,14 @@ fn what_is_loaded_of_a_program_still_runs() {
     let (entries, warnings) = packed(&RootfsSpec { overlays: vec![program, text], ..RootfsSpec::default() });
     let part = &entries[0].1.content;
     assert!(part.len() < whole.len() && whole.starts_with(part) && warnings.is_empty());
-    assert_eq!(entries[1].1.content, fs::read("/etc/passwd").unwrap(), "what is no executable comes whole");
+    assert_eq!(entries[1].1.content, fs::read("/etc/passwd").unwrap(), "a file that is not an executable is whole");
     let path = root.0.join("program");
     fs::write(&path, part).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(std::process::Command::new(&path).arg("--list").output().unwrap().status.success());
 }
 
-/// Names of any bytes that a file's name can have.
+/// Any name that a file can have.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let byte = any::<u8>().prop_filter("a name's byte", |byte| !matches!(byte, 0 | b'/'));
     proptest::collection::vec(byte, 1..40).prop_filter("a name", |name| name != b"." && name != b"..")
@@ -459,7 +459,7 @@ proptest! {
             fs::create_dir_all(root.0.join(OsStr::from_bytes(&path))).unwrap();
             path.extend_from_slice(name);
             if name.starts_with(b"dir") || fs::write(root.0.join(OsStr::from_bytes(&path)), content).is_err() {
-                continue; // a file system may know no such name
+                continue; // some file systems do not accept every name
             }
             expected.insert(path, content.clone());
         }
