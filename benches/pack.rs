@@ -1,15 +1,16 @@
-//! What `kickvm exec` adds to a guest: `cargo bench --bench pack`. Runs alternate between the two sides; figures are medians.
+//! The cost of `kickvm exec` before the guest runs: `cargo bench --bench pack`. Runs alternate between kickvm and cpio;
+//! figures are medians.
 //!
-//! Packing into guest memory is compared with `find | cpio -o -H newc > /dev/null`; as that keeps nothing, the memory is there before.
-//! Packing into memory that nobody has touched, as a guest's is, is compared with cpio into a tmpfs. The rest is processor time of
-//! a whole `kickvm exec` whose guest powers off with its first instruction.
+//! Packing into guest memory is compared with `find | cpio -o -H newc > /dev/null`. As that stores nothing, the pages
+//! of the guest memory are allocated before. Packing into new memory, such as a guest's, is compared with cpio into a
+//! tmpfs. The last figure is the processor time of a `kickvm exec` whose guest powers off with its first instruction.
 
 #[allow(dead_code)]
 #[path = "../tests/common/images.rs"]
 mod images;
 
-use kickvm::boot::layout;
-use kickvm::exec::rootfs::{Room, Root, pack};
+use kickvm::boot::{InitramfsSource, layout};
+use kickvm::exec::rootfs::RootfsSpec;
 use kickvm::memory::GuestRam;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -59,7 +60,7 @@ fn bench(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A tree of `directories` with `files` empty files each.
+/// Creates a tree of `directories` with `files` empty files each.
 fn tree(root: &Path, directories: usize, files: usize) -> Result<PathBuf> {
     for directory in 0..directories {
         let path = root.join(format!("directory-{directory}"));
@@ -97,7 +98,7 @@ fn compare(what: &str, root: &Path, least: f64, new: bool) -> Result<()> {
     Ok(())
 }
 
-/// Into memory that nobody has touched if it is to be `new`.
+/// Packs `root` into guest memory, whose pages are allocated before unless it is to be `new`.
 fn packed(root: &Path, new: bool) -> Result<Duration> {
     let size = 1536 * MIB;
     let ram = GuestRam::new(layout::ram_ranges(size))?;
@@ -105,14 +106,14 @@ fn packed(root: &Path, new: bool) -> Result<Duration> {
         let pages = (0..size).step_by(layout::PAGE_SIZE as usize);
         pages.into_iter().try_for_each(|at| ram.memory().write_obj(0u8, GuestAddress(at)))?;
     }
-    let room = Room { start: 64 * MIB, end: size, most: size, ram: 4 * size };
-    let root = Root { directory: Some(root.to_owned()), ..Root::default() };
+    let root = RootfsSpec { directory: Some(root.to_owned()), ..RootfsSpec::default() };
     let start = Instant::now();
-    pack(ram.memory(), &room, &root, &mut |_| {})?;
-    Ok(start.elapsed())
+    let written = root.write(ram.memory(), 64 * MIB..size).map_err(|error| error.to_string())?;
+    let elapsed = start.elapsed();
+    if written.len > size - 64 * MIB { Err("the archive does not fit".into()) } else { Ok(elapsed) }
 }
 
-/// To nowhere, or to a file in a tmpfs.
+/// Archives `root` with cpio, to /dev/null or to a `new` file in a tmpfs.
 fn archived(root: &Path, new: bool) -> Result<Duration> {
     let target = if new { format!("/dev/shm/kickvm-bench-{}", std::process::id()) } else { "/dev/null".to_owned() };
     let start = Instant::now();
@@ -125,7 +126,7 @@ fn archived(root: &Path, new: bool) -> Result<Duration> {
     if done.success() { Ok(elapsed) } else { Err("find or cpio failed; are they installed?".into()) }
 }
 
-/// The processor time of one `kickvm exec`.
+/// Measures the processor time of one `kickvm exec`.
 fn exec(kernel: &Path, root: &Path) -> Result<Duration> {
     let spent = || -> Result<i64> {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;

@@ -1,4 +1,4 @@
-//! What can be wrong with the files a guest is made of.
+//! Why a guest cannot be loaded.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::sys::os_error;
 
-/// Why a guest could not be loaded. Each message names the file and says what would mend it where something would.
+/// Why a guest cannot be loaded. Each message names the file and, where one is known, a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be opened or read.
@@ -14,113 +14,84 @@ pub enum Error {
     File {
         /// "open" or "read".
         action: &'static str,
-        /// What the file is for.
-        role: Role,
-        /// As the user wrote it.
+        /// The purpose of the file: "kernel" or "initramfs".
+        role: &'static str,
+        /// The path as the user wrote it.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file cannot be what it is given as.
+    /// The content of a file does not fit its purpose.
     #[error("cannot use {role} '{path}': {why}")]
     Content {
-        /// What the file is for.
-        role: Role,
-        /// As the user wrote it.
+        /// The purpose of the file: "kernel" or "initramfs".
+        role: &'static str,
+        /// The path as the user wrote it.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the content.
         why: String,
     },
-    /// The guest's RAM is too small for what has to be in it.
+    /// An [`InitramfsSource`](super::InitramfsSource) failed.
+    #[error(transparent)]
+    InitramfsSource(super::SourceError),
+    /// The guest has too little RAM below 4 GiB for the kernel and the initramfs files.
     #[error(
-        "guest memory of {ram} is too small: kernel '{kernel}' needs {needed}, the initramfs {initramfs}; try --memory {suggestion}"
+        "guest memory of {ram} is too small: kernel '{kernel}' needs {needed}, the initramfs {initramfs}; \
+         try --memory {suggestion}"
     )]
     NoRoom {
-        /// RAM below 4 GiB, where both must be.
+        /// RAM below 4 GiB.
         ram: ByteSize,
-        /// The kernel's file.
+        /// The kernel file.
         kernel: PathBuf,
         /// RAM up to the end of the kernel.
         needed: ByteSize,
-        /// Bytes of initramfs.
+        /// Size of the initramfs files.
         initramfs: ByteSize,
-        /// RAM that would do.
+        /// A sufficient amount of RAM.
         suggestion: ByteSize,
     },
-    /// What was to be packed cannot be.
-    #[error("cannot pack '{path}': {}", os_error::describe(.source))]
-    Pack {
-        /// As the user wrote it.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// An executable needs a library that is nowhere.
-    #[error("cannot find the library '{library}', which '{executable}' needs")]
-    NoLibrary {
-        /// As the user wrote it.
-        executable: PathBuf,
-        /// The name it asks for.
-        library: String,
-    },
-    /// The guest's RAM is too small for the files that were packed.
+    /// The guest has too little RAM to unpack a generated initramfs.
     #[error(
-        "guest memory of {ram} is too small for '{path}': its files take {files}, and {needed} are needed until they are unpacked; try --memory {suggestion}"
+        "guest memory of {ram} is too small for '{name}': its files take {files}, and {needed} are needed until they \
+         are unpacked; try --memory {suggestion}"
     )]
-    NoRoomForRoot {
+    NoRoomToUnpack {
         /// All RAM.
         ram: ByteSize,
-        /// The root directory.
-        path: PathBuf,
-        /// Bytes of its files.
+        /// The name of the initramfs source.
+        name: String,
+        /// Size of the unpacked files.
         files: ByteSize,
         /// RAM that is needed.
         needed: ByteSize,
-        /// RAM that would do.
+        /// A sufficient amount of RAM.
         suggestion: ByteSize,
     },
-    /// No guest's RAM is large enough for the files that were packed.
-    #[error("'{path}' is too large to be an initramfs: its files take {files}, and this kernel takes {most} at most")]
-    RootTooLarge {
-        /// The root directory.
-        path: PathBuf,
-        /// Bytes of its files.
+    /// A generated initramfs is too large for any amount of RAM.
+    #[error("'{name}' is too large to be an initramfs: its files take {files}, and this kernel takes {max} at most")]
+    TooLarge {
+        /// The name of the initramfs source.
+        name: String,
+        /// Size of the unpacked files.
         files: ByteSize,
-        /// Bytes an archive can have.
-        most: ByteSize,
+        /// The maximum size of the archive.
+        max: ByteSize,
     },
-    /// The command line is longer than the kernel can take.
+    /// The command line is longer than the kernel accepts.
     #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
     CommandLine {
-        /// Bytes given.
+        /// Length in bytes.
         len: usize,
-        /// Bytes the kernel takes.
+        /// Maximum length in bytes.
         max: usize,
     },
-    /// A table does not fit where it belongs.
+    /// A table does not fit in guest memory.
     #[error("cannot write boot data to guest memory: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// What a file is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `--kernel`
-    Kernel,
-    /// `--initramfs`
-    Initramfs,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kernel => "kernel",
-            Self::Initramfs => "initramfs",
-        })
-    }
-}
-
-/// A number of bytes, shown rounded up in a unit that `--memory` takes too.
+/// A number of bytes. It is displayed rounded up, in a unit that `--memory` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 

@@ -1,53 +1,58 @@
-//! Initramfs archives: checked as far as that is cheap, and put one behind the other.
+//! Initramfs files: validated as far as that is cheap, and loaded one after the other.
 //!
-//! The kernel unpacks any number of archives in a row, each compressed or not, if each begins at a multiple of four
-//! (Documentation/driver-api/early-userspace/buffer-format.rst). A later archive's files replace an earlier one's.
+//! Linux unpacks any number of archives in a row, compressed or not, if each begins at a multiple of 4 bytes
+//! (Documentation/driver-api/early-userspace/buffer-format.rst). Files of a later archive replace those of an earlier
+//! one.
 
+use std::io;
 use std::path::PathBuf;
 
-use super::error::{Error, Role};
-use super::source::Source;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-const ALIGNMENT: u64 = 4;
+use super::error::Error;
+use super::input_file::InputFile;
 
-/// The archives of one guest, opened and measured.
-#[derive(Debug)]
-pub(super) struct Initramfs {
-    sources: Vec<Source>,
+/// Alignment of an archive, and of what follows a header and its name or a file's content.
+pub(crate) const ALIGNMENT: u64 = 4;
+/// The magic number of the "new ASCII" cpio format.
+pub(crate) const MAGIC: &[u8; 6] = b"070701";
+/// The same format with check sums, which Linux ignores.
+const MAGIC_WITH_CHECK_SUMS: &[u8; 6] = b"070702";
+/// Length of a cpio header: the magic number and 13 fields of 8 hexadecimal digits.
+pub(crate) const HEADER_LEN: usize = 110;
+/// Offsets of the header fields `c_filesize` and `c_namesize`.
+const FILE_SIZE_FIELD: usize = 54;
+const NAME_SIZE_FIELD: usize = 94;
+/// The name of the entry that ends an archive, with its NUL.
+pub(crate) const TRAILER: &[u8; 11] = b"TRAILER!!!\0";
+
+/// Opens `paths`.
+pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<InputFile>, Error> {
+    paths.iter().map(|path| InputFile::open(path, "initramfs")).collect()
 }
 
-impl Initramfs {
-    /// Opens each of `paths`.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, Error> {
-        let open = |path: &PathBuf| Source::open(path, Role::Initramfs);
-        Ok(Self { sources: paths.iter().map(open).collect::<Result<_, _>>()? })
-    }
+/// The length of the archives `files` together, in bytes.
+pub(super) fn total_len(files: &[InputFile]) -> u64 {
+    files.iter().fold(0, |sum, file| sum.saturating_add(padded(file.len)))
+}
 
-    /// Looks into each archive. To be called when it is known that they fit: an endless file would take for ever.
-    pub fn verify(&self) -> Result<(), Error> {
-        self.sources.iter().try_for_each(verify)
+/// Copies the archives `files` to `start`, where [`total_len`] bytes are RAM.
+pub(super) fn load(files: &mut [InputFile], memory: &GuestMemoryMmap, start: u64) -> Result<(), Error> {
+    let mut at = start;
+    for input in files {
+        memory
+            .read_exact_volatile_from(GuestAddress(at), &mut input.file, input.len as usize)
+            .map_err(|error| input.unreadable(io::Error::other(error.to_string())))?;
+        at += padded(input.len);
     }
-
-    /// Bytes of all archives, each padded to the alignment.
-    pub fn len(&self) -> u64 {
-        self.sources.iter().fold(0, |sum, source| sum.saturating_add(padded(source.len)))
-    }
-
-    /// Each archive with its offset from the first.
-    pub fn placed(&mut self) -> impl Iterator<Item = (u64, &mut Source)> {
-        self.sources.iter_mut().scan(0, |next, source| {
-            let offset = *next;
-            *next += padded(source.len);
-            Some((offset, source))
-        })
-    }
+    Ok(())
 }
 
 fn padded(len: u64) -> u64 {
     len.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX)
 }
 
-/// First bytes of what the kernel can unpack, besides cpio (lib/decompress.c).
+/// Magic numbers of the compressions that Linux supports (lib/decompress.c).
 const COMPRESSED: [&[u8]; 8] = [
     b"\x1f\x8b",         // gzip
     b"\x1f\x9e",         // gzip, old
@@ -59,60 +64,47 @@ const COMPRESSED: [&[u8]; 8] = [
     b"\x28\xb5\x2f\xfd", // zstd
 ];
 
-// The "new ASCII" cpio header: a magic number and 13 fields of 8 hexadecimal digits (buffer-format.rst).
-const HEADER: usize = 110;
-const FILE_SIZE_FIELD: usize = 54;
-const NAME_SIZE_FIELD: usize = 94;
-const TRAILER: &[u8] = b"TRAILER!!!\0";
-
-/// Walks the headers of a plain cpio archive to see that it is whole. Of a compressed one only the first bytes are
-/// known to make sense: unpacking it is the guest's work.
-fn verify(source: &Source) -> Result<(), Error> {
+/// Checks that the headers of a plain cpio archive lead to its end. Of a compressed archive only the magic number is
+/// checked. Check first that the file fits in RAM: a sparse file may have any length.
+pub(super) fn verify(file: &InputFile) -> Result<(), Error> {
     let mut offset = 0;
-    let mut known = false;
-    while let Some(start) = next_nonzero(source, offset)? {
-        let header: [u8; HEADER] = source.peek(start)?;
+    let mut first = true;
+    while let Some(start) = next_nonzero(file, offset)? {
+        let header: [u8; HEADER_LEN] = file.peek(start)?;
         if COMPRESSED.iter().any(|magic| header.starts_with(magic)) {
             return Ok(());
         }
-        if start % ALIGNMENT != 0 || !(header.starts_with(b"070701") || header.starts_with(b"070702")) {
-            return match known {
-                true => {
-                    Err(source.bad(format!("It has neither a cpio header nor a known compression at byte {start}")))
-                }
-                false => Err(source.bad("It is neither a cpio archive (newc) nor in a compression that Linux knows")),
-            };
+        if start % ALIGNMENT != 0 || !(header.starts_with(MAGIC) || header.starts_with(MAGIC_WITH_CHECK_SUMS)) {
+            return Err(match first {
+                true => file.unusable("it is neither a cpio archive (newc) nor in a compression that Linux supports"),
+                false => file.unusable(format!("it has neither a cpio header nor a known compression at byte {start}")),
+            });
         }
-        known = true;
-        let bad_header = || source.bad(format!("Its cpio header at byte {start} is broken"));
-        let name_size = hex(&header, NAME_SIZE_FIELD).ok_or_else(bad_header)?;
-        let file_size = hex(&header, FILE_SIZE_FIELD).ok_or_else(bad_header)?;
-        let data = padded(start + HEADER as u64 + name_size);
-        let end = data + file_size;
-        if end > source.len {
-            return Err(
-                source.bad(format!("It is cut off: byte {end} is the least it must have, but it has {}", source.len))
-            );
+        first = false;
+        let invalid = || file.unusable(format!("its cpio header at byte {start} is invalid"));
+        let name_size = hex(&header, NAME_SIZE_FIELD).ok_or_else(invalid)?;
+        let file_size = hex(&header, FILE_SIZE_FIELD).ok_or_else(invalid)?;
+        let end = padded(start + HEADER_LEN as u64 + name_size) + file_size;
+        if end > file.len {
+            let why = format!("it is cut off: it must have at least {end} bytes, but it has {}", file.len);
+            return Err(file.unusable(why));
         }
-        let name: [u8; TRAILER.len()] = source.peek(start + HEADER as u64)?;
-        // Behind a trailer another archive may follow, after zeros.
-        offset = if name == TRAILER { end } else { padded(end) };
+        let name: [u8; TRAILER.len()] = file.peek(start + HEADER_LEN as u64)?;
+        // Another archive may follow a trailer, after zeros.
+        offset = if name == *TRAILER { end } else { padded(end) };
     }
-    match known {
-        true => Ok(()),
-        false => Err(source.bad("It holds nothing but zeros")),
-    }
+    if first { Err(file.unusable("it contains only zeros")) } else { Ok(()) }
 }
 
-fn hex(header: &[u8; HEADER], at: usize) -> Option<u64> {
+fn hex(header: &[u8; HEADER_LEN], at: usize) -> Option<u64> {
     let digits = std::str::from_utf8(&header[at..at + 8]).ok()?;
     u32::from_str_radix(digits, 16).ok().map(u64::from)
 }
 
-/// The offset of the first byte that is not zero, at `offset` or behind it.
-fn next_nonzero(source: &Source, mut offset: u64) -> Result<Option<u64>, Error> {
-    while offset < source.len {
-        let block: [u8; 512] = source.peek(offset)?;
+/// The offset of the first byte that is not zero, from `offset` on.
+fn next_nonzero(file: &InputFile, mut offset: u64) -> Result<Option<u64>, Error> {
+    while offset < file.len {
+        let block: [u8; 512] = file.peek(offset)?;
         if let Some(at) = block.iter().position(|&byte| byte != 0) {
             return Ok(Some(offset + at as u64));
         }

@@ -1,4 +1,4 @@
-//! Every guest-physical address, named, in one place.
+//! The memory map: every guest-physical address has a name here.
 //!
 //! ```text
 //!          0 ┌──────────────────────────────┐
@@ -8,7 +8,7 @@
 //!     0x7000 │ zero page (boot_params)      │
 //!     0x8000 │ page tables, 6 pages         │
 //!    0x20000 │ kernel command line          │
-//!    0xa0000 ├──────────────────────────────┤ not RAM to the guest
+//!    0xa0000 ├──────────────────────────────┤ not RAM for the guest
 //!    0xe0000 │ ACPI tables                  │
 //!    0xffff0 │ reset vector                 │
 //!   0x100000 ├──────────────────────────────┤
@@ -25,11 +25,11 @@ pub const PAGE_SIZE: u64 = 4 << 10;
 
 /// Global descriptor table for the first instructions.
 pub const GDT: u64 = 0x500;
-/// Top of a small stack for guests that bring none of their own; Linux does.
+/// Top of a small stack, for guests that do not set one up. Linux does.
 pub const BOOT_STACK: u64 = 0x6000;
 /// PVH `hvm_start_info`.
 pub const PVH_START_INFO: u64 = 0x6000;
-/// PVH module list: at most one module, the initramfs.
+/// PVH module list. Its only module is the initramfs.
 pub const PVH_MODULES: u64 = 0x6040;
 /// PVH memory map.
 pub const PVH_MEMORY_MAP: u64 = 0x6080;
@@ -39,32 +39,32 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const PAGE_TABLES: u64 = 0x8000;
 /// Kernel command line.
 pub const COMMAND_LINE: u64 = 0x20000;
-/// Room for the command line, its final NUL included.
+/// Space for the command line including the NUL, in bytes.
 pub const COMMAND_LINE_ROOM: u64 = 0x10000;
 
-/// Where RAM below the ISA hole ends (the old video memory).
+/// End of the RAM below the ISA hole, which begins with video memory on a PC.
 pub const LOW_RAM_END: u64 = 0xa_0000;
-/// ACPI tables, in the range that PCs search for the RSDP (ACPI 6.5, 5.2.5.1).
+/// ACPI tables, in the range that a kernel searches for the RSDP (ACPI 6.5, 5.2.5.1).
 pub const ACPI_TABLES: u64 = 0xe_0000;
-/// Where the ACPI tables' range ends.
+/// End of the range for ACPI tables.
 pub const ACPI_TABLES_END: u64 = 0x10_0000;
-/// Where a PC's processor starts after a reset, and where old ways to reboot jump to.
+/// Where a processor starts after a reset in real mode. A reboot through the BIOS jumps there.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
-/// Start of RAM behind the ISA hole. Kernels are loaded here or higher.
+/// Start of the RAM above the ISA hole. Kernels are loaded here or higher.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
-/// Start of the MMIO gap: RAM below 4 GiB ends here at the latest.
+/// Start of the MMIO gap. RAM below 4 GiB ends here or lower.
 pub const MMIO_GAP: u64 = 3 << 30;
-/// End of the MMIO gap: RAM goes on here.
+/// End of the MMIO gap. The rest of RAM begins here.
 pub const MMIO_GAP_END: u64 = 4 << 30;
 
-/// Registers of the first virtio device; the others follow, a page each.
+/// Registers of the first virtio device. The others follow; each has a page.
 pub const VIRTIO_REGISTERS: u64 = MMIO_GAP;
-/// The interrupts of virtio devices, one each: what the I/O APIC's 24 pins leave when timers, serial ports and the
-/// power button have theirs.
+/// The interrupts of virtio devices, one for each: the pins of the 24 of the I/O APIC that timers, serial ports and the
+/// power button do not use.
 pub const VIRTIO_GSIS: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 10, 11, 12, 13, 14, 15, 5, 6, 7];
 
-/// Where the virtio devices are: (start of the registers, interrupt), in order.
+/// The places for virtio devices in order: (start of the registers, interrupt).
 pub fn virtio_slots() -> impl Iterator<Item = (u64, u32)> {
     (0..).map(|index| VIRTIO_REGISTERS + index * PAGE_SIZE).zip(VIRTIO_GSIS)
 }
@@ -73,38 +73,36 @@ pub fn virtio_slots() -> impl Iterator<Item = (u64, u32)> {
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// Local APIC (Intel SDM volume 3, 11.4.1).
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
-/// A page KVM needs on Intel hosts to run guests without paging; outside RAM, below 4 GiB.
+/// A page outside RAM and below 4 GiB. KVM needs it on Intel hosts to run guests without paging
+/// (Documentation/virt/kvm/api.rst, KVM_SET_IDENTITY_MAP_ADDR).
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
-/// Three pages KVM needs on Intel hosts for real mode; outside RAM, below 4 GiB.
+/// Three pages outside RAM and below 4 GiB. KVM needs them on Intel hosts for real mode (KVM_SET_TSS_ADDR).
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
-/// RAM ranges (start, length) of a guest with `size` bytes of RAM, split around the MMIO gap.
+/// The RAM ranges (start, length) of a guest with `size` bytes of RAM, split around the MMIO gap.
 pub fn ram_ranges(size: u64) -> impl Iterator<Item = (u64, u64)> {
     let low = size.min(MMIO_GAP);
     [(0, low), (MMIO_GAP_END, size - low)].into_iter().filter(|(_, length)| *length > 0)
 }
 
-/// Kinds of memory, numbered as in e820 and in PVH's memory map.
+/// Kinds of memory, numbered as in e820 and in the memory map of PVH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MemoryKind {
-    /// Free to use.
+    /// RAM that the guest may use.
     Ram = 1,
-    /// Not to be touched.
+    /// Memory that the guest must not use.
     Reserved = 2,
 }
 
-/// What the guest is told of its memory: (start, length, kind), in order.
+/// The memory map that the guest receives: (start, length, kind), in order. `size` is more than [`HIGH_RAM`].
 pub fn memory_map(size: u64) -> impl Iterator<Item = (u64, u64, MemoryKind)> {
-    use MemoryKind::{Ram, Reserved};
-    ram_ranges(size).flat_map(|(start, length)| {
-        let end = start + length;
-        let mut ranges = vec![(start, end, Ram)];
-        if start == 0 {
-            ranges = vec![(0, LOW_RAM_END, Ram), (ACPI_TABLES, ACPI_TABLES_END, Reserved), (HIGH_RAM, end, Ram)];
-        }
-        ranges.into_iter().map(|(start, end, kind)| (start, end - start, kind))
-    })
+    let below = [(0, LOW_RAM_END, MemoryKind::Ram), (ACPI_TABLES, ACPI_TABLES_END - ACPI_TABLES, MemoryKind::Reserved)];
+    let above = ram_ranges(size).map(|(start, length)| match start {
+        0 => (HIGH_RAM, length - HIGH_RAM, MemoryKind::Ram),
+        _ => (start, length, MemoryKind::Ram),
+    });
+    below.into_iter().chain(above)
 }
 
 #[cfg(test)]

@@ -1,36 +1,38 @@
-//! What a processor needs in memory to start in 64-bit mode: descriptors and an identity map of the first 4 GiB.
+//! What a processor needs in memory to start in 64-bit mode: a GDT, and page tables that map the first 4 GiB to
+//! themselves.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::layout::{GDT, PAGE_TABLES};
+use super::layout::{GDT, PAGE_SIZE, PAGE_TABLES};
 
 /// Selector of the code segment (Linux's `__BOOT_CS`).
 pub const CODE_SELECTOR: u16 = 0x10;
 /// Selector of the data segment (Linux's `__BOOT_DS`).
 pub const DATA_SELECTOR: u16 = 0x18;
 
-/// Descriptors of a 64-bit boot: flat 64-bit code (L=1), flat data (Intel SDM volume 3, 3.4.5).
+/// GDT for a 64-bit entry: flat 64-bit code (L=1), flat data (Intel SDM volume 3, 3.4.5).
 pub const GDT_64: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
-/// Descriptors of a PVH boot: flat 32-bit code (D=1), flat data.
+/// GDT for a PVH entry: flat 32-bit code (D=1), flat data.
 pub const GDT_32: [u64; 4] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
+// Bits of a page-table entry (Intel SDM volume 3, table 4-18).
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 1 << 7;
-const TABLE: u64 = 0x1000;
-const DIRECTORIES: u64 = 4; // 1 GiB each
+/// Number of page directories; each maps 1 GiB.
+const DIRECTORIES: u64 = 4;
 
-/// Writes `gdt` to [`GDT`].
+/// Writes `gdt` to the address [`GDT`].
 pub(super) fn write_gdt(memory: &GuestMemoryMmap, gdt: [u64; 4]) -> Result<(), vm_memory::GuestMemoryError> {
     memory.write_obj(gdt, GuestAddress(GDT))
 }
 
-/// Writes page tables to [`PAGE_TABLES`] that map the first 4 GiB to themselves in 2 MiB pages.
+/// Writes page tables to [`PAGE_TABLES`] that map the first 4 GiB to themselves, in pages of 2 MiB.
 pub(super) fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
-    let pointers = PAGE_TABLES + TABLE;
-    let directories = pointers + TABLE;
+    let pointers = PAGE_TABLES + PAGE_SIZE;
+    let directories = pointers + PAGE_SIZE;
     memory.write_obj(pointers | PRESENT_WRITABLE, GuestAddress(PAGE_TABLES))?;
     for n in 0..DIRECTORIES {
-        let directory = directories + n * TABLE;
+        let directory = directories + n * PAGE_SIZE;
         memory.write_obj(directory | PRESENT_WRITABLE, GuestAddress(pointers + n * 8))?;
         let entries = (0..512).flat_map(|i| (n << 30 | i << 21 | LARGE_PAGE | PRESENT_WRITABLE).to_le_bytes());
         memory.write_slice(&entries.collect::<Vec<u8>>(), GuestAddress(directory))?;

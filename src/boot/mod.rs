@@ -1,191 +1,173 @@
-//! From files to guest memory: kernel, initramfs, command line, the tables that describe the machine.
+//! From files to guest memory: kernel, initramfs, kernel command line, ACPI tables, and what the processor needs to
+//! start.
 //!
-//! [`load`] looks at everything first and writes only when all of it fits, so that a bad file is an error before
-//! anything runs.
+//! [`load`] checks every file, and that all of them fit in RAM, before it copies one. `kernel` detects the format of a
+//! kernel, `bzimage` or `elf` checks its headers, and `zero_page` or `pvh` writes what the kernel reads first.
+//! [`layout`] has every guest-physical address. This floor may import `event`, `sys`, `memory` and `device`.
+//!
+//! ```
+//! use kickvm::boot::{self, BootParams, Image, layout};
+//! use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+//!
+//! let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)])?;
+//! let entry = boot::load(
+//!     &memory,
+//!     &BootParams {
+//!         image: &Image::Raw(&[0xf4]), // hlt
+//!         initramfs: &[],
+//!         initramfs_source: None,
+//!         cmdline: "quiet",
+//!         cpus: 1,
+//!         second_serial: false,
+//!         virtio_devices: 0,
+//!     },
+//! )?;
+//! assert_eq!(entry.address, GuestAddress(layout::HIGH_RAM));
+//! assert_eq!(memory.read_obj::<u8>(entry.address)?, 0xf4);
+//! assert_eq!(memory.read_obj::<[u8; 6]>(GuestAddress(layout::COMMAND_LINE))?, *b"quiet\0");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod acpi;
 mod bzimage;
 mod elf;
+pub(crate) mod elf_headers;
 mod error;
-mod initramfs;
+mod image;
+pub(crate) mod initramfs;
+mod initramfs_source;
+pub(crate) mod input_file;
 mod kernel;
 pub mod layout;
 pub mod long_mode;
 mod pvh;
 mod reset_vector;
-mod source;
 mod zero_page;
 
 pub use acpi::POWER_BUTTON_GSI;
-pub use error::{ByteSize, Error, Role};
-pub use kernel::{Entry, Protocol};
+pub use error::{ByteSize, Error};
+pub use image::{Entry, Image, Protocol};
+pub use initramfs_source::{InitramfsSource, SourceError, Written};
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use initramfs::Initramfs;
-use kernel::Kernel;
+use image::Kernel;
 use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH_START_INFO, ZERO_PAGE};
 
-/// What a guest is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Image {
-    /// A kernel file.
-    File(PathBuf),
-    /// Machine code that runs from 1 MiB in 64-bit mode, as the demonstration's guest does.
-    Raw(&'static [u8]),
-}
-
-/// What [`load`] puts into guest memory.
+/// What [`load`] writes to guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct BootParams<'a> {
     /// The kernel.
     pub image: &'a Image,
-    /// Archives that together are the first root file system.
+    /// Initramfs files, in order. A raw image is loaded without an initramfs.
     pub initramfs: &'a [PathBuf],
-    /// Files that are packed into one more archive, laid over the others.
-    pub root: Option<&'a crate::exec::rootfs::Root>,
+    /// Generates one more archive, which follows those of `initramfs`.
+    pub initramfs_source: Option<&'a dyn InitramfsSource>,
     /// The kernel command line, without a NUL.
     pub cmdline: &'a str,
-    /// Number of vCPUs, for the tables.
+    /// Number of vCPUs in the ACPI tables.
     pub cpus: u8,
-    /// Whether there is a second serial port.
-    pub wake_line: bool,
-    /// Number of virtio devices, for the tables; they are at the first of [`layout::virtio_slots`].
-    pub virtio: usize,
+    /// Whether the ACPI tables describe a second serial port (COM2).
+    pub second_serial: bool,
+    /// Number of virtio devices in the ACPI tables; they are at the first of [`layout::virtio_slots`].
+    pub virtio_devices: usize,
 }
 
-/// An initramfs in guest memory.
-#[derive(Clone, Copy, Debug)]
-struct Range {
-    start: u64,
-    len: u64,
-}
+/// Alignment of a generated archive, so that it and the guest's RAM can share huge pages.
+const SOURCE_ALIGNMENT: u64 = 2 << 20;
+/// Makes Linux use a ramfs, which has no size limit, as the first root file system instead of a tmpfs.
+const RAMFS: &str = "rootfstype=ramfs ";
 
-/// Loads `params` into `memory` and returns how to start it.
+/// Loads `params` into `memory`, whose RAM ranges are those of [`layout::ram_ranges`]. Returns how to start the guest.
+///
+/// # Errors
+/// A file cannot be read or is not what its option needs, the command line is too long, the initramfs cannot be
+/// generated, or `memory` is too small.
 pub fn load(memory: &GuestMemoryMmap, params: &BootParams) -> Result<Entry, Error> {
-    load_noting(memory, params, &mut |_| {})
-}
-
-/// Loads `params` into `memory` and returns how to start it. What of `params.root` had to be left out goes to `note`.
-pub fn load_noting(
-    memory: &GuestMemoryMmap,
-    params: &BootParams,
-    note: &mut dyn FnMut(String),
-) -> Result<Entry, Error> {
-    acpi::write(memory, params.cpus, params.virtio, params.wake_line)?;
+    acpi::write(memory, params)?;
     reset_vector::write(memory)?;
     match params.image {
-        Image::File(path) => load_file(memory, params, path, note),
+        Image::File(path) => load_file(memory, params, path),
         Image::Raw(code) => {
             memory.write_slice(code, GuestAddress(HIGH_RAM))?;
-            finish(memory, params.cmdline, Protocol::Elf, HIGH_RAM, None, None)
+            write_boot_data(memory, params.cmdline, Protocol::Elf, HIGH_RAM, None, 0..0)
         }
     }
 }
 
-fn load_file(
-    memory: &GuestMemoryMmap,
-    params: &BootParams,
-    path: &Path,
-    note: &mut dyn FnMut(String),
-) -> Result<Entry, Error> {
+fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Result<Entry, Error> {
     let mut kernel = Kernel::open(path)?;
-    let mut initramfs = Initramfs::open(params.initramfs)?;
-    let max = kernel.cmdline_max.min(COMMAND_LINE_ROOM as usize - 1);
-    let len = params.cmdline.len() + if params.root.is_some() { RAMFS.len() } else { 0 };
+    let mut archives = initramfs::open(params.initramfs)?;
+    let archives_len = initramfs::total_len(&archives);
+    let (prefix, slack) = if params.initramfs_source.is_some() { (RAMFS, SOURCE_ALIGNMENT) } else { ("", 0) };
+    let (len, max) = (prefix.len() + params.cmdline.len(), kernel.cmdline_max.min(COMMAND_LINE_ROOM as usize - 1));
     if len > max {
         return Err(Error::CommandLine { len, max });
     }
-    let slack = if params.root.is_some() { ROOT_ALIGNMENT } else { 0 };
-    let mut placed = place(memory, &kernel, initramfs.len() + slack)?;
-    if params.root.is_some() {
-        placed.len = initramfs.len();
-        // How long the packed archive gets is known when it is there, so all archives lie as low as they may.
-        placed.start = kernel.end.next_multiple_of(ROOT_ALIGNMENT);
+    let mut range = find_range(memory, &kernel, archives_len.saturating_add(slack))?;
+    if params.initramfs_source.is_some() {
+        // The length of a generated archive is not known yet, so all archives lie as low as possible.
+        range.start = kernel.end.next_multiple_of(SOURCE_ALIGNMENT);
+        range.end = range.start + archives_len;
     }
-    initramfs.verify()?;
+    archives.iter().try_for_each(initramfs::verify)?;
     kernel.load(memory)?;
-    for (offset, source) in initramfs.placed() {
-        // It fits, as `place` has seen: what can fail is reading.
-        let at = GuestAddress(placed.start + offset);
-        let len = source.len as usize;
-        memory
-            .read_exact_volatile_from(at, &mut source.file, len)
-            .map_err(|error| source.unreadable(std::io::Error::other(error.to_string())))?;
-    }
+    initramfs::load(&mut archives, memory, range.start)?;
     let mut cmdline = Cow::from(params.cmdline);
-    if let Some(root) = params.root {
-        let packed = crate::exec::rootfs::pack(memory, &room_for_root(memory, &kernel, placed), root, note)?;
-        placed.len += packed.len;
-        let free = ram_size(memory).saturating_sub(kernel.end).saturating_sub(placed.len);
-        if !fits_tmpfs(packed, free) {
+    if let Some(source) = params.initramfs_source {
+        let free = range.end..low_ram(memory).min(kernel.initramfs_end);
+        let written = source.write(memory, free.clone()).map_err(Error::InitramfsSource)?;
+        written.check_fit(source.name(), ram_size(memory), &free, MMIO_GAP.min(kernel.initramfs_end))?;
+        range.end += written.len;
+        let used = kernel.end + (range.end - range.start);
+        if !written.fits_tmpfs(ram_size(memory).saturating_sub(used)) {
             cmdline = format!("{RAMFS}{cmdline}").into();
         }
     }
-    let placed = (placed.len > 0).then_some(placed);
-    finish(memory, &cmdline, kernel.protocol, kernel.entry, kernel.setup, placed)
+    write_boot_data(memory, &cmdline, kernel.protocol, kernel.entry, kernel.setup, range)
 }
 
-/// Asks Linux for a first root file system without a limit.
-const RAMFS: &str = "rootfstype=ramfs ";
-/// Whether a tmpfs takes it. Linux lets one have half of the memory that is free when it begins to unpack, and an inode for each
-/// page of that half. A ramfs has no limit.
-fn fits_tmpfs(packed: crate::exec::rootfs::Packed, free: u64) -> bool {
-    packed.unpacked.max(packed.entries * PAGE_SIZE) <= free / 2 - free / 16
-}
-
-/// Where a packed archive begins, so that it and the guest's RAM can share large pages.
-const ROOT_ALIGNMENT: u64 = 2 << 20;
-
-/// Where the packed archive may be: behind those in `placed`, up to where the kernel takes no more.
-fn room_for_root(memory: &GuestMemoryMmap, kernel: &Kernel, placed: Range) -> crate::exec::rootfs::Room {
-    let low = memory.iter().next().map_or(0, |region| region.len()); // RAM below the gap is the first region
-    crate::exec::rootfs::Room {
-        start: placed.start + placed.len,
-        end: low.min(kernel.initramfs_max.saturating_add(1)),
-        most: MMIO_GAP.min(kernel.initramfs_max.saturating_add(1)),
-        ram: ram_size(memory),
+/// Finds `len` bytes of RAM for the initramfs: as high as the kernel accepts it, away from the RAM that the kernel uses
+/// first.
+fn find_range(memory: &GuestMemoryMmap, kernel: &Kernel, len: u64) -> Result<Range<u64>, Error> {
+    let ram = low_ram(memory);
+    let start = ram.min(kernel.initramfs_end).checked_sub(len).map(|start| start - start % PAGE_SIZE);
+    let start = if len == 0 { Some(0) } else { start.filter(|start| *start >= kernel.end) };
+    if let Some(start) = start.filter(|_| kernel.end <= ram) {
+        return Ok(start..start + len);
     }
-}
-
-/// Finds room for `len` bytes of initramfs: as high as it may be, so that it is out of the kernel's way.
-fn place(memory: &GuestMemoryMmap, kernel: &Kernel, len: u64) -> Result<Range, Error> {
-    let ram = memory.iter().next().map_or(0, |region| region.len()); // RAM below the gap is the first region
-    let top = ram.min(kernel.initramfs_max.saturating_add(1));
-    let start = top.checked_sub(len).map(|start| start - start % PAGE_SIZE).filter(|start| *start >= kernel.end);
-    match start {
-        Some(start) if kernel.end <= ram => Ok(Range { start, len }),
-        _ if len == 0 && kernel.end <= ram => Ok(Range { start: 0, len }),
-        _ => {
-            let least = kernel.end.saturating_add(len).saturating_add(PAGE_SIZE);
-            let what = if len > 0 { "It and the initramfs need" } else { "It needs" };
-            let why = format!(
-                "{what} memory up to {}, but a guest has {} below 4 GiB at most",
-                ByteSize(least),
-                ByteSize(MMIO_GAP)
-            );
-            if least > MMIO_GAP.min(kernel.initramfs_max.saturating_add(1).max(kernel.end)) {
-                return Err(kernel.source.bad(why));
-            }
-            // Linux itself wants some RAM for its own; a power of two is what people give.
-            let suggestion = ByteSize(least.saturating_add(32 << 20).next_power_of_two().min(MMIO_GAP));
-            let (ram, needed, initramfs) = (ByteSize(ram), ByteSize(kernel.end), ByteSize(len));
-            Err(Error::NoRoom { ram, kernel: kernel.source.path.clone(), needed, initramfs, suggestion })
-        }
+    let needed = kernel.end.saturating_add(len).saturating_add(PAGE_SIZE);
+    if needed > MMIO_GAP.min(kernel.initramfs_end.max(kernel.end)) {
+        let needs = if len > 0 { "it and the initramfs need" } else { "it needs" };
+        let (needed, max) = (ByteSize(needed), ByteSize(MMIO_GAP));
+        let why = format!("{needs} memory up to {needed}, but a guest has {max} below 4 GiB at most");
+        return Err(kernel.file.unusable(why));
     }
+    // Linux needs some RAM besides its image.
+    let suggestion = ByteSize(round_up_memory(needed.saturating_add(32 << 20)).min(MMIO_GAP));
+    let (ram, needed, initramfs) = (ByteSize(ram), ByteSize(kernel.end), ByteSize(len));
+    Err(Error::NoRoom { ram, kernel: kernel.file.path.clone(), needed, initramfs, suggestion })
 }
 
-/// Writes what the boot protocol hands over.
-fn finish(
+/// Rounds a size of guest memory up to one that users write: a multiple of 64 MiB, above 1 GiB of 256 MiB.
+fn round_up_memory(size: u64) -> u64 {
+    let step = if size > 1 << 30 { 256 << 20 } else { 64 << 20 };
+    size.checked_next_multiple_of(step).unwrap_or(u64::MAX)
+}
+
+/// Writes the data of the boot protocol.
+fn write_boot_data(
     memory: &GuestMemoryMmap,
     cmdline: &str,
     protocol: Protocol,
     address: u64,
-    setup: Option<linux_loader::loader::bootparam::setup_header>,
-    initramfs: Option<Range>,
+    setup: Option<setup_header>,
+    initramfs: Range<u64>,
 ) -> Result<Entry, Error> {
     memory.write_slice(cmdline.as_bytes(), GuestAddress(COMMAND_LINE))?;
     memory.write_obj(0u8, GuestAddress(COMMAND_LINE + cmdline.len() as u64))?;
@@ -208,6 +190,11 @@ fn finish(
 /// Bytes of RAM in `memory`.
 fn ram_size(memory: &GuestMemoryMmap) -> u64 {
     memory.iter().map(|region| region.len()).sum()
+}
+
+/// The end of the RAM below the MMIO gap.
+fn low_ram(memory: &GuestMemoryMmap) -> u64 {
+    ram_size(memory).min(MMIO_GAP)
 }
 
 #[cfg(test)]

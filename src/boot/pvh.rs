@@ -1,5 +1,7 @@
-//! PVH's start info: the same facts as the zero page in a form that is not Linux's own
+//! The start info of PVH: what the zero page contains, in a format that other kernels than Linux take too
 //! (Xen, xen/include/public/arch-x86/hvm/start_info.h).
+
+use std::ops::Range;
 
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
@@ -7,13 +9,13 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::layout::{ACPI_TABLES, COMMAND_LINE, PVH_MEMORY_MAP, PVH_MODULES, PVH_START_INFO, memory_map};
-use super::{Error, Range, ram_size};
+use super::{Error, ram_size};
 
-/// The version that has a memory map.
+/// The first version with a memory map.
 const VERSION: u32 = 1;
 
-/// Writes the start info, its memory map, and its one module if there is an initramfs.
-pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Option<Range>) -> Result<(), Error> {
+/// Writes the start info, its memory map, and a module for the initramfs unless that is empty.
+pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Range<u64>) -> Result<(), Error> {
     let mut info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: VERSION,
@@ -22,8 +24,9 @@ pub(super) fn write(memory: &GuestMemoryMmap, initramfs: Option<Range>) -> Resul
         memmap_paddr: PVH_MEMORY_MAP,
         ..Default::default()
     };
-    if let Some(Range { start, len }) = initramfs {
-        let module = hvm_modlist_entry { paddr: start, size: len, ..Default::default() };
+    if !initramfs.is_empty() {
+        let size = initramfs.end - initramfs.start;
+        let module = hvm_modlist_entry { paddr: initramfs.start, size, ..Default::default() };
         memory.write_obj(module, GuestAddress(PVH_MODULES))?;
         info.modlist_paddr = PVH_MODULES;
         info.nr_modules = 1;

@@ -1,14 +1,15 @@
-//! All there is of a BIOS: the instructions at the reset vector.
+//! The only part of a BIOS in this machine: the instructions at the reset vector.
 //!
-//! A kernel with EFI support on hardware-reduced ACPI reboots through EFI, and where there is none (as here) by a jump to
-//! the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution kernels do.
+//! On hardware-reduced ACPI, a kernel with EFI support reboots through EFI. This machine has no EFI, so the kernel
+//! jumps to the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution
+//! kernels do so.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Error;
 use super::layout::RESET_VECTOR;
 
-/// 16-bit code that pulses the i8042's reset line.
+/// 16-bit code that pulses the reset line through the i8042.
 const CODE: [u8; 7] = [
     0xb0, 0xfe, // mov al, 0xfe
     0xe6, 0x64, // out 0x64, al

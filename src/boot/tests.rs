@@ -1,4 +1,4 @@
-//! What a guest finds in its memory, and that whatever is in a file, loading it succeeds or says why not.
+//! What [`load`] writes to guest memory, and that any content of a file is loaded or is an error with one line of text.
 
 #[path = "../../tests/common/images.rs"]
 mod images;
@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use vm_memory::ByteValued;
 use vmm_sys_util::tempfile::TempFile;
 
+use super::input_file::InputFile;
 use super::layout::{ACPI_TABLES, ACPI_TABLES_END, PAGE_TABLES, memory_map, ram_ranges};
-use super::source::Source;
 use super::*;
 use images::{bzimage, cpio, elf, pvh};
 
@@ -36,8 +36,13 @@ fn load_into(memory: &GuestMemoryMmap, kernel: &[u8], archives: &[&[u8]], cmdlin
     let archives: Vec<_> = archives.iter().map(|archive| file(archive)).collect();
     let initramfs: Vec<_> = archives.iter().map(|archive| archive.as_path().to_owned()).collect();
     let image = Image::File(kernel.as_path().to_owned());
-    let (image, initramfs) = (&image, &initramfs[..]);
-    load(memory, &BootParams { image, initramfs, root: None, cmdline, cpus: 1, virtio: 0, wake_line: false })
+    load(memory, &BootParams { initramfs: &initramfs, cmdline, ..params(&image) })
+}
+
+/// A guest with one vCPU, without initramfs and devices.
+fn params(image: &Image) -> BootParams<'_> {
+    let (initramfs, initramfs_source, cmdline) = (&[], None, "");
+    BootParams { image, initramfs, initramfs_source, cmdline, cpus: 1, second_serial: false, virtio_devices: 0 }
 }
 
 fn bytes(memory: &GuestMemoryMmap, at: u64, len: usize) -> Vec<u8> {
@@ -53,7 +58,7 @@ fn object<T: ByteValued>(memory: &GuestMemoryMmap, at: u64) -> T {
 // ---- What is where -------------------------------------------------------------------------------------------------
 
 #[test]
-fn an_elf_image_is_entered_where_it_says_with_a_zero_page() {
+fn an_elf_image_is_entered_at_its_entry_point_with_a_zero_page() {
     let memory = memory(64 * MIB);
     let cmdline = "a=b,c \"d e\" -- f";
     let entry = load_into(&memory, &elf(CODE), &[], cmdline).unwrap();
@@ -100,7 +105,7 @@ fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
 }
 
 #[test]
-fn archives_lie_one_behind_the_other_at_multiples_of_four() {
+fn archives_follow_each_other_at_multiples_of_four() {
     let memory = memory(64 * MIB);
     let (first, second) = (b"\x1f\x8b\x08\0.", cpio("init", b"x")); // five bytes of gzip, as far as can be seen
     load_into(&memory, &elf(CODE), &[first, &second], "").unwrap();
@@ -125,7 +130,9 @@ fn the_first_4_gib_are_mapped_to_themselves() {
 fn acpi_tables_add_up_for_any_number_of_vcpus() {
     let memory = memory(2 * MIB);
     for cpus in [1, 2, 4, 254] {
-        acpi::write(&memory, cpus, 17, true).unwrap();
+        let image = Image::Raw(CODE);
+        let devices = BootParams { cpus, second_serial: true, virtio_devices: 17, ..params(&image) };
+        acpi::write(&memory, &devices).unwrap();
         let sum = |at: u64, len: usize| bytes(&memory, at, len).iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         assert_eq!((sum(ACPI_TABLES, 20), sum(ACPI_TABLES, 36)), (0, 0), "RSDP");
         let table = |at: u64, signature: &[u8; 4]| {
@@ -158,7 +165,7 @@ fn acpi_tables_add_up_for_any_number_of_vcpus() {
 // ---- What does not fit ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_command_line_may_be_as_long_as_the_kernel_says_and_no_longer() {
+fn a_command_line_may_be_as_long_as_the_kernel_accepts_and_no_longer() {
     let memory = memory(2 * MIB);
     let with_max = |max: u32| {
         let mut image = bzimage(CODE);
@@ -168,12 +175,12 @@ fn a_command_line_may_be_as_long_as_the_kernel_says_and_no_longer() {
     for (image, max) in [(elf(CODE), 2047), (with_max(255), 255), (with_max(0), 2047), (with_max(u32::MAX), 65535)] {
         assert!(load_into(&memory, &image, &[], &"x".repeat(max)).is_ok());
         let error = load_into(&memory, &image, &[], &"x".repeat(max + 1)).unwrap_err();
-        assert!(matches!(error, Error::CommandLine { len, max: told } if (len, told) == (max + 1, max)), "{error}");
+        assert!(matches!(error, Error::CommandLine { len, max: limit } if (len, limit) == (max + 1, max)), "{error}");
     }
 }
 
 #[test]
-fn too_little_memory_is_an_error_with_both_figures_and_a_way_out() {
+fn too_little_memory_is_an_error_with_both_sizes_and_a_suggestion() {
     let error = load_into(&memory(4 * MIB), &elf(&vec![0; 3 << 20]), &[&cpio("data", &[0; 1 << 20])], "").unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("guest memory of 4M is too small: kernel '"), "{text}");
@@ -190,21 +197,22 @@ fn a_bzimage_too_short_for_its_entry_is_refused_wherever_it_wants_to_be() {
         put(images::INIT_SIZE, &[0; 4]);
         put(images::PREF_ADDRESS, &address.to_le_bytes());
         let error = load_into(&memory(2 * MIB), &image, &[], "").unwrap_err();
-        assert!(error.to_string().ends_with("It is too short to have a 64-bit entry"), "{error}");
+        assert!(error.to_string().ends_with("it is too short to have a 64-bit entry"), "{error}");
     }
 }
 
 /// A kernel that ends at `end` and takes an initramfs up to `initramfs_max`.
 fn kernel(end: u64, initramfs_max: u64) -> Kernel {
-    let source = Source::open(file(b"x").as_path(), Role::Kernel).unwrap();
-    Kernel { source, entry: HIGH_RAM, protocol: Protocol::Elf, end, initramfs_max, cmdline_max: 0, setup: None }
+    let file = InputFile::open(file(b"x").as_path(), "kernel").unwrap();
+    let initramfs_end = initramfs_max + 1;
+    Kernel { file, entry: HIGH_RAM, protocol: Protocol::Elf, end, initramfs_end, cmdline_max: 0, setup: None }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_initramfs_is_placed_where_it_may_be_or_nowhere(
+    fn an_initramfs_gets_a_range_that_the_kernel_accepts_or_an_error(
         ram in (2 * MIB..5 << 30).prop_map(|ram| ram & !0xfff),
         end in MIB..4 << 30,
         max in prop_oneof![Just(0x7fff_ffffu64), Just(u32::MAX.into()), 0..1u64 << 32],
@@ -212,18 +220,18 @@ proptest! {
     ) {
         let kernel = kernel(end, max);
         let low = ram.min(MMIO_GAP);
-        match place(&memory(ram), &kernel, len) {
-            Ok(placed) => {
+        match find_range(&memory(ram), &kernel, len) {
+            Ok(found) => {
                 prop_assert!(end <= low);
-                prop_assert_eq!(placed.len, len);
+                prop_assert_eq!(found.end - found.start, len);
                 if len > 0 {
-                    prop_assert_eq!(placed.start % PAGE_SIZE, 0);
-                    prop_assert!(placed.start >= end && placed.start + len <= low && placed.start + len - 1 <= max);
+                    prop_assert_eq!(found.start % PAGE_SIZE, 0);
+                    prop_assert!(found.start >= end && found.start + len <= low && found.start + len - 1 <= max);
                 }
             }
             Err(Error::NoRoom { suggestion, .. }) => {
                 prop_assert!(end > low || low.min(max + 1).saturating_sub(len) & !0xfff < end);
-                prop_assert!(place(&memory(suggestion.0), &kernel, len).is_ok(), "--memory {} is no help", suggestion);
+                prop_assert!(find_range(&memory(suggestion.0), &kernel, len).is_ok(), "--memory {suggestion}");
             }
             Err(_) => {
                 let room = MMIO_GAP.min(max + 1).saturating_sub(end + PAGE_SIZE);
@@ -247,9 +255,9 @@ proptest! {
     }
 }
 
-// ---- Files nobody made on purpose ----------------------------------------------------------------------------------
+// ---- Invalid files -------------------------------------------------------------------------------------------------
 
-/// Changes to a file: numbers of one to eight bytes, odd ones more often than others, at these offsets or about there.
+/// Changes of a file: numbers of one to eight bytes, often extreme ones, at the offsets `fields` or in `near`.
 fn changes(fields: &'static [usize], near: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(usize, usize, u64)>> {
     let at = prop_oneof![proptest::sample::select(fields), near];
     let number = prop_oneof![
@@ -272,7 +280,7 @@ fn changed(mut image: Vec<u8>, changes: &[(usize, usize, u64)], len: usize) -> V
     image
 }
 
-/// Loads `image`: whatever it is, either there is an entry in RAM or a message in one line.
+/// Loads `image`. The result is an entry in RAM or an error of one line.
 fn load_any(image: &[u8]) -> Result<(), TestCaseError> {
     let size = 8 * MIB;
     match load_into(&memory(size), image, &[], "") {
@@ -282,7 +290,7 @@ fn load_any(image: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Mostly the whole file.
+/// A length at which to cut a file off; in most cases its own.
 fn length() -> impl Strategy<Value = usize> {
     prop_oneof![4 => Just(usize::MAX), 1 => 0..3000usize]
 }
@@ -304,7 +312,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bzimage_header_loads_or_says_why_not(
+    fn any_bzimage_header_is_loaded_or_is_an_error(
         changes in changes(BZIMAGE_FIELDS, images::SETUP_HEADER),
         len in length(),
     ) {
@@ -312,12 +320,12 @@ proptest! {
     }
 
     #[test]
-    fn any_elf_header_loads_or_says_why_not(changes in changes(ELF_FIELDS, 0..200), len in length()) {
+    fn any_elf_header_is_loaded_or_is_an_error(changes in changes(ELF_FIELDS, 0..200), len in length()) {
         load_any(&changed(pvh(CODE, MIB as u32), &changes, len))?;
     }
 
     #[test]
-    fn any_bytes_behind_a_magic_number_load_or_say_why_not(
+    fn any_bytes_after_a_magic_number_are_loaded_or_are_an_error(
         magic in proptest::sample::select(vec![&b""[..], b"\x7fELF\x02\x01", b"\x1f\x8b"]),
         noise in proptest::collection::vec(any::<u8>(), 0..2048),
     ) {
@@ -337,11 +345,77 @@ proptest! {
     }
 }
 
-/// A tmpfs has an inode for each page that it may have.
+/// The number of inodes of a tmpfs is its maximum size in pages.
 #[test]
-fn many_small_files_are_too_many_for_a_tmpfs() {
-    let packed = |unpacked, entries| crate::exec::rootfs::Packed { len: 0, unpacked, entries };
-    let free = 480 * MIB;
-    assert!(fits_tmpfs(packed(200 * MIB, 50_000), free) && !fits_tmpfs(packed(220 * MIB, 50_000), free));
-    assert!(!fits_tmpfs(packed(70 * MIB, 70_000), free), "it has 61,440");
+fn many_small_files_do_not_fit_in_a_tmpfs() {
+    let fits = |unpacked, entries| Written { len: 0, unpacked, entries }.fits_tmpfs(480 * MIB);
+    assert!(fits(200 * MIB, 50_000) && !fits(220 * MIB, 50_000));
+    assert!(!fits(70 * MIB, 70_000), "it has 61,440");
+}
+
+// ---- Generated archives --------------------------------------------------------------------------------------------
+
+/// Writes an archive of `len` bytes, all of them `BYTE`; fails if `len` is 0.
+#[derive(Debug)]
+struct Generated(Written);
+
+const BYTE: u8 = 0x5a;
+
+impl InitramfsSource for Generated {
+    fn name(&self) -> String {
+        "generated".to_owned()
+    }
+
+    fn write(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<Written, SourceError> {
+        let len = self.0.len.min(range.end - range.start);
+        memory.write_slice(&vec![BYTE; len as usize], GuestAddress(range.start))?;
+        if len > 0 { Ok(self.0) } else { Err("it failed".into()) }
+    }
+}
+
+/// Loads `kernel`, `archive`, and a generated archive of `len` bytes that takes `unpacked` bytes when it is unpacked.
+fn generate(memory: &GuestMemoryMmap, kernel: &[u8], archive: &[u8], len: u64, unpacked: u64) -> Result<Entry, Error> {
+    let (kernel, archive) = (file(kernel), file(archive));
+    let image = Image::File(kernel.as_path().to_owned());
+    let source = Generated(Written { len, unpacked, entries: 3 });
+    let initramfs = &[archive.as_path().to_owned()];
+    load(memory, &BootParams { initramfs, initramfs_source: Some(&source), cmdline: "quiet", ..params(&image) })
+}
+
+#[test]
+fn a_generated_archive_follows_the_files_and_the_kernel_gets_their_sum() {
+    let memory = memory(128 * MIB);
+    let archive = cpio("init", b"x");
+    for (unpacked, cmdline) in [(5, "quiet\0"), (60 * MIB, "rootfstype=ramfs quiet\0")] {
+        generate(&memory, &bzimage(CODE), &archive, 1000, unpacked).unwrap();
+        let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
+        let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
+        assert_eq!((start, len), (2 * MIB, archive.len() + 1000));
+        assert_eq!(bytes(&memory, start, len), [&archive[..], &[BYTE; 1000]].concat());
+        assert_eq!(bytes(&memory, COMMAND_LINE, cmdline.len()), cmdline.as_bytes());
+        assert_eq!({ header.cmdline_size } as usize, cmdline.len() - 1);
+    }
+    let error = generate(&memory, &bzimage(CODE), &archive, 0, 0).unwrap_err();
+    assert_eq!(error.to_string(), "it failed");
+}
+
+#[test]
+fn a_generated_archive_that_does_not_fit_is_an_error_whose_suggestion_is_enough() {
+    let archive = cpio("init", b"x");
+    for (len, unpacked) in [(41 * MIB, 41 * MIB), (20 * MIB, 41 * MIB), (20 * MIB, 1500 * MIB)] {
+        let error = generate(&memory(32 * MIB), &bzimage(CODE), &archive, len, unpacked).unwrap_err();
+        let text = error.to_string();
+        let Error::NoRoomToUnpack { suggestion, needed, .. } = error else { panic!("{text}") };
+        assert!(needed.0 > len + unpacked && suggestion.0 >= needed.0, "{text}");
+        let start =
+            format!("guest memory of 32M is too small for 'generated': its files take {}, and ", ByteSize(unpacked));
+        let end = format!("{needed} are needed until they are unpacked; try --memory {suggestion}");
+        assert_eq!(text, start + &end);
+        generate(&memory(suggestion.0), &bzimage(CODE), &archive, len, unpacked).unwrap();
+    }
+    let mut image = bzimage(CODE);
+    image[images::INITRD_ADDR_MAX..][..4].copy_from_slice(&(33 * MIB as u32 - 1).to_le_bytes());
+    let error = generate(&memory(64 * MIB), &image, &cpio("a", b""), 41 * MIB, 41 * MIB).unwrap_err();
+    let expected = "'generated' is too large to be an initramfs: its files take 41M, and this kernel takes 31M at most";
+    assert_eq!(error.to_string(), expected);
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::boot;
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
 use crate::console::terminal;
@@ -37,7 +38,7 @@ use channel::Stream;
 use host::{ExecHost, HostIo};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use port::{DOORBELL, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
-use rootfs::{NewFile, Overlay, Root, libraries_of};
+use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 use stream::OutputStream;
 
 /// A command and the guest it runs in.
@@ -72,7 +73,7 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let size = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
-    let linked = libraries_of(Path::new(SELF))?;
+    let linked = libraries_of(Path::new(SELF)).map_err(boot::Error::from)?;
 
     let mut job = Job {
         command: config.command,
@@ -103,12 +104,12 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
     machine.cmdline = format!("{} {CMDLINE}{first}", machine.cmdline);
-    let root = Root {
+    let root = RootfsSpec {
         directory: config.root,
-        additions,
+        overlays: additions,
         files: vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }],
     };
-    let builder = VmmBuilder::new(machine)?.root(root).raw_terminal(has_terminal);
+    let builder = VmmBuilder::new(machine)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let (builder, host) = connect(builder, config.kill_after, has_terminal)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());

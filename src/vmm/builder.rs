@@ -13,7 +13,7 @@ use super::legacy_devices::LegacyDevices;
 use super::outcome::ExitReason;
 use super::virtio::{Attachment, VirtioDevices};
 use super::{KvmVm, Subscriber, Vmm, kvm};
-use crate::boot::{ByteSize, layout};
+use crate::boot::{ByteSize, InitramfsSource, layout};
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
 use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, ConsoleParts, Drain, Verdict};
@@ -37,8 +37,8 @@ pub(super) struct Hooks {
     pub on_signal: Option<SignalHook>,
     pub on_exit: Option<ExitHook>,
     pub raw_terminal: bool,
-    pub com2: bool,
-    pub root: Option<crate::exec::rootfs::Root>,
+    pub second_serial: bool,
+    pub initramfs_source: Option<Box<dyn InitramfsSource + Send>>,
 }
 
 /// A VM that is built but can still be extended: with port devices, subscribers of the event loop, and hooks.
@@ -109,7 +109,7 @@ impl VmmBuilder {
         self.vm_fd().register_irqfd(&irq, COM2_IRQ).map_err(Error::kvm("connect COM2's interrupt"))?;
         let serial = Arc::new(Serial::new(irq, eventfd()?));
         serial.close();
-        self.0.hooks.com2 = true;
+        self.0.hooks.second_serial = true;
         let bus = self.port_device(COM2_PORT, COM1_PORTS, serial.clone());
         Ok((bus.map_err(|error| Error::host("place COM2")(io::Error::other(error)))?, serial))
     }
@@ -134,9 +134,9 @@ impl VmmBuilder {
         self
     }
 
-    /// Packs `root` into one more initramfs archive, over the others.
-    pub fn root(mut self, root: crate::exec::rootfs::Root) -> Self {
-        self.0.hooks.root = Some(root);
+    /// Adds an archive that is generated in guest memory, after the initramfs files of the configuration.
+    pub fn initramfs_source(mut self, source: Box<dyn InitramfsSource + Send>) -> Self {
+        self.0.hooks.initramfs_source = Some(source);
         self
     }
 

@@ -133,10 +133,16 @@ impl Vmm {
 
     fn load(&self) -> Result<Entry, Error> {
         let VMMConfig { image, initramfs, cmdline, cpus, .. } = &self.config;
-        let (virtio, wake_line) = (self.virtio.subscribers.len(), self.hooks.com2);
-        let params =
-            BootParams { image, initramfs, root: self.hooks.root.as_ref(), cmdline, cpus: *cpus, virtio, wake_line };
-        let entry = boot::load_noting(self.ram.memory(), &params, &mut |note| log::warn!("{note}"))?;
+        let params = BootParams {
+            image,
+            initramfs,
+            initramfs_source: self.hooks.initramfs_source.as_deref().map(|source| source as _),
+            cmdline,
+            cpus: *cpus,
+            virtio_devices: self.virtio.subscribers.len(),
+            second_serial: self.hooks.second_serial,
+        };
+        let entry = boot::load(self.ram.memory(), &params)?;
         log::info!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0);
         log::info!("command line: {cmdline}");
         Ok(entry)

@@ -55,15 +55,15 @@ fn the_images_the_others_are_made_from_are_good() {
 #[test]
 fn files_that_are_no_kernel() {
     need_kvm!();
-    let nothing_known = "It is neither a bzImage nor an ELF image";
+    let nothing_known = "it is neither a bzImage nor an ELF image";
     refused(
         "kernel",
         &[
-            ("empty", vec![], "It is empty"),
+            ("empty", vec![], "it is empty"),
             ("short", vec![0x7f], nothing_known),
             ("zeros", vec![0; 1 << 20], nothing_known),
             ("random", noise(1 << 20), nothing_known),
-            ("gzip", b"\x1f\x8b\x08\0 and so on".to_vec(), "It is gzip-compressed; unpack it first (gunzip)"),
+            ("gzip", b"\x1f\x8b\x08\0 and so on".to_vec(), "it is gzip-compressed; unpack it first (gunzip)"),
         ],
     );
 }
@@ -72,29 +72,29 @@ fn files_that_are_no_kernel() {
 fn elf_images_that_are_no_kernel() {
     need_kvm!();
     let good = || elf(&EXIT_7);
-    let broken = "Its ELF program headers are broken";
+    let broken = "its ELF program headers are invalid";
     let segment = images::PROGRAM_HEADER;
     refused(
         "kernel",
         &[
-            ("32-bit", changed(good(), 4, &[1]), "It is not a 64-bit little-endian ELF image"),
-            ("big-endian", changed(good(), 5, &[2]), "It is not a 64-bit little-endian ELF image"),
-            ("arm64", changed(good(), 18, &[183]), "It is for another machine than x86-64 (ELF machine 183)"),
-            ("magic-only", b"\x7fELF".to_vec(), "It is not a 64-bit little-endian ELF image"),
+            ("32-bit", changed(good(), 4, &[1]), "it is not a 64-bit little-endian ELF image"),
+            ("big-endian", changed(good(), 5, &[2]), "it is not a 64-bit little-endian ELF image"),
+            ("arm64", changed(good(), 18, &[183]), "it is not built for x86-64 (ELF machine 183)"),
+            ("magic-only", b"\x7fELF".to_vec(), "it is not a 64-bit little-endian ELF image"),
             ("header-size", changed(good(), 54, &[55]), broken),
             ("header-count", changed(good(), 56, &[0xff, 0xff]), broken),
-            ("no-headers", changed(good(), 56, &[0]), "It has no segment to load"),
-            ("headers-far-away", changed(good(), 32, &[0xff; 8]), "It has no segment to load"),
-            ("entry", changed(good(), 24, &[0, 0, 0x20]), "Its entry point 0x200000 is outside its segments"),
-            ("low", changed(good(), segment + 24, &[0, 0, 0]), "It wants to be loaded at 0x0, below 1 MiB"),
+            ("no-headers", changed(good(), 56, &[0]), "it has no segment to load"),
+            ("headers-far-away", changed(good(), 32, &[0xff; 8]), "it has no segment to load"),
+            ("entry", changed(good(), 24, &[0, 0, 0x20]), "its entry point 0x200000 is outside its segments"),
+            ("low", changed(good(), segment + 24, &[0, 0, 0]), "its load address 0x0 is below 1 MiB"),
             (
                 "file-size",
                 changed(good(), segment + 32, &[0xff; 8]),
-                "It is cut off: a segment ends behind its 2168 bytes",
+                "it is cut off: a segment ends after its 2168 bytes",
             ),
             ("memory-size", changed(good(), segment + 40, &[0; 8]), broken),
             ("address", changed(good(), segment + 24, &[0xff; 8]), broken),
-            ("cut-off", good()[..1000].to_vec(), "It is cut off: a segment ends behind its 1000 bytes"),
+            ("cut-off", good()[..1000].to_vec(), "it is cut off: a segment ends after its 1000 bytes"),
             ("random-headers", [&good()[..24], &noise(4096)].concat(), broken),
         ],
     );
@@ -104,25 +104,25 @@ fn elf_images_that_are_no_kernel() {
 fn bzimages_that_cannot_be_entered() {
     need_kvm!();
     let good = || bzimage(&EXIT_7);
-    let cut = |len| format!("It is cut off: its header announces {} bytes, but it has {len}", good().len());
+    let cut = |len| format!("it is cut off: its header announces {} bytes, but it has {len}", good().len());
     refused(
         "kernel",
         &[
-            ("32-bit", changed(good(), images::XLOADFLAGS, &[0]), "It has no 64-bit entry: it is a 32-bit kernel"),
+            ("32-bit", changed(good(), images::XLOADFLAGS, &[0]), "it has no 64-bit entry: it is a 32-bit kernel"),
             (
                 "old",
                 changed(good(), images::VERSION, &[0x0b, 2]),
-                "Its boot protocol 2.11 is older than 2.12 (Linux 3.8)",
+                "its boot protocol 2.11 is older than 2.12 (Linux 3.8)",
             ),
-            ("cut-early", good()[..0x100].to_vec(), "It is neither a bzImage nor an ELF image"),
-            ("cut-in-header", good()[..0x220].to_vec(), "It has no 64-bit entry: it is a 32-bit kernel"),
+            ("cut-early", good()[..0x100].to_vec(), "it is neither a bzImage nor an ELF image"),
+            ("cut-in-header", good()[..0x220].to_vec(), "it has no 64-bit entry: it is a 32-bit kernel"),
             ("cut", good()[..2000].to_vec(), &cut(2000)),
             ("cut-by-one", good()[..good().len() - 1].to_vec(), &cut(good().len() - 1)),
-            ("low", changed(good(), images::PREF_ADDRESS, &[0; 8]), "It wants to be loaded at 0x0, below 1 MiB"),
+            ("low", changed(good(), images::PREF_ADDRESS, &[0; 8]), "its load address 0x0 is below 1 MiB"),
             (
                 "impossible",
                 changed(good(), images::PREF_ADDRESS, &[0xff; 8]),
-                "Its load address 0xffffffffffffffff is impossible",
+                "its load address 0xffffffffffffffff is impossible",
             ),
         ],
     );
@@ -132,18 +132,18 @@ fn bzimages_that_cannot_be_entered() {
 fn files_that_are_no_initramfs() {
     need_kvm!();
     let archive = || cpio("init", &[b'x'; 1000]);
-    let nothing_known = "It is neither a cpio archive (newc) nor in a compression that Linux knows";
-    let tail = "It has neither a cpio header nor a known compression at byte 1536";
+    let nothing_known = "it is neither a cpio archive (newc) nor in a compression that Linux supports";
+    let tail = "it has neither a cpio header nor a known compression at byte 1536";
     refused(
         "initramfs",
         &[
-            ("empty", vec![], "It is empty"),
-            ("zeros", vec![0; 4096], "It holds nothing but zeros"),
+            ("empty", vec![], "it is empty"),
+            ("zeros", vec![0; 4096], "it contains only zeros"),
             ("random", noise(1 << 20), nothing_known),
             ("kernel", bzimage(&EXIT_7), nothing_known),
-            ("cut-in-header", archive()[..100].to_vec(), "Its cpio header at byte 0 is broken"),
-            ("cut", archive()[..600].to_vec(), "It is cut off: byte 1116 is the least it must have, but it has 600"),
-            ("header", changed(archive(), 54, b"x"), "Its cpio header at byte 0 is broken"),
+            ("cut-in-header", archive()[..100].to_vec(), "its cpio header at byte 0 is invalid"),
+            ("cut", archive()[..600].to_vec(), "it is cut off: it must have at least 1116 bytes, but it has 600"),
+            ("header", changed(archive(), 54, b"x"), "its cpio header at byte 0 is invalid"),
             ("tail", [archive(), noise(100)].concat(), tail),
         ],
     );
@@ -157,9 +157,9 @@ fn files_that_are_no_files() {
     fs::create_dir(dir.path().join("directory")).unwrap();
     assert!(Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap().success());
     for (name, why) in [
-        ("directory", "cannot use ROLE 'directory': It is a directory"),
-        ("fifo", "cannot use ROLE 'fifo': It is not a regular file"),
-        ("/dev/zero", "cannot use ROLE '/dev/zero': It is not a regular file"),
+        ("directory", "cannot use ROLE 'directory': it is a directory"),
+        ("fifo", "cannot use ROLE 'fifo': it is not a regular file"),
+        ("/dev/zero", "cannot use ROLE '/dev/zero': it is not a regular file"),
         ("missing", "cannot open ROLE 'missing': No such file or directory"),
         ("good/missing", "cannot open ROLE 'good/missing': Not a directory"),
         ("two\nlines\x1b[31m", "cannot open ROLE 'two?lines?[31m': No such file or directory"),
@@ -210,6 +210,6 @@ fn memory_that_is_too_small_is_an_error_with_both_figures() {
     let endless = File::create(dir.path().join("endless")).unwrap();
     endless.set_len(1 << 40).unwrap(); // takes no room on the disk
     let ended = end(run_in(&dir, &["--kernel=kernel", "--initramfs=endless"]));
-    let line = "kickvm: cannot use kernel 'kernel': It and the initramfs need memory up to 1048587M, but a guest has 3G below 4 GiB at most";
+    let line = "kickvm: cannot use kernel 'kernel': it and the initramfs need memory up to 1048587M, but a guest has 3G below 4 GiB at most";
     ended.assert(125, "", &[line]);
 }

@@ -92,7 +92,7 @@ fn odd_names_and_kinds(exec: Exec) {
     let expected = "-dash=-dash\nback\\slash=back\\slash\nlink=-dash\nquote'\"=quote'\"\ntwo\nlines=two\nlines\n\
         two words=two words\numläut 日本語=umläut 日本語\n./-dash 4751 2 regular file\n./link 4751 2 regular file\n\
         fifo 644 1 fifo\ntwo words 1000000000\nloop\nnowhere at all\nlinked\nno socket\n";
-    ended.assert(0, expected, "kickvm: warning: 'odd/socket' is left out: It is a socket\n");
+    ended.assert(0, expected, "kickvm: warning: 'odd/socket' is left out: it is a socket\n");
 }
 
 /// Links, hard links and modes of the root stay, but for what is added.

@@ -62,9 +62,16 @@ impl Machine {
     fn start(kvm: &Kvm, cpuid: &CpuidTemplate, guest: &'static [u8], buses: Buses) -> Self {
         let ram = Arc::new(GuestRam::new(layout::ram_ranges(MIN_MEMORY)).unwrap());
         let image = &Image::Raw(guest);
-        let payload =
-            BootParams { image, initramfs: &[], root: None, cmdline: "", cpus: 1, virtio: 0, wake_line: false };
-        let entry = boot::load(ram.memory(), &payload).unwrap();
+        let params = BootParams {
+            image,
+            initramfs: &[],
+            initramfs_source: None,
+            cmdline: "",
+            cpus: 1,
+            second_serial: false,
+            virtio_devices: 0,
+        };
+        let entry = boot::load(ram.memory(), &params).unwrap();
         let handler = WrappedExitHandler::new().unwrap();
         let mut manager = EventManager::new().unwrap();
         manager.add_subscriber(handler.subscriber() as Arc<Mutex<dyn MutEventSubscriber + Send>>);

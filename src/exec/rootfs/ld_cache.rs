@@ -1,21 +1,24 @@
-//! `/etc/ld.so.cache`: where the dynamic linker of this host finds libraries (glibc, sysdeps/generic/dl-cache.h).
+//! `/etc/ld.so.cache`: the paths of this host's libraries, as ldconfig(8) writes them for the dynamic linker (glibc,
+//! sysdeps/generic/dl-cache.h).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// The cache's path, on the host and in a guest that is given libraries.
+/// The path of the cache, on the host and in a guest that gets libraries.
 pub const PATH: &str = "/etc/ld.so.cache";
 
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
+/// Sizes of `struct cache_file_new` and `struct file_entry_new`.
 const HEADER: usize = 48;
 const ENTRY: usize = 24;
-/// `FLAG_X8664_LIB64 | FLAG_ELF_LIBC6`
+/// `FLAG_X8664_LIB64 | FLAG_ELF_LIBC6`: the flags of a library for x86-64.
 const X86_64: u32 = 0x0303;
 
-/// The paths of all libraries for x86-64 in `cache`, by name; of several with one name the first, which the linker prefers.
+/// The paths of all libraries for x86-64 in `cache`, by name. If a name has several, the first is taken, as the dynamic
+/// linker does.
 pub fn parse(cache: &[u8]) -> HashMap<String, PathBuf> {
     let mut found = HashMap::new();
-    // The old format may come first, and the new one behind it.
+    // An entry table of the old format may precede the new one.
     let Some(start) = cache.windows(MAGIC.len()).position(|window| window == MAGIC) else { return found };
     let cache = &cache[start..];
     let word = |at: usize| cache.get(at..at + 4).map(|it| u32::from_le_bytes([it[0], it[1], it[2], it[3]]));
@@ -27,7 +30,7 @@ pub fn parse(cache: &[u8]) -> HashMap<String, PathBuf> {
     for n in 0..word(MAGIC.len()).unwrap_or(0) as usize {
         let at = HEADER + n * ENTRY;
         let (Some(flags), Some(key), Some(value)) = (word(at), word(at + 4), word(at + 8)) else { break };
-        // Variants for newer processors come with a mask (`hwcap`), of which a guest may not have all.
+        // An entry with a mask of processor features (`hwcap`) is left out: the guest may not have them.
         let plain = word(at + 16) == Some(0) && word(at + 20) == Some(0);
         if let (X86_64, true, Some(name), Some(path)) = (flags, plain, text(key as usize), text(value as usize)) {
             found.entry(name.to_owned()).or_insert_with(|| path.into());

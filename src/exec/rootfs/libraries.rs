@@ -1,91 +1,84 @@
-//! The libraries of a dynamic executable, found as the dynamic linker would find them.
+//! The libraries of a dynamically linked executable, searched for as the dynamic linker does (ld.so(8)).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::elf::{self, Dynamic};
-use super::ld_cache;
-use crate::boot::Error;
+use super::{Error, ld_cache};
 
-/// Where libraries are, whatever the cache may say.
+/// Where the dynamic linkers of distributions search after the cache.
 const DEFAULT_DIRECTORIES: [&str; 6] =
     ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 
-/// What a dynamic executable needs besides itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The files that a dynamically linked executable needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linked {
-    /// Its dynamic linker.
+    /// The dynamic linker.
     pub linker: PathBuf,
-    /// Its libraries, and theirs.
+    /// The libraries of the executable and of these libraries, sorted.
     pub libraries: Vec<PathBuf>,
 }
 
 impl Linked {
-    /// All files that the executable needs in a guest, and what tells the linker there where they are.
+    /// All files that the executable needs in a guest, with the cache by which the dynamic linker finds the libraries.
     pub fn files(self) -> impl Iterator<Item = PathBuf> {
-        let cache = Path::new(ld_cache::PATH);
-        let cache = cache.exists().then(|| cache.to_owned());
+        let cache = Some(PathBuf::from(ld_cache::PATH)).filter(|path| path.exists());
         self.libraries.into_iter().chain([self.linker]).chain(cache)
     }
 }
 
-/// Finds what the executable at `path` needs; `None` if that is nothing.
+/// Finds what the executable at `path` needs; `None` if it is not dynamically linked.
+///
+/// # Errors
+/// The executable or a library cannot be read, or a library cannot be found.
 pub fn libraries_of(path: &Path) -> Result<Option<Linked>, Error> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Pack { path, source }
-    };
+    let read = |path: &Path| elf::read(path).map_err(|source| Error::Pack { path: path.to_owned(), source });
     if !path.is_file() {
         return Ok(None);
     }
-    let Some(executable) = elf::read(path).map_err(fail(path))? else { return Ok(None) };
-    let Some(linker) = executable.linker.clone() else { return Ok(None) };
+    let Some(executable) = read(path)? else { return Ok(None) };
+    let Some(linker) = executable.linker.as_ref().map(PathBuf::from) else { return Ok(None) };
     let cache = ld_cache::parse(&fs::read(ld_cache::PATH).unwrap_or_default());
-    let mut found = Linked { linker: linker.into(), libraries: Vec::new() };
-    let mut seen: HashSet<String> =
-        found.linker.file_name().map(|name| name.to_string_lossy().into()).into_iter().collect();
     let inherited = search_path(path, executable.rpath.as_deref());
+    let mut libraries = Vec::new();
+    // The dynamic linker is loaded already; libraries name it, too.
+    let mut seen = HashSet::from([linker.file_name().unwrap_or_default().to_owned()]);
     let mut todo = VecDeque::from([(path.to_owned(), executable)]);
-    while let Some((user, dynamic)) = todo.pop_front() {
-        for name in &dynamic.needed {
-            if !seen.insert(name.clone()) {
+    while let Some((user, Dynamic { needed, rpath, runpath, .. })) = todo.pop_front() {
+        let directories = match runpath {
+            Some(runpath) => search_path(&user, Some(&runpath)), // an rpath is then ignored
+            None => [search_path(&user, rpath.as_deref()), inherited.clone()].concat(),
+        };
+        for library in needed {
+            if !seen.insert(OsString::from(&library)) {
                 continue;
             }
-            let library = find(name, &user, &dynamic, &inherited, &cache)
-                .ok_or_else(|| Error::NoLibrary { executable: path.to_owned(), library: name.clone() })?;
-            if let Some(dynamic) = elf::read(&library).map_err(fail(&library))? {
-                todo.push_back((library.clone(), dynamic));
+            let Some(found) = find(&library, &directories, &cache) else {
+                return Err(Error::NoLibrary { executable: path.to_owned(), library });
+            };
+            if let Some(dynamic) = read(&found)? {
+                todo.push_back((found.clone(), dynamic));
             }
-            found.libraries.push(library);
+            libraries.push(found);
         }
     }
-    found.libraries.sort();
-    Ok(Some(found))
+    libraries.sort();
+    Ok(Some(Linked { linker, libraries }))
 }
 
-fn find(
-    name: &str,
-    user: &Path,
-    dynamic: &Dynamic,
-    inherited: &[PathBuf],
-    cache: &HashMap<String, PathBuf>,
-) -> Option<PathBuf> {
-    let is_library = |path: &PathBuf| path.is_file();
-    if name.contains('/') {
-        return Some(PathBuf::from(name)).filter(is_library);
+/// Searches for a library in `directories`, which the executable states, in the cache, and in the default directories.
+fn find(library: &str, directories: &[PathBuf], cache: &HashMap<String, PathBuf>) -> Option<PathBuf> {
+    if library.contains('/') {
+        return Some(PathBuf::from(library)).filter(|path| path.is_file());
     }
-    let own = match &dynamic.runpath {
-        Some(runpath) => search_path(user, Some(runpath)), // which makes an rpath void
-        None => [search_path(user, dynamic.rpath.as_deref()), inherited.to_vec()].concat(),
-    };
-    let in_directories = |directories: &[PathBuf]| directories.iter().map(|it| it.join(name)).find(is_library);
-    in_directories(&own)
-        .or_else(|| cache.get(name).cloned().filter(is_library))
-        .or_else(|| in_directories(&DEFAULT_DIRECTORIES.map(PathBuf::from)))
+    let before = directories.iter().map(|directory| directory.join(library));
+    let after = DEFAULT_DIRECTORIES.iter().map(|directory| Path::new(directory).join(library));
+    before.chain(cache.get(library).cloned()).chain(after).find(|path| path.is_file())
 }
 
-/// The directories of a search path, in which `$ORIGIN` is where `user` is.
+/// The directories of a search path, in which `$ORIGIN` is the directory of `user`.
 fn search_path(user: &Path, text: Option<&str>) -> Vec<PathBuf> {
     let origin = user.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)).unwrap_or_default();
     let origin = origin.to_string_lossy();

@@ -81,22 +81,22 @@ fn memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 256 << 20)]).unwrap()
 }
 
-const ROOM: Room = Room { start: 2 * MIB, end: 256 * MIB, most: 2048 * MIB, ram: 256 * MIB };
+const RANGE: Range<u64> = 2 * MIB..256 * MIB;
 
-/// Packs `root`. Returns the entries behind those that every archive begins with, and the notes.
-fn packed(root: &Root) -> (Vec<(Vec<u8>, Entry)>, Vec<String>) {
-    let (memory, mut notes) = (memory(), Vec::new());
-    let packed = pack(&memory, &ROOM, root, &mut |note| notes.push(note)).unwrap();
-    let mut bytes = vec![0; packed.len as usize];
-    memory.read_slice(&mut bytes, GuestAddress(ROOM.start)).unwrap();
+/// Packs `root`. Returns the entries without those that every archive begins with, and the warnings.
+fn packed(root: &RootfsSpec) -> (Vec<(Vec<u8>, Entry)>, Vec<String>) {
+    let memory = memory();
+    let (written, warnings) = root.pack(&memory, RANGE).unwrap();
+    let mut bytes = vec![0; written.len as usize];
+    memory.read_slice(&mut bytes, GuestAddress(RANGE.start)).unwrap();
     let mut entries = read(&bytes);
     let first: Vec<_> = entries.drain(..3).map(|(name, _)| name).collect();
     assert_eq!(first, [&b"."[..], b"dev", b"dev/console"]);
-    (entries, notes)
+    (entries, warnings)
 }
 
-fn directory(path: &Path) -> Root {
-    Root { directory: Some(path.to_owned()), ..Root::default() }
+fn directory(path: &Path) -> RootfsSpec {
+    RootfsSpec { directory: Some(path.to_owned()), ..RootfsSpec::default() }
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn kinds_modes_times_and_links_are_kept_in_the_order_of_names() {
     symlink("loop", at("loop")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
     let _socket = UnixListener::bind(at("socket")).unwrap();
-    let (entries, notes) = packed(&directory(&root.0));
+    let (entries, warnings) = packed(&directory(&root.0));
     let names: Vec<_> = entries.iter().map(|(name, _)| name.as_slice()).collect();
     assert_eq!(names, [&b"."[..], b"a link", b"fifo", b"loop", b"soft", b"sub", b"sub/file"]);
-    assert_eq!(notes, ["warning: 'socket' is left out: It is a socket"]);
+    assert_eq!(warnings, ["'socket' is left out: it is a socket"]);
     let entry = |name: &[u8]| &entries.iter().find(|(it, _)| it == name).unwrap().1;
     let stat = fs::metadata(at("sub/file")).unwrap();
     let (link, file) = (entry(b"a link"), entry(b"sub/file"));
@@ -128,15 +128,15 @@ fn kinds_modes_times_and_links_are_kept_in_the_order_of_names() {
 }
 
 #[test]
-fn additions_make_their_way_and_new_files_come_last() {
+fn overlays_get_parent_directories_and_new_files_come_last() {
     let root = Directory::new();
     fs::write(root.0.join("one"), b"1").unwrap();
     let addition = |guest: &str| Overlay::new(root.0.join("one"), guest);
     let new = NewFile { guest: "/etc/deep/new".into(), mode: 0o600, content: b"new".to_vec() };
-    let root = Root {
-        additions: vec![addition("/etc/deep/../one"), addition("two"), addition("/etc/three")],
+    let root = RootfsSpec {
+        overlays: vec![addition("/etc/deep/../one"), addition("two"), addition("/etc/three")],
         files: vec![new],
-        ..Root::default()
+        ..RootfsSpec::default()
     };
     let (entries, _) = packed(&root);
     let names: Vec<_> = entries.iter().map(|(name, _)| String::from_utf8(name.clone()).unwrap()).collect();
@@ -144,22 +144,22 @@ fn additions_make_their_way_and_new_files_come_last() {
     assert_eq!((entries[5].1.mode, &entries[5].1.content[..]), (libc::S_IFREG | 0o600, &b"new"[..]));
 }
 
-/// On many hosts `/lib` is a link, and so it is in a root that was made of one.
+/// On many hosts `/lib` is a symbolic link, and so it is in a root directory that was copied from one.
 #[test]
-fn a_link_of_the_root_is_no_directory_for_what_is_added_through_it() {
+fn an_overlay_goes_through_a_symbolic_link_of_the_root() {
     let root = Directory::new();
     fs::create_dir(root.0.join("usr")).unwrap();
     symlink("usr", root.0.join("lib")).unwrap();
     fs::write(root.0.join("usr/file"), b"").unwrap();
     let addition = Overlay::new(root.0.join("usr/file"), "/lib/new/file");
-    let (entries, _) = packed(&Root { additions: vec![addition], ..directory(&root.0) });
+    let (entries, _) = packed(&RootfsSpec { overlays: vec![addition], ..directory(&root.0) });
     let libs: Vec<_> =
         entries.iter().filter(|(name, _)| name == b"lib").map(|(_, entry)| entry.mode & libc::S_IFMT).collect();
     assert_eq!(libs, [libc::S_IFLNK]);
     assert_eq!(entries.last().unwrap().0, b"usr/new/file");
 }
 
-/// What the kernel makes of these entries (init/initramfs.c): names, and the inodes that they are.
+/// Unpacks entries as the kernel does (init/initramfs.c): a map from names to inodes.
 fn unpack(entries: &[(Vec<u8>, Entry)]) -> BTreeMap<Vec<u8>, std::rc::Rc<std::cell::RefCell<Entry>>> {
     let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
     let kind = |entry: &Entry| entry.mode & libc::S_IFMT;
@@ -190,7 +190,7 @@ fn names(entries: &[(Vec<u8>, Entry)]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_added_leaves_the_directories_and_links_of_the_root() {
+fn overlays_keep_the_directories_and_links_of_the_root() {
     let (root, overlay) = (Directory::new(), Directory::new());
     fs::create_dir_all(root.0.join("usr/lib/deep")).unwrap();
     fs::create_dir(root.0.join("tmp")).unwrap();
@@ -208,8 +208,8 @@ fn what_is_added_leaves_the_directories_and_links_of_the_root() {
     let early = Overlay::new(overlay.0.join("own/file"), "/own/early");
     let additions = vec![file, early, Overlay::new(&overlay.0, "/")];
     let (before, _) = packed(&directory(&root.0));
-    let (entries, notes) = packed(&Root { additions, ..directory(&root.0) });
-    assert_eq!((&entries[..before.len()], &notes[..]), (&before[..], &[][..]));
+    let (entries, warnings) = packed(&RootfsSpec { overlays: additions, ..directory(&root.0) });
+    assert_eq!((&entries[..before.len()], &warnings[..]), (&before[..], &[][..]));
     let added = &entries[before.len()..];
     let expected = ["tmp/x", "own", "own/early", "gone", "gone/file", "usr/lib/deep/file", "usr/lib/file"];
     assert_eq!(names(added), [&expected[..], &["loop", "loop/file", "own", "own/file"]].concat());
@@ -220,7 +220,7 @@ fn what_is_added_leaves_the_directories_and_links_of_the_root() {
 }
 
 #[test]
-fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
+fn a_file_that_replaces_a_hard_link_is_a_new_file() {
     let (root, new) = (Directory::new(), Directory::new());
     let at = |name: &str| root.0.join(name);
     fs::create_dir(at("bin")).unwrap();
@@ -231,7 +231,7 @@ fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
     symlink("bin", at("sbin")).unwrap();
     fs::write(new.0.join("my-sh"), b"mine").unwrap();
     let content = |additions: Vec<Overlay>| {
-        let (entries, _) = packed(&Root { additions, ..directory(&root.0) });
+        let (entries, _) = packed(&RootfsSpec { overlays: additions, ..directory(&root.0) });
         let files = unpack(&entries);
         let names = ["bin/ash", "bin/busybox", "bin/sh", "top"];
         names.map(|name| String::from_utf8(files[name.as_bytes()].borrow().content.clone()).unwrap())
@@ -252,13 +252,13 @@ fn what_comes_over_a_hard_link_is_a_file_of_its_own() {
     assert_eq!(content(vec![Overlay::new(&new.0, "/")])[2], "both");
 }
 
-/// The kernel keeps a name as long as a name can be for each file that has several.
+/// For each file with several links, the kernel allocates space for the longest name.
 #[test]
 fn only_a_file_with_several_names_in_the_tree_has_links() {
     let (root, other) = (Directory::new(), Directory::new());
     fs::write(root.0.join("a"), b"").unwrap();
     fs::hard_link(root.0.join("a"), other.0.join("a")).unwrap();
-    let unpacked = |root: &Root| pack(&memory(), &ROOM, root, &mut |_| {}).unwrap().unpacked;
+    let unpacked = |root: &RootfsSpec| root.pack(&memory(), RANGE).unwrap().0.unpacked;
     let (entries, _) = packed(&directory(&root.0));
     assert_eq!(entries[1].1.links, 1);
     let one = unpacked(&directory(&root.0));
@@ -285,13 +285,13 @@ fn a_file_goes_into_a_directory() {
         ("bin/other", "usr/bin/other"),
     ] {
         let additions = vec![Overlay::new(new.0.join("tool"), guest)];
-        let (entries, _) = packed(&Root { additions, ..directory(&root.0) });
+        let (entries, _) = packed(&RootfsSpec { overlays: additions, ..directory(&root.0) });
         assert_eq!(names(&entries).last().unwrap(), name, "{guest}");
     }
 }
 
 #[test]
-fn what_the_kernel_would_skip_is_left_out() {
+fn entries_that_the_kernel_would_skip_are_left_out() {
     let (root, overlay) = (Directory::new(), Directory::new());
     fs::create_dir(root.0.join("etc")).unwrap();
     fs::write(root.0.join("TRAILER!!!"), b"").unwrap();
@@ -299,42 +299,42 @@ fn what_the_kernel_would_skip_is_left_out() {
     fs::write(overlay.0.join("last"), b"").unwrap();
     let long = "x/".repeat((4095 - "last".len()) / 2);
     let additions = vec![Overlay::new(&overlay.0, "/"), Overlay::new(overlay.0.join("last"), format!("{long}/last"))];
-    let (entries, notes) = packed(&Root { additions, ..directory(&root.0) });
+    let (entries, warnings) = packed(&RootfsSpec { overlays: additions, ..directory(&root.0) });
     assert_eq!(
         (&names(&entries)[..3], entries.last().unwrap().0.len()),
         (&[".", "etc", "last"].map(String::from)[..], 4094)
     );
     assert_eq!(
-        notes,
-        [
-            "warning: 'TRAILER!!!' is left out: That name ends an initramfs",
-            "warning: 'etc' is left out: A directory has its place"
-        ]
+        warnings,
+        ["'TRAILER!!!' is left out: that name ends an initramfs", "'etc' is left out: a directory has the same name"]
     );
     fs::write(overlay.0.join("longer"), b"").unwrap();
-    let (_, notes) = packed(&Root { additions: vec![Overlay::new(&overlay.0, &long)], ..Root::default() });
-    assert!(notes.len() == 1 && notes[0].ends_with("longer' is left out: Its path in the guest would be too long"));
+    let (_, warnings) =
+        packed(&RootfsSpec { overlays: vec![Overlay::new(&overlay.0, &long)], ..RootfsSpec::default() });
+    assert!(
+        warnings.len() == 1 && warnings[0].ends_with("longer' is left out: its path in the guest would be too long")
+    );
     for guest in [format!("{long}/longer"), "x".repeat(256), "/etc".into()] {
         fs::create_dir_all(root.0.join("etc/last")).unwrap();
-        let root = Root { additions: vec![Overlay::new(overlay.0.join("last"), guest)], ..directory(&root.0) };
-        let error = pack(&memory(), &ROOM, &root, &mut |_| {}).unwrap_err().to_string();
+        let root = RootfsSpec { overlays: vec![Overlay::new(overlay.0.join("last"), guest)], ..directory(&root.0) };
+        let error = root.pack(&memory(), RANGE).unwrap_err().to_string();
         assert!(
-            error.ends_with("/last': Its path in the guest would be too long")
-                || error.ends_with("/last': A directory has its place"),
+            error.ends_with("/last': its path in the guest would be too long")
+                || error.ends_with("/last': a directory has the same name"),
             "{error}"
         );
     }
 }
 
 #[test]
-fn what_is_announced_and_not_there_is_zeros() {
+fn content_that_is_missing_is_zeros() {
     let root = Directory::new();
     let path = root.0.join("short");
     fs::write(&path, b"short").unwrap();
     let (memory, file) = (memory(), fs::File::open(&path).unwrap());
     memory.write_slice(&[0xff; 8192], GuestAddress(MIB)).unwrap();
-    let mut archive = Archive::new(&memory, MIB, 2 * MIB);
-    let done = archive.read(std::os::fd::AsFd::as_fd(&file), MIB, 5000).unwrap();
+    let mut archive = Archive::new(&memory, MIB..2 * MIB);
+    let done = archive.read(std::os::fd::AsFd::as_fd(&file), MIB..MIB + 5000).unwrap();
     let mut bytes = [1; 5001];
     memory.read_slice(&mut bytes, GuestAddress(MIB)).unwrap();
     assert_eq!((done, &bytes[..5]), (5, &b"short"[..]));
@@ -342,75 +342,97 @@ fn what_is_announced_and_not_there_is_zeros() {
 }
 
 #[test]
-fn another_file_system_is_a_directory_without_files() {
+fn a_mount_point_is_a_directory_without_files() {
     if fs::metadata("/dev").unwrap().dev() == fs::metadata("/dev/pts").map_or(0, |it| it.dev()) {
         return; // nothing is mounted there
     }
-    let (entries, notes) = packed(&directory(Path::new("/dev")));
+    let (entries, warnings) = packed(&directory(Path::new("/dev")));
     assert!(
         entries.iter().any(|(name, _)| name == b"pts") && !entries.iter().any(|(name, _)| name.starts_with(b"pts/"))
     );
-    assert!(notes.iter().any(|note| note.starts_with("warning: 'pts' is left out: Another file system")), "{notes:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with("'pts' is left out: another file system")),
+        "{warnings:?}"
+    );
 }
 
 #[test]
-fn a_root_that_is_none_is_an_error() {
+fn a_root_that_is_not_a_directory_is_an_error() {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     for (path, why) in [
         ("/no/such", "No such file or directory"),
-        ("/dev/null", "It is neither a file nor a directory"),
-        (own, "It is not a directory"),
+        ("/dev/null", "it is neither a file nor a directory"),
+        (own, "it is not a directory"),
     ] {
-        let error = pack(&memory(), &ROOM, &directory(Path::new(path)), &mut |_| {}).unwrap_err();
+        let error = directory(Path::new(path)).pack(&memory(), RANGE).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot pack '{path}': {why}"));
     }
 }
 
 #[test]
-fn what_does_not_fit_is_measured_and_the_suggestion_fits() {
+fn what_does_not_fit_is_measured_and_not_written() {
     let root = Directory::new();
     fs::write(root.0.join("large"), vec![1; 40 << 20]).unwrap();
+    fs::write(root.0.join("last"), b"last").unwrap();
     let memory = memory();
-    let small = Room { end: 32 * MIB, ram: 32 * MIB, ..ROOM };
-    memory.write_slice(&[0xaa; 4096], GuestAddress(small.end)).unwrap();
-    let error = pack(&memory, &small, &directory(&root.0), &mut |_| {}).unwrap_err();
-    let Error::NoRoomForRoot { suggestion, needed, .. } = error else { panic!("{error}") };
-    assert!(needed.0 > 128 * MIB && suggestion.0 >= needed.0, "{error}");
-    let mut behind = [0; 4096];
-    memory.read_slice(&mut behind, GuestAddress(small.end)).unwrap();
-    assert!(behind == [0xaa; 4096], "nothing is written behind the room");
-    let enough = Room { end: suggestion.0, ram: suggestion.0, ..ROOM };
-    assert!(pack(&memory, &enough, &directory(&root.0), &mut |_| {}).is_ok());
-    let never = Room { end: 32 * MIB, most: 33 * MIB, ..ROOM };
-    let error = pack(&memory, &never, &directory(&root.0), &mut |_| {}).unwrap_err();
-    assert!(error.to_string().ends_with("its files take 41M, and this kernel takes 31M at most"), "{error}");
+    let whole = directory(&root.0).pack(&memory, RANGE).unwrap().0;
+    assert!(whole.len > 40 * MIB && whole.unpacked > 40 * MIB, "{whole:?}");
+    for end in [32 * MIB, 2 * MIB + 100, 2 * MIB] {
+        memory.write_slice(&[0xaa; 4096], GuestAddress(end)).unwrap();
+        let (written, warnings) = directory(&root.0).pack(&memory, RANGE.start..end).unwrap();
+        assert_eq!((written, &warnings[..]), (whole, &[][..]));
+        let mut after = [0; 4096];
+        memory.read_slice(&mut after, GuestAddress(end)).unwrap();
+        assert!(after == [0xaa; 4096], "nothing is written after the range");
+    }
+    let enough = RANGE.start..RANGE.start + whole.len;
+    assert_eq!(directory(&root.0).pack(&memory, enough).unwrap().0, whole);
 }
 
 #[test]
-fn many_odd_files_are_few_lines() {
+fn a_tree_is_packed_however_deep_it_is() {
+    crate::sys::rlimit::raise_nofile_limit(); // each level has a descriptor
+    let root = Directory::new();
+    let mut open = fs::File::open(&root.0).unwrap();
+    for _ in 0..2040 {
+        nix::sys::stat::mkdirat(&open, "d", nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        open = nix::fcntl::openat(&open, "d", flags, nix::sys::stat::Mode::empty()).unwrap().into();
+    }
+    nix::unistd::symlinkat("here", &open, "leaf").unwrap();
+    // A test's thread has 2 MiB of stack; so little is enough.
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    let spec = directory(&root.0);
+    let (entries, warnings) = small.spawn(move || packed(&spec)).unwrap().join().unwrap();
+    assert_eq!((entries.len(), &warnings[..]), (2042, &[][..]));
+    assert_eq!(entries[2041].0, ["d/".repeat(2040).as_bytes(), b"leaf"].concat());
+}
+
+#[test]
+fn warnings_are_limited_to_ten_and_a_count() {
     let root = Directory::new();
     let sockets: Vec<_> = (0..30).map(|n| UnixListener::bind(root.0.join(n.to_string())).unwrap()).collect();
-    let (_, notes) = packed(&directory(&root.0));
-    assert_eq!((notes.len(), notes[10].as_str(), sockets.len()), (11, "20 more like these", 30));
+    let (_, warnings) = packed(&directory(&root.0));
+    assert_eq!((warnings.len(), warnings[10].as_str(), sockets.len()), (11, "20 more like these", 30));
 }
 
 #[test]
-fn what_is_loaded_of_a_program_still_runs() {
+fn the_loaded_part_of_a_program_runs() {
     let root = Directory::new();
     let whole = fs::read("/proc/self/exe").unwrap();
     let program = Overlay { strip: true, ..Overlay::new("/proc/self/exe", "program") };
     let text = Overlay { strip: true, ..Overlay::new("/proc/self/../../etc/passwd", "text") };
-    let (entries, notes) = packed(&Root { additions: vec![program, text], ..Root::default() });
+    let (entries, warnings) = packed(&RootfsSpec { overlays: vec![program, text], ..RootfsSpec::default() });
     let part = &entries[0].1.content;
-    assert!(part.len() < whole.len() && whole.starts_with(part) && notes.is_empty());
-    assert_eq!(entries[1].1.content, fs::read("/etc/passwd").unwrap(), "what is no executable comes whole");
+    assert!(part.len() < whole.len() && whole.starts_with(part) && warnings.is_empty());
+    assert_eq!(entries[1].1.content, fs::read("/etc/passwd").unwrap(), "a file that is not an executable is whole");
     let path = root.0.join("program");
     fs::write(&path, part).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(std::process::Command::new(&path).arg("--list").output().unwrap().status.success());
 }
 
-/// Names of any bytes that a file's name can have.
+/// Any name that a file can have.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let byte = any::<u8>().prop_filter("a name's byte", |byte| !matches!(byte, 0 | b'/'));
     proptest::collection::vec(byte, 1..40).prop_filter("a name", |name| name != b"." && name != b"..")
@@ -421,7 +443,11 @@ proptest! {
 
     #[test]
     fn any_tree_is_read_back_as_it_is(
-        files in proptest::collection::btree_map((0usize..4, name()), proptest::collection::vec(any::<u8>(), 0..9000), 0..30),
+        files in proptest::collection::btree_map(
+            (0usize..4, name()),
+            proptest::collection::vec(any::<u8>(), 0..9000),
+            0..30,
+        ),
     ) {
         let root = Directory::new();
         let mut expected = BTreeMap::new();
@@ -433,19 +459,19 @@ proptest! {
             fs::create_dir_all(root.0.join(OsStr::from_bytes(&path))).unwrap();
             path.extend_from_slice(name);
             if name.starts_with(b"dir") || fs::write(root.0.join(OsStr::from_bytes(&path)), content).is_err() {
-                continue; // a file system may know no such name
+                continue; // some file systems do not accept every name
             }
             expected.insert(path, content.clone());
         }
-        let (entries, notes) = packed(&directory(&root.0));
+        let (entries, warnings) = packed(&directory(&root.0));
         let found: BTreeMap<_, _> = entries
             .into_iter()
             .filter(|(_, entry)| entry.mode & libc::S_IFMT == libc::S_IFREG)
             .map(|(name, entry)| (name, entry.content))
             .collect();
         prop_assert!(found == expected);
-        prop_assert!(notes.is_empty());
-        prop_assert_eq!(ROOM.start % PAGE_SIZE, 0);
+        prop_assert!(warnings.is_empty());
+        prop_assert_eq!(RANGE.start % PAGE_SIZE, 0);
     }
 
     #[test]

@@ -1,72 +1,153 @@
-//! A walk through a directory of the host, in the order of names, relative to the directory that is open.
+//! Packs a tree of host files: depth first, each directory in the order of names. Every file is opened relative to its
+//! open directory and never through a symbolic link, so a tree that changes meanwhile cannot lead out of itself.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use nix::NixPath;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use super::archive::{Archive, Content, MAX_FILE, TRAILER};
+use super::Error;
+use super::archive::{Archive, MAX_FILE};
+use crate::boot::Written;
+use crate::boot::initramfs::TRAILER;
+use crate::sys::os_error;
 
-/// The archive, and the name of what is being packed.
-pub struct Walk<'a, 'b> {
-    /// Where entries go.
-    pub archive: Archive<'a>,
-    note: &'b mut dyn FnMut(String),
-    name: Vec<u8>,
-    device: u64,
-}
+/// The most warnings of one archive. A root directory may have any number of unusual files.
+const MAX_WARNINGS: usize = 10;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+/// Neither opening nor reading blocks, and a terminal does not become the controlling one.
 const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
-impl<'a, 'b> Walk<'a, 'b> {
-    /// A walk that packs into `archive` and says to `note` what it leaves out.
-    pub fn new(archive: Archive<'a>, note: &'b mut dyn FnMut(String)) -> Self {
-        Self { archive, note, name: Vec::with_capacity(4096), device: 0 }
+/// Adds host files to an archive.
+pub struct Walk<'a> {
+    pub archive: Archive<'a>,
+    warnings: Vec<String>,
+    more_warnings: usize,
+    name: Vec<u8>, // of the current entry
+    device: u64,   // of the current tree
+}
+
+/// An open directory whose entries are being packed.
+struct OpenDirectory {
+    directory: Dir,
+    entries: std::vec::IntoIter<(CString, Option<Type>)>,
+    name: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    /// Files go to `archive`.
+    pub fn new(archive: Archive<'a>) -> Self {
+        Self { archive, warnings: Vec::new(), more_warnings: 0, name: Vec::new(), device: 0 }
     }
 
-    /// Packs what is at `path` on the host, a link followed, as `name`; of a file `most` bytes at most. An error concerns `path`
-    /// itself: of a directory's content what cannot be had is left out.
-    pub fn tree(&mut self, path: &Path, name: &[u8], most: u64) -> io::Result<()> {
-        self.name = self.archive.parents(name);
+    /// Packs the file or directory at `path` on the host as `name`; of a file, the first `max_len` bytes. A symbolic
+    /// link at `path` is followed.
+    ///
+    /// # Errors
+    /// `path` itself cannot be packed. What cannot be packed below a directory is left out with a warning.
+    pub fn tree(&mut self, path: &Path, name: &[u8], max_len: u64) -> Result<(), Error> {
+        self.try_tree(path, name, max_len).map_err(|source| Error::Pack { path: path.to_owned(), source })
+    }
+
+    fn try_tree(&mut self, path: &Path, name: &[u8], max_len: u64) -> io::Result<()> {
+        self.name = self.archive.create_parents(name);
         check_name(&self.name)?;
         self.archive.begin_tree();
-        let file = openat(nix::fcntl::AT_FDCWD, path, FILE, Mode::empty())?;
-        let mut stat = fstat(&file)?;
+        let (file, mut stat) = open(AT_FDCWD, path, FILE)?;
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => {
-                stat.st_size = stat.st_size.min(i64::try_from(most).unwrap_or(i64::MAX));
+                stat.st_size = stat.st_size.min(i64::try_from(max_len).unwrap_or(i64::MAX));
                 stat.st_nlink = 1; // its other names are not in this tree
-                self.content(file, &stat)?;
+                self.content(&file, &stat)
             }
             libc::S_IFDIR => {
                 self.device = stat.st_dev;
-                self.enter(&stat);
-                self.directory(Dir::from_fd(file)?)?;
+                let path = self.name.clone();
+                self.enter(b"", &path, file, &stat).map(|root| self.directories(root))
             }
-            _ => return Err(io::Error::other("It is neither a file nor a directory")),
-        }
-        Ok(())
-    }
-
-    /// Packs a directory without what is in it. One that is there already stays as it is, as does a link to one; the name is
-    /// then the one that it leads to.
-    fn enter(&mut self, stat: &FileStat) {
-        let name = if self.name.is_empty() { b"." } else { &self.name[..] };
-        match self.archive.resolve(name) {
-            Some(there) if !self.archive.is_made(name) => self.name = there,
-            _ => self.archive.special(name, stat, b""),
+            _ => Err(io::Error::other("it is neither a file nor a directory")),
         }
     }
 
-    /// Packs what is in `directory`.
-    fn directory(&mut self, mut directory: Dir) -> io::Result<()> {
+    /// Packs everything below `root`. The directories above the current entry are in a list: a recursion could overflow
+    /// the stack, as a tree may have a level for every two bytes of a path.
+    fn directories(&mut self, root: OpenDirectory) {
+        let mut open = vec![root];
+        while let Some(parent) = open.last_mut() {
+            let Some((name, kind)) = parent.entries.next() else {
+                open.pop();
+                continue;
+            };
+            self.name.clone_from(&parent.name);
+            if !parent.name.is_empty() {
+                self.name.push(b'/');
+            }
+            self.name.extend_from_slice(name.to_bytes());
+            match check_name(&self.name).and_then(|()| self.entry(parent, &name, kind)) {
+                Ok(subdirectory) => open.extend(subdirectory),
+                Err(error) => self.warn(&format!("is left out: {}", os_error::describe(&error))),
+            }
+        }
+    }
+
+    /// Packs one entry of `parent`. Returns it if it is a directory.
+    fn entry(&mut self, parent: &OpenDirectory, name: &CStr, kind: Option<Type>) -> io::Result<Option<OpenDirectory>> {
+        match kind {
+            Some(Type::File) => return self.file(parent, name),
+            Some(Type::Directory) => return self.subdirectory(parent, name),
+            _ => {} // some file systems do not return the type
+        }
+        let directory = parent.directory.as_fd();
+        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let target = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => return self.file(parent, name),
+            libc::S_IFDIR => return self.subdirectory(parent, name),
+            libc::S_IFSOCK => return Err(io::Error::other("it is a socket")),
+            libc::S_IFLNK => readlinkat(directory, name)?.into_vec(),
+            _ => Vec::new(),
+        };
+        self.check_free()?;
+        self.archive.special(&self.name, &stat, &target);
+        Ok(None)
+    }
+
+    fn file(&mut self, parent: &OpenDirectory, name: &CStr) -> io::Result<Option<OpenDirectory>> {
+        let (file, stat) = open(parent.directory.as_fd(), name, FILE | OFlag::O_NOFOLLOW)?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => self.content(&file, &stat).map(|()| None),
+            _ => Err(io::Error::other("its type changed while it was packed")),
+        }
+    }
+
+    fn subdirectory(&mut self, parent: &OpenDirectory, name: &CStr) -> io::Result<Option<OpenDirectory>> {
+        let (file, stat) = open(parent.directory.as_fd(), name, DIRECTORY | OFlag::O_NOFOLLOW)?;
+        self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some)
+    }
+
+    /// Packs the directory `file` itself, which is `path` from the directory `base` of the archive, and lists its
+    /// entries. If the archive has this directory or a symbolic link to one, that stays as it is, and the entries go
+    /// there.
+    fn enter(&mut self, base: &[u8], path: &[u8], file: OwnedFd, stat: &FileStat) -> io::Result<OpenDirectory> {
+        let mut directory = Dir::from_fd(file)?;
+        let own = if self.name.is_empty() { b"." } else { &self.name[..] };
+        let name = match self.archive.resolve(base, path) {
+            Some(existing) if !self.archive.is_implied(own) => existing,
+            _ => {
+                self.archive.special(own, stat, b"");
+                self.name.clone()
+            }
+        };
+        if stat.st_dev != self.device {
+            return Err(io::Error::other("another file system is mounted there; its files are not packed"));
+        }
         let mut entries = Vec::new();
         for entry in directory.iter() {
             let entry = entry?;
@@ -75,123 +156,71 @@ impl<'a, 'b> Walk<'a, 'b> {
             }
         }
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let len = self.name.len();
-        for (name, kind) in entries {
-            if len > 0 {
-                self.name.push(b'/');
-            }
-            self.name.extend_from_slice(name.to_bytes());
-            if let Err(error) = check_name(&self.name).and_then(|()| self.entry(&directory, &name, kind)) {
-                self.leave_out(&crate::sys::os_error::describe(&error));
-            }
-            self.name.truncate(len);
-        }
-        Ok(())
+        Ok(OpenDirectory { directory, entries: entries.into_iter(), name })
     }
 
-    fn entry(&mut self, directory: &Dir, name: &CString, kind: Option<Type>) -> io::Result<()> {
-        match kind {
-            Some(Type::File) => self.file(directory, name),
-            Some(Type::Directory) => self.subdirectory(directory, name),
-            _ => {
-                let stat = fstatat(directory.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                match stat.st_mode & libc::S_IFMT {
-                    libc::S_IFREG => self.file(directory, name),
-                    libc::S_IFDIR => self.subdirectory(directory, name),
-                    libc::S_IFLNK => {
-                        self.check_free()?;
-                        let target = readlinkat(directory.as_fd(), name.as_c_str())?.into_vec();
-                        self.archive.special(&self.name, &stat, &target);
-                        Ok(())
-                    }
-                    libc::S_IFSOCK => Err(io::Error::other("It is a socket")),
-                    _ => {
-                        self.check_free()?;
-                        self.archive.special(&self.name, &stat, b"");
-                        Ok(())
-                    }
-                }
-            }
-        }
-    }
-
-    fn open(directory: &Dir, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
-        loop {
-            match openat(directory.as_fd(), name, flags | OFlag::O_NOFOLLOW, Mode::empty()) {
-                Err(Errno::EINTR) => {}
-                result => return result,
-            }
-        }
-    }
-
-    fn subdirectory(&mut self, directory: &Dir, name: &CStr) -> io::Result<()> {
-        let opened = Self::open(directory, name, DIRECTORY)?;
-        let stat = fstat(&opened)?;
-        let opened = Dir::from_fd(opened)?;
-        let name = self.name.clone();
-        self.enter(&stat);
-        let done = match stat.st_dev == self.device {
-            true => self.directory(opened),
-            false => Err(io::Error::other("Another file system is mounted there; its files are not packed")),
-        };
-        self.name = name;
-        done
-    }
-
-    fn file(&mut self, directory: &Dir, name: &CStr) -> io::Result<()> {
-        let file = Self::open(directory, name, FILE)?;
-        let stat = fstat(&file)?;
-        match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => self.content(file, &stat),
-            _ => Err(io::Error::other("It became something else while it was packed")),
-        }
-    }
-
-    fn content(&mut self, file: OwnedFd, stat: &FileStat) -> io::Result<()> {
+    fn content(&mut self, file: &OwnedFd, stat: &FileStat) -> io::Result<()> {
         self.check_free()?;
         if stat.st_size as u64 > MAX_FILE {
-            return Err(io::Error::other("It has 4 GiB or more, which an initramfs cannot hold"));
+            return Err(io::Error::other("it has 4 GiB or more, which an initramfs cannot hold"));
         }
-        let Content::At(at, size) = self.archive.file(&self.name, stat) else { return Ok(()) };
-        match self.archive.read(file.as_fd(), at, size) {
-            Ok(done) if done < size && self.archive.fits() => {
-                self.say("became shorter while it was packed; the rest of it is zeros in the guest");
-            }
-            Ok(_) => {}
+        let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };
+        let len = range.end - range.start;
+        match self.archive.read(file.as_fd(), range) {
+            Ok(done) if done == len || !self.archive.fits() => {}
+            Ok(_) => self.warn("became shorter while it was packed; the rest of it is zeros in the guest"),
             Err(error) => {
-                let why = crate::sys::os_error::describe(&error);
-                self.say(&format!("cannot be read: {why}; the rest of it is zeros in the guest"));
+                let why = os_error::describe(&error);
+                self.warn(&format!("cannot be read: {why}; the rest of it is zeros in the guest"));
             }
         }
         Ok(())
     }
 
-    /// The kernel skips what comes for a directory and is none.
+    /// The kernel skips an entry that is not a directory if its name is one.
     fn check_free(&self) -> io::Result<()> {
         match self.archive.is_directory(&self.name) {
-            true => Err(io::Error::other("A directory has its place")),
+            true => Err(io::Error::other("a directory has the same name")),
             false => Ok(()),
         }
     }
 
-    fn leave_out(&mut self, why: &str) {
-        self.say(&format!("is left out: {why}"));
+    fn warn(&mut self, what: &str) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(format!("'{}' {what}", OsStr::from_bytes(&self.name).display()));
+        } else {
+            self.more_warnings += 1;
+        }
     }
 
-    fn say(&mut self, what: &str) {
-        let name = std::ffi::OsStr::from_bytes(&self.name).display();
-        (self.note)(format!("warning: '{name}' {what}"));
+    /// Ends the archive. Returns it with the warnings, at most [`MAX_WARNINGS`] and a count of the others.
+    pub fn finish(mut self) -> (Written, Vec<String>) {
+        if self.more_warnings > 0 {
+            self.warnings.push(format!("{} more like these", self.more_warnings));
+        }
+        (self.archive.finish(), self.warnings)
     }
 }
 
-/// The kernel skips what has a name that it does not take.
+fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) -> nix::Result<(OwnedFd, FileStat)> {
+    let file = loop {
+        match openat(directory, path, flags, Mode::empty()) {
+            Err(Errno::EINTR) => {}
+            result => break result?,
+        }
+    };
+    let stat = fstat(&file)?;
+    Ok((file, stat))
+}
+
+/// The kernel skips an entry whose name it does not accept.
 fn check_name(name: &[u8]) -> io::Result<()> {
     let too_long = |part: &[u8]| part.len() > libc::NAME_MAX as usize;
-    match name {
-        TRAILER => Err(io::Error::other("That name ends an initramfs")),
-        _ if name.len() >= libc::PATH_MAX as usize || name.split(|byte| *byte == b'/').any(too_long) => {
-            Err(io::Error::other("Its path in the guest would be too long"))
-        }
-        _ => Ok(()),
+    if TRAILER.strip_suffix(b"\0") == Some(name) {
+        Err(io::Error::other("that name ends an initramfs"))
+    } else if name.len() >= libc::PATH_MAX as usize || name.split(|byte| *byte == b'/').any(too_long) {
+        Err(io::Error::other("its path in the guest would be too long"))
+    } else {
+        Ok(())
     }
 }
