@@ -50,6 +50,7 @@ pub use outcome::{AgentExit, ExitReason, Outcome, code};
 pub use vm::{KvmVm, Shutdown, VcpuSummary};
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,8 +125,9 @@ impl Vmm {
         drop(terminal); // Ctrl-C is a signal again, in case the last output finds no reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
-        let reason = self.drain(reason, &mut drain);
-        let mut notes: Vec<_> = shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")).collect();
+        let mut notes = Vec::new();
+        let reason = self.drain(reason, &mut drain, &mut notes);
+        notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         notes.extend(self.virtio.notes());
         let console = self.console().monitor().log();
         Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
@@ -188,18 +190,22 @@ impl Vmm {
     }
 
     /// Writes the rest of the output, and lets the console and the embedder's hook explain the end.
-    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
+    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>, notes: &mut Vec<String>) -> ExitReason {
         let reason = match self.hooks.on_exit.take() {
             Some(hook) => hook(reason, drain),
             None => reason,
         };
         let mut console = self.console();
         match console.finish(drain) {
-            Err(error) if !drain.is_urgent() && error.kind() != std::io::ErrorKind::TimedOut => {
-                ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(&error)))
+            Err(error) if !drain.is_urgent() && error.kind() != ErrorKind::TimedOut => {
+                return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(&error)));
             }
-            _ => reason.after_console(console.monitor()),
+            Err(_) if !drain.is_urgent() => {
+                notes.push("the guest's last output is lost: its reader takes nothing".into())
+            }
+            _ => {}
         }
+        reason.after_console(console.monitor())
     }
 
     fn console(&self) -> MutexGuard<'_, ConsoleIo> {
