@@ -1,0 +1,114 @@
+//! The virtio console: standard input and output by whole lines.
+
+use crate::common::pty::Pty;
+use crate::support::devices::job;
+use crate::support::guest::Guest;
+use crate::support::terminal::{CTRL_A, Terminal};
+use crate::support::transcript::lines;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+/// A stock kernel has no console before its driver is loaded.
+const ON_HVC: &str = "exec </dev/hvc0 >/dev/hvc0 2>&1";
+
+fn virtio(guest: Guest) -> Guest {
+    guest.options(&["--console", "virtio", "-v"])
+}
+
+/// What was said on how many exits to kickvm there were.
+fn exits(stderr: &str) -> u64 {
+    let line = stderr.lines().find_map(|line| line.strip_prefix("kickvm: ")?.split_once(" exits: "));
+    line.expect("exits are counted").0.parse().expect("a number")
+}
+
+#[track_caller]
+fn takes_and_gives_lines(guest: Guest) {
+    let script = format!("{ON_HVC}; tty; read line; echo got $line; seq 1 2000; stty opost");
+    let mut guest = job(virtio(guest), &script).start();
+    guest.wait_for_line("/dev/hvc0");
+    guest.say("a line\n");
+    let ended = guest.finish();
+    ended.assert_code(0);
+    let said = lines(&ended.stdout);
+    let from = said.iter().position(|line| *line == "got a line").expect("the line came back");
+    let numbers = said[from + 1..].iter().take(2000).map(|line| line.parse::<u32>().ok());
+    assert!(numbers.eq((1..=2000).map(Some)), "{said:?}");
+    // 2,000 lines of 4 bytes are at least 8,000 exits on a serial port.
+    assert!(exits(&ended.stderr) < 3_000, "{}", ended.stderr);
+}
+
+#[test]
+fn a_stock_kernel_takes_and_gives_lines() {
+    takes_and_gives_lines(linux!(Stock));
+}
+
+#[test]
+fn our_kernel_takes_and_gives_lines() {
+    takes_and_gives_lines(linux!(BzImage));
+}
+
+/// As in `echo … | kickvm run --console virtio`.
+#[track_caller]
+fn keeps_early_input(guest: Guest) {
+    let mut guest = job(virtio(guest), "read line </dev/hvc0; echo got $line >/dev/hvc0").start();
+    guest.say("a line\n");
+    let ended = guest.finish();
+    ended.assert_code(0);
+    assert!(lines(&ended.stdout).contains(&"got a line"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_stock_kernel_reads_what_was_said_before_it_had_a_console() {
+    keeps_early_input(linux!(Stock));
+}
+
+#[test]
+fn our_kernel_reads_what_was_said_before_it_had_a_console() {
+    keeps_early_input(linux!(BzImage));
+}
+
+#[track_caller]
+fn follows_the_terminal(guest: Guest) {
+    let script = format!(
+        "{ON_HVC}
+until [ \"$(stty size)\" = '40 100' ]; do usleep 10000; done 2>/dev/null; echo sized
+until [ \"$(stty size)\" = '50 132' ]; do usleep 10000; done; echo resized
+stty opost"
+    );
+    let size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = Pty::new();
+    tcsetwinsize(&pty.master, size(40, 100)).expect("a terminal has a size");
+    let host = pty.master.try_clone().expect("cannot duplicate a descriptor");
+    let mut terminal = Terminal::start_on(pty, job(virtio(guest), &script));
+    terminal.wait_for_line("sized");
+    tcsetwinsize(&host, size(50, 132)).expect("a terminal has a size");
+    terminal.wait_for_line("resized");
+    drop(host);
+    terminal.finish().assert_code(0);
+}
+
+#[test]
+fn the_size_of_the_terminal_reaches_a_stock_kernel_when_it_starts_and_when_it_changes() {
+    follows_the_terminal(linux!(Stock));
+}
+
+#[test]
+fn the_size_of_the_terminal_reaches_our_kernel_when_it_starts_and_when_it_changes() {
+    follows_the_terminal(linux!(BzImage));
+}
+
+/// The console that init was given is the virtio console, so a shell is on it.
+#[test]
+fn a_shell_on_it_answers_and_can_be_left() {
+    let mut terminal = Terminal::start(virtio(linux!(BzImage)));
+    assert_eq!(terminal.ask("tty"), ["/dev/hvc0"]);
+    terminal.press(&format!("{CTRL_A}x"));
+    terminal.finish().assert_code(0);
+}
+
+#[test]
+fn a_panic_that_is_told_on_it_alone_is_a_panic() {
+    let guest = virtio(linux!(BzImage)).job("echo c >/proc/sysrq-trigger");
+    let ended = guest.run();
+    ended.assert_code(120);
+    ended.assert_line("Kernel panic - not syncing: sysrq triggered crash");
+}

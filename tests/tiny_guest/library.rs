@@ -1,0 +1,154 @@
+//! The machine as a library: what the command line cannot show.
+
+use crate::common::process::{DEADLINE, eventually};
+use crate::support::guests::{HELLO, SPIN, TOUCH};
+use crate::support::run::in_own_process;
+use crate::{need_kvm, this_test};
+use kickvm::boot::{self, Image, Payload, layout};
+use kickvm::device::{Device, Response};
+use kickvm::event::{EventManager, MutEventSubscriber, SubscriberOps};
+use kickvm::vcpu::{Buses, CpuidTemplate, GuestRam};
+use kickvm::vmm::{
+    Console, Error, ExitHandler, ExitReason, KvmVm, MIN_MEMORY, VMMConfig, VcpuEnd, Vmm, WrappedExitHandler,
+};
+use kvm_ioctls::Kvm;
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::thread;
+
+fn config(guest: &'static [u8]) -> VMMConfig {
+    VMMConfig {
+        memory: MIN_MEMORY,
+        console: Console::None,
+        timeout: Some(DEADLINE),
+        ..VMMConfig::new(Image::Raw(guest))
+    }
+}
+
+/// A device that does something when written to.
+struct OnWrite<F>(F);
+
+impl<F: Fn() + Send + Sync> Device for OnWrite<F> {
+    fn read(&self, _offset: u64, _data: &mut [u8]) {}
+    fn write(&self, _offset: u64, _data: &[u8]) -> Response {
+        (self.0)();
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn a_vcpu_thread_that_panics_ends_the_machine_and_not_the_process() {
+    need_kvm!();
+    let mut vmm = Vmm::try_from(VMMConfig { cpus: 4, ..config(&TOUCH) }).unwrap();
+    vmm.add_port_device(0x700, 1, Arc::new(OnWrite(|| panic!("on purpose")))).unwrap();
+    let outcome = vmm.run().unwrap();
+    assert_eq!(outcome.reason, ExitReason::Failed("vCPU 0's thread panicked".into()));
+    assert_eq!(outcome.reason.code(), 125);
+}
+
+/// The parts of a machine.
+struct Machine {
+    vm: KvmVm<WrappedExitHandler>,
+    manager: EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>,
+    handler: WrappedExitHandler,
+    _ram: Arc<GuestRam>, // dropped last
+}
+
+impl Machine {
+    fn start(kvm: &Kvm, cpuid: &CpuidTemplate, guest: &'static [u8], buses: Buses) -> Self {
+        let ram = Arc::new(GuestRam::new(layout::ram_ranges(MIN_MEMORY)).unwrap());
+        let image = &Image::Raw(guest);
+        let payload = Payload { image, initramfs: &[], root: None, cmdline: "", cpus: 1, virtio: 0, wake_line: false };
+        let entry = boot::load(ram.memory(), &payload).unwrap();
+        let handler = WrappedExitHandler::new().unwrap();
+        let mut manager = EventManager::new().unwrap();
+        manager.add_subscriber(handler.subscriber() as Arc<Mutex<dyn MutEventSubscriber + Send>>);
+        let mut vm = KvmVm::new(kvm, cpuid, &ram, 1, handler.clone()).unwrap();
+        vm.run(&entry, &Arc::new(buses), false).unwrap();
+        Self { vm, manager, handler, _ram: ram }
+    }
+
+    /// Takes turns of the loop until a kick, and shuts down.
+    fn end(mut self) -> Result<Vec<VcpuEnd>, Error> {
+        while self.handler.keep_running() {
+            self.manager.run().unwrap();
+        }
+        assert_eq!(self.handler.reason(), Some(ExitReason::Kicked));
+        self.vm.shutdown()
+    }
+}
+
+/// Threads, descriptors and mappings of this process.
+fn belongings() -> (usize, usize, usize) {
+    let count = |dir| fs::read_dir(dir).unwrap().count();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    (count("/proc/self/task"), count("/proc/self/fd"), maps.lines().count())
+}
+
+#[test]
+fn a_thousand_machines_leave_nothing_behind() {
+    need_kvm!();
+    in_own_process(this_test!(), || {
+        let kvm = Kvm::new().unwrap();
+        let cpuid = CpuidTemplate::new(&kvm).unwrap();
+        let cycle = |n| {
+            if n % 10 == 0 {
+                assert_eq!(Vmm::try_from(config(&HELLO)).unwrap().run().unwrap().reason.code(), 0);
+            } else {
+                let machine = Machine::start(&kvm, &cpuid, &SPIN, Buses::default());
+                machine.handler.kick().unwrap();
+                machine.end().unwrap();
+            }
+        };
+        let eight_times = |count| {
+            thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| (0..count).for_each(cycle)))));
+        };
+        eight_times(5); // what is allocated once and for all
+        let (threads, descriptors, mappings) = belongings();
+        eight_times(125);
+        // A thread that was joined is seen for a moment longer, and the allocator keeps a few mappings to itself.
+        eventually("only the threads from before", || (belongings().0 <= threads).then_some(()));
+        assert_eq!(belongings().1, descriptors, "descriptors");
+        assert!(belongings().2 < mappings + 100, "{} mappings, {mappings} before", belongings().2);
+    });
+}
+
+#[test]
+fn eight_threads_that_kick_ten_thousand_times_each_end_the_machine_once() {
+    need_kvm!();
+    let kvm = Kvm::new().unwrap();
+    let machine = Machine::start(&kvm, &CpuidTemplate::new(&kvm).unwrap(), &SPIN, Buses::default());
+    let together = Arc::new(Barrier::new(8));
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let (handler, together) = (machine.handler.clone(), together.clone());
+            thread::spawn(move || {
+                together.wait();
+                (0..10_000).for_each(|_| handler.kick().unwrap());
+            })
+        })
+        .collect();
+    machine.end().unwrap();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_vcpu_that_a_device_blocks_is_given_up_by_name() {
+    need_kvm!();
+    let (reached, hear) = mpsc::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let block = OnWrite(move || {
+        reached.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv(); // until `release` is dropped
+    });
+    let mut buses = Buses::default();
+    buses.ports.insert(0x700, 1, Arc::new(block)).unwrap();
+    let kvm = Kvm::new().unwrap();
+    let machine = Machine::start(&kvm, &CpuidTemplate::new(&kvm).unwrap(), &TOUCH, buses);
+    hear.recv().unwrap();
+    machine.handler.kick().unwrap();
+    assert_eq!(machine.end().unwrap_err().to_string(), "vCPU 0 did not stop within a second");
+    drop(release);
+}
