@@ -1,4 +1,5 @@
-//! Every line of `examples/ci` is what it should be: the files by their own schemas and linters, the commands by kickvm's grammar.
+//! The CI templates in `examples/ci` are valid: the files pass their own schemas and linters, and kickvm parses the
+//! commands.
 #![cfg(feature = "vmm")]
 
 #[allow(dead_code)]
@@ -15,21 +16,21 @@ fn template(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci").join(name)).unwrap()
 }
 
-/// The linters come from package registries; without a network that is said.
+/// The linters come from a package registry. Without a network the test prints that it could not run.
 #[test]
-fn the_templates_satisfy_their_linters() {
+fn the_templates_pass_their_linters() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check-ci");
     let output = Command::new(script).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("cannot fetch the linters") {
-        assert_ne!(std::env::var("KICKVM_REQUIRE_KVM").as_deref(), Ok("1"), "{said}");
-        eprintln!("kickvm: could not run the_templates_satisfy_their_linters: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("cannot fetch the linters") {
+        assert_ne!(std::env::var("KICKVM_REQUIRE_KVM").as_deref(), Ok("1"), "{stderr}");
+        eprintln!("kickvm: could not run the_templates_pass_their_linters: {stderr}");
         return;
     }
-    assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}\n{stderr}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// The words of a command as a shell would see them, variables left alone.
+/// Splits a command into words as a shell does, without expanding variables.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -47,12 +48,12 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Every text in a document.
+/// Collects all strings of a document.
 fn texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),
         Value::Array(items) => {
-            // A list of words is a command too.
+            // A command can also be a list of words.
             if items.first() == Some(&"kickvm".into()) {
                 let words: Vec<_> = items.iter().map(|it| format!("\"{}\"", it.as_str().expect("a word"))).collect();
                 found.push(words.join(" "));
@@ -79,7 +80,7 @@ fn is_one_exec(commands: &[String]) {
 }
 
 #[test]
-fn the_commands_in_the_yaml_files_are_grammatical() {
+fn the_commands_in_the_yaml_files_parse() {
     for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml"] {
         let document: Value = serde_norway::from_str(&template(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut found = Vec::new();
@@ -89,7 +90,7 @@ fn the_commands_in_the_yaml_files_are_grammatical() {
 }
 
 #[test]
-fn the_command_in_the_unit_is_grammatical() {
+fn the_command_in_the_unit_parses() {
     let unit = template("kickvm-guest.service").replace("\\\n", " ");
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     is_one_exec(&[command.to_owned()]);

@@ -1,9 +1,10 @@
-//! Initramfs archives: a writer of the "new ASCII" cpio format (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Initramfs archives: a writer of the "new ASCII" cpio format
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
-/// A file of an archive; all of them are executable.
+/// Name and content of a file in an archive. All files are executable.
 pub type File<'a> = (&'a str, &'a [u8]);
 
-/// An archive of `files` and of the directories that `files` spells with a slash at the end.
+/// An archive of `files`. A name that ends with a slash is a directory.
 pub fn archive(files: &[File]) -> Vec<u8> {
     const DIRECTORY: u32 = 0o040_755;
     const REGULAR: u32 = 0o100_755;

@@ -1,5 +1,5 @@
-//! Support code that both guest test binaries (`tiny_guest` and `linux_guest`) use. Code that only one of them needs belongs
-//! in that binary's `support` module, so the compiler reports support code without a user.
+//! Support code that both guest test binaries (`tiny_guest` and `linux_guest`) use. Code that only one of them needs
+//! belongs in that binary's `support` module, so the compiler reports support code without a user.
 
 pub mod process;
 pub mod pty;
@@ -18,7 +18,7 @@ macro_rules! this_test {
     }};
 }
 
-/// The name under which the test harness knows the test at `path` (see [`this_test`]): the path without the test binary.
+/// The name of the test at `path` (see [`this_test`]) in the test harness: the path without the test binary.
 pub fn harness_name(path: &str) -> &str {
     path.split_once("::").map_or(path, |(_, name)| name)
 }

@@ -29,10 +29,15 @@ pub fn contained(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
 }
 
+/// Starts `command`.
+pub fn start(command: Command) -> Running {
+    Running::new(command, None)
+}
+
 /// Runs `command` to its end.
 #[track_caller]
 pub fn end(command: Command) -> Ended {
-    Running::start(command, None).end()
+    start(command).end()
 }
 
 /// A process that is killed when dropped.
@@ -43,7 +48,7 @@ pub struct Running {
 
 impl Running {
     /// Starts `command`, and keeps the directory that has its files.
-    pub fn start(mut command: Command, dir: Option<TempDir>) -> Self {
+    pub fn new(mut command: Command, dir: Option<TempDir>) -> Self {
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, _dir: dir }
     }

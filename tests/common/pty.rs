@@ -1,4 +1,4 @@
-//! A pseudo-terminal: the end a user types at, and the end a program has as its terminal.
+//! A pseudo-terminal: the master is the user's side, the slave is the terminal of the program under test.
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -14,7 +14,7 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// A terminal with settings that nobody would guess.
+    /// A terminal with unusual settings, so that restoring a default would be noticed.
     pub fn new() -> Self {
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -26,7 +26,7 @@ impl Pty {
         odd.input_flags.insert(InputFlags::IUTF8);
         odd.input_flags.remove(InputFlags::IXON);
         tcsetattr(&slave, SetArg::TCSANOW, &odd).unwrap();
-        // SAFETY: the descriptor was `master`'s, which has just given it away.
+        // SAFETY: `into_raw_fd` has just given up the ownership of this open descriptor.
         let master = File::from(unsafe { OwnedFd::from_raw_fd(master.into_raw_fd()) });
         Self { master, slave }
     }
@@ -40,7 +40,7 @@ impl Pty {
     }
 }
 
-/// Whether each key goes to the program as it is, and each byte of the program's to the screen.
+/// Returns whether keys reach the program unprocessed, and its output the screen.
 pub fn is_raw(settings: &Termios) -> bool {
     let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN;
     !settings.local_flags.intersects(cooked)

@@ -1,4 +1,4 @@
-//! Network between real Linux guests and the host: a tap interface in a network namespace that the test makes for itself.
+//! Network between real Linux guests and the host: a tap interface in the test's own network namespace.
 
 use crate::common::noise;
 use crate::common::process::{contained, end, kickvm};
@@ -11,14 +11,14 @@ use std::process::Command;
 
 const SIZE: usize = 16 << 20;
 
-/// How the guest gets its address, and says how many frames it has received and sent.
+/// Sets the guest's address, and defines a function that prints the number of received or sent frames.
 const SET_UP: &str = "
 ip addr add 10.9.0.2/24 dev eth0
 ip link set eth0 up
 count() { echo $1 $(cat /sys/class/net/eth0/statistics/$2_packets); }
 ";
 
-/// The guest is sent 16 MiB and sends them back.
+/// Receives 16 MiB and sends them back.
 const TRANSFER: &str = "
 ping -c 3 -s $size 10.9.0.1 | grep transmitted
 count before rx
@@ -65,16 +65,16 @@ fn finish(mut running: Running) -> Ended {
     running.finish()
 }
 
-/// The guest's frames, in the direction that counts, are longer than its MTU allows on a wire: nobody has cut them.
+/// Asserts that the guest's frames are longer than its MTU: neither side has cut the TCP segments.
 #[track_caller]
 fn keeps_segments_whole(guest: Guest, mtu: u32) {
-    let said = transfers(guest, mtu);
-    let [said_mtu, ping, counts @ ..] = &said[..] else { panic!("too few lines: {said:?}") };
-    assert_eq!(*said_mtu, mtu.to_string());
+    let lines = transfers(guest, mtu);
+    let [guest_mtu, ping, counts @ ..] = &lines[..] else { panic!("too few lines: {lines:?}") };
+    assert_eq!(*guest_mtu, mtu.to_string());
     assert_eq!(ping, "3 packets transmitted, 3 packets received, 0% packet loss");
     let count = |line: &String| line.split(' ').nth(1).and_then(|count| count.parse::<usize>().ok());
     let counts: Vec<_> =
-        counts.iter().map(|line| count(line).unwrap_or_else(|| panic!("no count: {said:?}"))).collect();
+        counts.iter().map(|line| count(line).unwrap_or_else(|| panic!("no count: {lines:?}"))).collect();
     let [rx, tx] = [counts[1] - counts[0], counts[3] - counts[2]];
     let _ = writeln!(std::io::stderr(), "figures: MTU {mtu}: 16 MiB came in {rx} frames and went in {tx}");
     let uncut = SIZE / mtu as usize;
@@ -82,29 +82,29 @@ fn keeps_segments_whole(guest: Guest, mtu: u32) {
 }
 
 #[test]
-fn a_stock_kernel_pings_and_moves_16_mib_each_way_by_jumbo_frames() {
+fn a_stock_kernel_pings_and_moves_16_mib_each_way_with_mtu_9000() {
     keeps_segments_whole(linux!(Stock), 9000);
 }
 
 #[test]
-fn our_kernel_pings_and_moves_16_mib_each_way_by_jumbo_frames() {
+fn our_kernel_pings_and_moves_16_mib_each_way_with_mtu_9000() {
     keeps_segments_whole(linux!(BzImage), 9000);
 }
 
 #[test]
-fn a_stock_kernel_pings_and_moves_16_mib_each_way_by_usual_frames() {
+fn a_stock_kernel_pings_and_moves_16_mib_each_way_with_mtu_1500() {
     keeps_segments_whole(linux!(Stock), 1500);
 }
 
 #[test]
-fn our_kernel_pings_and_moves_16_mib_each_way_by_usual_frames() {
+fn our_kernel_pings_and_moves_16_mib_each_way_with_mtu_1500() {
     keeps_segments_whole(linux!(BzImage), 1500);
 }
 
 /// Two interfaces in order, one of which kickvm makes itself; when a tap is deleted the guest sees its cable pulled, and the
 /// other goes on.
 #[track_caller]
-fn loses_one_of_two(guest: Guest) {
+fn continues_without_one_interface(guest: Guest) {
     own_network();
     tap(1500);
     let options = ["--net", "tap=gone0", "--net", "tap=kick0,mac=02:00:00:c0:ff:ee"];
@@ -130,18 +130,18 @@ ping -c 1 10.9.0.1 | grep transmitted
 }
 
 #[test]
-fn a_stock_kernel_loses_one_of_two_interfaces_and_goes_on() {
-    loses_one_of_two(linux!(Stock));
+fn a_stock_kernel_continues_after_losing_one_of_two_interfaces() {
+    continues_without_one_interface(linux!(Stock));
 }
 
 #[test]
-fn our_kernel_loses_one_of_two_interfaces_and_goes_on() {
-    loses_one_of_two(linux!(BzImage));
+fn our_kernel_continues_after_losing_one_of_two_interfaces() {
+    continues_without_one_interface(linux!(BzImage));
 }
 
 #[test]
-fn a_tap_that_cannot_be_had_is_said_with_the_line_that_mends_it() {
-    let _guest = linux!(BzImage); // only for there to be a machine whose root this is
+fn an_unusable_tap_is_an_error_with_a_remedy() {
+    let _guest = linux!(BzImage); // not started: the test needs a machine on which it is root
     own_network();
     ip("tuntap add mode tap user 1 name other0");
     let refused = |name: &str, why: &str| {

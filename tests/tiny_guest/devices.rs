@@ -1,5 +1,5 @@
-//! What a guest sees of the machine. Each guest counts its checks in EBX and ends with the number of the first that
-//! failed, or 0.
+//! Ports and memory as a guest reads them. Each guest counts its checks in EBX and ends with the number of the first
+//! that failed, or 0.
 
 use crate::support::run::run;
 use crate::{guest, need_kvm};
@@ -17,12 +17,12 @@ macro_rules! end_of_checks {
 }
 
 guest!(
-    READ_NOTHING,
+    UNCLAIMED,
     "mov dx, 0x1234; xor ebx, ebx; xor eax, eax; out dx, al",
     check!("in al, dx", "cmp al, 0xff"),
     check!("xor eax, eax; in ax, dx", "cmp ax, 0xffff"),
     check!("xor eax, eax; in eax, dx", "cmp eax, 0xffffffff"),
-    check!("in al, 0xf5", "cmp al, 0xff"), // behind the exit port
+    check!("in al, 0xf5", "cmp al, 0xff"), // the port after the exit port
     "mov ecx, 0xd0000000; mov qword ptr [rcx], 0",
     check!("mov al, [rcx]", "cmp al, 0xff"),
     check!("mov ax, [rcx]", "cmp ax, 0xffff"),
@@ -40,18 +40,18 @@ guest!(
     check!("in al, 0x71", "cmp al, 0x80"), // the time is valid
     check!("in al, 0x64", "test al, 3"),   // neither buffer is full
     "mov dx, 0x3fd",
-    check!("in al, dx", "cmp al, 0x60"), // the serial port can take a byte, and has none
+    check!("in al, dx", "cmp al, 0x60"), // the transmitter is empty, and no data was received
     end_of_checks!(),
 );
 
 #[test]
-fn ports_and_memory_that_are_not_there_read_as_all_ones() {
+fn unclaimed_ports_and_mmio_read_as_all_ones() {
     need_kvm!();
-    run(&READ_NOTHING, &[]).end().assert(0, "", &[]);
+    run(&UNCLAIMED, &[]).end().assert(0, "", &[]);
 }
 
 #[test]
-fn clock_keyboard_controller_and_serial_port_are_not_busy() {
+fn clock_keyboard_controller_and_serial_port_read_as_ready() {
     need_kvm!();
     run(&NOT_BUSY, &[]).end().assert(0, "", &[]);
 }

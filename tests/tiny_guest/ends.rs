@@ -1,36 +1,42 @@
-//! Every way in which a guest, or its user, can end a run.
+//! Each way in which a guest or its user can end a run.
 
 use crate::common::process::{end, kickvm};
 use crate::support::guests::{HALT, HELLO, SPIN};
 use crate::support::run::run;
-use crate::{guest, halt, need_kvm, never, outb, say};
+use crate::{guest, halt, need_kvm, never, outb, print_serial};
 use nix::sys::signal::Signal;
 
 guest!(RESET_BY_I8042, outb!("0x64", "0xfe"), never!(),);
 guest!(RESET_BY_ACPI, outb!("0x602", "1"), never!(),);
-guest!(TRIPLE_FAULT, say!(r"going\r\n"), "ud2", never!(),);
+guest!(TRIPLE_FAULT, print_serial!(r"going\r\n"), "ud2", never!(),);
 
-// No emulator in KVM has this instruction, so that even hardware cannot run it on memory that is not there.
+// KVM's emulator does not implement this instruction, so even a hardware-backed KVM cannot execute it on an MMIO
+// address.
 guest!(NO_SUCH_INSTRUCTION, "mov edi, 0xd0000000", "lock cmpxchg16b [rdi]", never!(),);
 
 guest!(
     PANIC_THEN_HALT,
-    say!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"),
-    say!(r"[    1.1] ---[ end Kernel panic - not syncing: VFS ]---\r\n"),
+    print_serial!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"),
+    print_serial!(r"[    1.1] ---[ end Kernel panic - not syncing: VFS ]---\r\n"),
     halt!(),
 );
-guest!(PANIC_THEN_RESET, say!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"), outb!("0x602", "1"), never!(),);
-guest!(PANIC_THEN_CRASH, say!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"), "ud2", never!(),);
+guest!(
+    PANIC_THEN_RESET,
+    print_serial!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"),
+    outb!("0x602", "1"),
+    never!(),
+);
+guest!(PANIC_THEN_CRASH, print_serial!(r"[    1.0] Kernel panic - not syncing: VFS\r\n"), "ud2", never!(),);
 guest!(PVPANIC, "mov dx, 0x505; in al, dx; cmp al, 1; jne 6f", outb!("0x505", "1"), "6:", never!(),);
 
 #[test]
-fn a_guest_says_hello_and_powers_off() {
+fn a_guest_prints_and_powers_off() {
     need_kvm!();
     run(&HELLO, &[]).end().assert(0, "Hello from a tiny guest\r\n", &[]);
 }
 
 #[test]
-fn both_resets_end_the_run_and_the_vcpu_runs_on_past_neither() {
+fn both_resets_end_the_run_before_the_next_instruction() {
     need_kvm!();
     for guest in [&RESET_BY_I8042, &RESET_BY_ACPI] {
         run(guest, &[]).end().assert(0, "", &[]);
@@ -47,17 +53,17 @@ fn the_exit_port_takes_a_status_up_to_119() {
 }
 
 #[test]
-fn a_triple_fault_is_a_crash() {
+fn a_triple_fault_is_code_121() {
     need_kvm!();
     let ended = run(&TRIPLE_FAULT, &[]).end();
     let mut line = ended.stderr.lines();
-    let words = line.next().unwrap();
-    assert!(words.starts_with("kickvm: the guest crashed: triple fault on vCPU 0 (RIP 0x"), "{words}");
+    let first = line.next().unwrap();
+    assert!(first.starts_with("kickvm: the guest crashed: triple fault on vCPU 0 (RIP 0x"), "{first}");
     assert_eq!((ended.code, ended.stdout.as_str(), line.next()), (Some(121), "going\r\n", None));
 }
 
 #[test]
-fn an_internal_error_is_told_with_its_address_and_instruction() {
+fn an_internal_error_is_reported_with_rip_and_instruction_bytes() {
     need_kvm!();
     let ended = run(&NO_SUCH_INSTRUCTION, &[]).end();
     let mut lines = ended.stderr.lines();
@@ -69,7 +75,7 @@ fn an_internal_error_is_told_with_its_address_and_instruction() {
 }
 
 #[test]
-fn a_kernel_panic_on_the_console_is_one_however_the_guest_goes_on() {
+fn a_kernel_panic_on_the_console_is_code_120_whatever_the_guest_does_next() {
     need_kvm!();
     for guest in [&PANIC_THEN_HALT, &PANIC_THEN_RESET, &PANIC_THEN_CRASH] {
         let ended = run(guest, &[]).end();
@@ -79,13 +85,13 @@ fn a_kernel_panic_on_the_console_is_one_however_the_guest_goes_on() {
 }
 
 #[test]
-fn the_panic_device_says_what_it_understands_and_ends_the_run() {
+fn pvpanic_reports_its_events_and_ends_the_run() {
     need_kvm!();
     run(&PVPANIC, &[]).end().assert(120, "", &["kickvm: the guest kernel panicked"]);
 }
 
 #[test]
-fn a_guest_that_spins_or_halts_for_good_is_ended_by_each_signal() {
+fn each_signal_ends_a_guest_that_spins_or_halts() {
     need_kvm!();
     for guest in [&SPIN, &HALT] {
         for (signal, code, name) in [
@@ -103,18 +109,18 @@ fn a_guest_that_spins_or_halts_for_good_is_ended_by_each_signal() {
 }
 
 #[test]
-fn a_guest_that_spins_or_halts_for_good_is_ended_by_the_timeout() {
+fn the_timeout_ends_a_guest_that_spins_or_halts() {
     need_kvm!();
     for guest in [&SPIN, &HALT] {
         let ended = run(guest, &["--timeout", "200ms"]).end();
-        // A busy host may be slower than that in letting the guest say anything.
+        // On a busy host the timeout may expire before the guest prints.
         assert!("up".starts_with(&ended.stdout), "{ended:?}");
         ended.assert_time_out(&ended.stdout, "200ms");
     }
 }
 
 #[test]
-fn the_demonstration_prints_its_guests_lines_and_tells_each_step() {
+fn the_demonstration_prints_its_guests_lines_and_logs_each_step() {
     need_kvm!();
     end(kickvm(&["demo"])).assert(
         0,

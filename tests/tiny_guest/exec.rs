@@ -1,7 +1,7 @@
 //! `kickvm exec` and guests that are no Linux: one that speaks the channel's language, and many that break its rules.
 
 use crate::common::TempDir;
-use crate::common::process::{Ended, Running, end, kickvm, wait_for_thread};
+use crate::common::process::{self as run, Ended, kickvm};
 use crate::support::images;
 use crate::{guest, need_kvm, never, outb, power_off};
 
@@ -76,7 +76,7 @@ fn exec(guest: &[u8], options: &[&str]) -> Ended {
     let kernel = dir.file("kernel", &images::elf(guest));
     let mut command = kickvm(&["exec", "--kernel"]);
     command.arg(kernel).args(options).args(["--", "true"]);
-    end(command)
+    run::end(command)
 }
 
 const BROKEN: &str = "kickvm: the guest broke the channel to its command";
@@ -111,7 +111,7 @@ fn input_that_was_taken_before_it_came_is_the_end() {
     let kernel = dir.file("kernel", &images::elf(&INPUT_TAKEN_TWICE));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/etc/passwd").unwrap());
-    end(command).assert(122, "", &[BROKEN]);
+    run::end(command).assert(122, "", &[BROKEN]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn input_without_end_that_is_taken_at_once_does_not_keep_the_loop_from_its_timeo
     let kernel = dir.file("kernel", &images::elf(&TAKES_ALL_INPUT));
     let mut command = kickvm(&["exec", "--memory", "128M", "--timeout", "300ms", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/dev/zero").unwrap());
-    end(command).assert_time_out("", "300ms");
+    run::end(command).assert_time_out("", "300ms");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn output_that_cannot_be_written_is_an_error_however_soon_the_command_ends() {
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let why = "kickvm: cannot write the command's output: No space left on device";
-    end(command).assert(125, "", &[why]);
+    run::end(command).assert(125, "", &[why]);
 }
 
 #[test]
@@ -150,8 +150,8 @@ fn a_signal_before_the_command_ends_the_run() {
     let kernel = dir.file("kernel", &images::elf(&RINGS_FOR_EVER));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]);
-    let running = Running::start(command, None);
-    wait_for_thread(running.child.id(), "vcpu0");
+    let running = run::start(command);
+    running.wait_for_thread("vcpu0");
     running.signal(nix::sys::signal::Signal::SIGTERM);
     running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
 }

@@ -1,4 +1,4 @@
-//! The machine as a library: what the command line cannot show.
+//! The VMM as a library: behavior that cannot be observed by the command line.
 
 use crate::common::process::{DEADLINE, eventually};
 use crate::support::guests::{HELLO, SPIN, TOUCH};
@@ -26,7 +26,7 @@ fn config(guest: &'static [u8]) -> VMMConfig {
     }
 }
 
-/// A device that does something when written to.
+/// A device that calls a function on each write.
 struct OnWrite<F>(F);
 
 impl<F: Fn() + Send + Sync> Device for OnWrite<F> {
@@ -47,7 +47,7 @@ fn a_vcpu_thread_that_panics_ends_the_machine_and_not_the_process() {
     assert_eq!(outcome.reason.code(), 125);
 }
 
-/// The parts of a machine.
+/// A machine, assembled from its parts without `Vmm`.
 struct Machine {
     vm: KvmVm<WrappedExitHandler>,
     manager: EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>,
@@ -69,7 +69,7 @@ impl Machine {
         Self { vm, manager, handler, _ram: ram }
     }
 
-    /// Takes turns of the loop until a kick, and shuts down.
+    /// Runs the event loop until a kick, and shuts down.
     fn end(mut self) -> Result<Vec<VcpuEnd>, Error> {
         while self.handler.keep_running() {
             self.manager.run().unwrap();
@@ -80,14 +80,14 @@ impl Machine {
 }
 
 /// Threads, descriptors and mappings of this process.
-fn belongings() -> (usize, usize, usize) {
+fn resources() -> (usize, usize, usize) {
     let count = |dir| fs::read_dir(dir).unwrap().count();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     (count("/proc/self/task"), count("/proc/self/fd"), maps.lines().count())
 }
 
 #[test]
-fn a_thousand_machines_leave_nothing_behind() {
+fn a_thousand_machines_leak_nothing() {
     need_kvm!();
     in_own_process(this_test!(), || {
         let kvm = Kvm::new().unwrap();
@@ -104,13 +104,13 @@ fn a_thousand_machines_leave_nothing_behind() {
         let eight_times = |count| {
             thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| (0..count).for_each(cycle)))));
         };
-        eight_times(5); // what is allocated once and for all
-        let (threads, descriptors, mappings) = belongings();
+        eight_times(5); // for what is allocated only once
+        let (threads, descriptors, mappings) = resources();
         eight_times(125);
-        // A thread that was joined is seen for a moment longer, and the allocator keeps a few mappings to itself.
-        eventually("only the threads from before", || (belongings().0 <= threads).then_some(()));
-        assert_eq!(belongings().1, descriptors, "descriptors");
-        assert!(belongings().2 < mappings + 100, "{} mappings, {mappings} before", belongings().2);
+        // A joined thread stays visible for a moment, and the allocator keeps a few mappings.
+        eventually("only the threads from before", || (resources().0 <= threads).then_some(()));
+        assert_eq!(resources().1, descriptors, "descriptors");
+        assert!(resources().2 < mappings + 100, "{} mappings, {mappings} before", resources().2);
     });
 }
 
@@ -134,9 +134,9 @@ fn eight_threads_that_kick_ten_thousand_times_each_end_the_machine_once() {
 }
 
 #[test]
-fn a_vcpu_that_a_device_blocks_is_given_up_by_name() {
+fn shutdown_gives_up_on_a_vcpu_that_a_device_blocks_and_names_it() {
     need_kvm!();
-    let (reached, hear) = mpsc::channel();
+    let (reached, blocked) = mpsc::channel();
     let (release, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let block = OnWrite(move || {
@@ -147,7 +147,7 @@ fn a_vcpu_that_a_device_blocks_is_given_up_by_name() {
     buses.ports.insert(0x700, 1, Arc::new(block)).unwrap();
     let kvm = Kvm::new().unwrap();
     let machine = Machine::start(&kvm, &CpuidTemplate::new(&kvm).unwrap(), &TOUCH, buses);
-    hear.recv().unwrap();
+    blocked.recv().unwrap();
     machine.handler.kick().unwrap();
     assert_eq!(machine.end().unwrap_err().to_string(), "vCPU 0 did not stop within a second");
     drop(release);

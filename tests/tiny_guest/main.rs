@@ -1,5 +1,5 @@
-//! What a user of kickvm can observe without Linux in the guest: bad input, terminals, and guests of a few instructions, which run
-//! on any `/dev/kvm`.
+//! What a user of kickvm can observe without Linux in the guest: bad input, terminals, and guests of a few
+//! instructions, which run on any `/dev/kvm`.
 #![cfg(feature = "vmm")]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! Where output goes, and what becomes of it when its reader is slow, asleep or gone.
+//! Where output goes, and what happens to it when its reader is slow, sleeps or has closed.
 
 use crate::common::TempDir;
 use crate::common::process::{Running, eventually};
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
-// 1 MiB of numbers: 0, 1, 2 and so on, each in four bytes; 64 KiB are made and printed at a time. The first bytes of
-// each go out as a polling driver sends them, one at a time when the status says that there is room, and the rest as
-// fast as can be. (So most of them wait in KVM's ring, and the whole takes seconds and not minutes.)
+// Prints 1 MiB of numbers: 0, 1, 2 and so on, four bytes each, in blocks of 64 KiB. The first bytes of a block are sent
+// the way a polling driver sends them, one at a time when the line status register allows it, and the rest by one
+// string instruction, which is faster because KVM coalesces the writes.
 guest!(
     FLOOD,
     "xor ebx, ebx",
@@ -32,7 +32,7 @@ guest!(
     never!(),
 );
 
-// Prints a byte whenever the interrupt says that the last one has left.
+// Prints one byte for each transmitter interrupt.
 guest!(
     INTERRUPTED,
     take_interrupts!(),
@@ -51,12 +51,12 @@ fn numbers(bytes: usize) -> Vec<u8> {
     (0..bytes as u32 / 4).flat_map(u32::to_le_bytes).collect()
 }
 
-/// Starts the flood and waits until the pipe that it goes to is full.
-fn dammed_flood() -> (Running, PipeReader) {
+/// Starts the flood and waits until its output pipe is full.
+fn blocked_flood() -> (Running, PipeReader) {
     let (reader, writer) = pipe().unwrap();
     let mut run = run(&FLOOD, &[]);
     run.command.stdout(writer.try_clone().unwrap());
-    let running = run.start(); // the command and its copy of the writer are gone
+    let running = run.start(); // drops the command and its copy of the writer
     eventually("a full pipe", || {
         let ready = poll(&mut [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).unwrap();
         (ready == 0).then_some(())
@@ -76,9 +76,9 @@ fn read_slowly(source: &mut impl Read) -> Vec<u8> {
 }
 
 #[test]
-fn a_mebibyte_arrives_whole_and_in_order_through_a_slow_reader() {
+fn a_slow_reader_gets_a_mebibyte_complete_and_in_order() {
     need_kvm!();
-    let (running, mut reader) = dammed_flood();
+    let (running, mut reader) = blocked_flood();
     let all = read_slowly(&mut reader);
     assert!(all == numbers(MIB), "{} bytes", all.len());
     running.end().assert(0, "", &[]);
@@ -91,18 +91,18 @@ fn an_empty_transmitter_interrupts() {
 }
 
 #[test]
-fn a_reader_who_sleeps_does_not_keep_a_signal_from_ending_the_run() {
+fn a_signal_ends_the_run_although_the_output_reader_sleeps() {
     need_kvm!();
-    let (running, _reader) = dammed_flood();
-    let asked = Instant::now();
+    let (running, _reader) = blocked_flood();
+    let start = Instant::now();
     running.signal(Signal::SIGTERM);
     running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
-    // A second each for the last words and for the vCPUs; the rest is for a busy host.
-    assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+    // At most a second each for draining the output and for stopping the vCPUs; the rest is for a busy host.
+    assert!(start.elapsed() < Duration::from_secs(10), "took {:?}", start.elapsed());
 }
 
 #[test]
-fn a_guest_that_prints_without_end_does_not_keep_the_timeout_from_ending_the_run() {
+fn endless_output_does_not_delay_the_timeout() {
     need_kvm!();
     let mut run = run(&SPAM, &["--timeout", "300ms"]);
     run.command.stdout(Stdio::null());
@@ -110,15 +110,15 @@ fn a_guest_that_prints_without_end_does_not_keep_the_timeout_from_ending_the_run
 }
 
 #[test]
-fn a_reader_who_leaves_ends_the_run() {
+fn a_reader_that_closes_the_pipe_ends_the_run() {
     need_kvm!();
-    let (running, reader) = dammed_flood();
+    let (running, reader) = blocked_flood();
     drop(reader);
     running.end().assert(125, "", &["kickvm: cannot write the guest's output: Broken pipe"]);
 }
 
 #[test]
-fn nobody_waits_for_a_standard_error_that_nobody_reads() {
+fn a_full_standard_error_does_not_block_the_run() {
     need_kvm!();
     let (_reader, writer) = pipe().unwrap();
     nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
@@ -143,13 +143,13 @@ fn output_that_cannot_be_written_is_an_error_even_if_the_guest_has_ended() {
 fn the_console_can_be_a_file() {
     need_kvm!();
     let dir = TempDir::new();
-    let path = dir.file("console", b"what was here before");
+    let path = dir.file("console", b"the previous content");
     run(&HELLO, &["--console", &format!("file={}", path.display())]).end().assert(0, "", &[]);
     assert_eq!(fs::read_to_string(path).unwrap(), "Hello from a tiny guest\r\n");
 }
 
 #[test]
-fn the_console_can_be_nowhere() {
+fn the_console_can_be_discarded() {
     need_kvm!();
     run(&HELLO, &["--console", "none"]).end().assert(0, "", &[]);
 }

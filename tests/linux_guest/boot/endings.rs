@@ -1,11 +1,11 @@
-//! Each way in which Linux ends a machine, and the exit code it gives. That init's `poweroff -f` gives 0 is part of every
-//! other test.
+//! Each way in which Linux ends a machine, and its exit code. Nearly all other tests end by init's `poweroff -f`, which
+//! is code 0.
 
 use crate::support::guest::Guest;
 
 const CRASH: &str = "kickvm: the guest crashed: triple fault on vCPU 0 (RIP ";
 
-/// `reboot -f`, the kernel's own way.
+/// `reboot -f`, by the kernel's default method.
 #[track_caller]
 fn reboots(guest: Guest) {
     let ended = guest.job("reboot -f").run();

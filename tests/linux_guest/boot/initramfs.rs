@@ -1,4 +1,4 @@
-//! `--initramfs` any number of times: archives are laid over one another, compressed or not. A broken one is no hang.
+//! Any number of `--initramfs` archives, compressed or not, later ones on top. A damaged one does not hang.
 
 use crate::support::guest::Guest;
 use crate::support::{assets, cpio};
@@ -14,7 +14,8 @@ fn gzip(path: &Path) -> Vec<u8> {
     output.stdout
 }
 
-/// The later archive's file wins, and one whose length is no multiple of four does not shift the next.
+/// The file of the later archive wins, and an archive whose length is not a multiple of four does not misalign the
+/// next.
 #[track_caller]
 fn takes_four_archives(guest: Guest) {
     let second = guest.files().1.join("second");
@@ -40,7 +41,7 @@ fn our_kernel_unpacks_four_archives_one_compressed_through_its_pvh_entry() {
     takes_four_archives(linux!(Pvh));
 }
 
-/// kickvm does not unpack, so it cannot know; the kernel finds no init in what it could unpack.
+/// kickvm does not unpack archives, so it cannot detect the damage. The kernel finds no init in the part it can unpack.
 #[track_caller]
 fn panics_on_half_an_archive(guest: Guest) {
     let archive = gzip(guest.files().0);
@@ -60,7 +61,7 @@ fn our_kernel_panics_on_a_truncated_compressed_archive() {
 }
 
 #[test]
-fn a_whole_compressed_archive_is_as_good_as_a_plain_one() {
+fn a_compressed_archive_unpacks_like_a_plain_one() {
     let guest = linux!(BzImage);
     let archive = gzip(guest.files().0);
     assert!(archive.len() < assets::read(guest.files().0).len());

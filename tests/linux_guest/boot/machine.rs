@@ -1,4 +1,4 @@
-//! What a guest sees of its machine is what its user asked for: CPUs, memory, command line, time; by each boot protocol.
+//! The guest sees the machine that its user configured (CPUs, memory, command line, time), by each boot protocol.
 
 use crate::support::guest::Guest;
 use crate::support::transcript::lines;
@@ -17,13 +17,13 @@ date +%s
 sed -n 's/^MemTotal: *\(.*\) kB/\1/p' /proc/meminfo
 "#;
 
-/// What a guest should see.
+/// The machine that a guest should see.
 struct Machine<'a> {
     cpus: u32,
     memory: &'a str,
-    /// `/proc/iomem` has these ranges of RAM.
+    /// The RAM ranges in `/proc/iomem`.
     ram: &'a [&'a str],
-    /// What of it the kernel leaves for use, in MiB.
+    /// The range of `MemTotal`, in MiB: the memory without the kernel's own.
     usable: std::ops::Range<u64>,
     protocol: &'a str,
 }
@@ -36,8 +36,8 @@ impl Machine<'_> {
         let ended = guest.run();
         ended.assert_code(0);
 
-        let said = ended.between(&greeting, "reboot: Power down");
-        let (seen, [date, total]) = said.split_at(said.len() - 2) else { panic!("too few lines: {said:?}") };
+        let output = ended.between(&greeting, "reboot: Power down");
+        let (seen, [date, total]) = output.split_at(output.len() - 2) else { panic!("too few lines: {output:?}") };
         let cpus = self.cpus;
         let mut expected = vec![format!("{cpus} processors"), format!("{cpus} cores")];
         expected.extend((0..cpus).map(|core| format!("core {core} of socket 0, threads {core}")));
@@ -122,7 +122,7 @@ fn our_kernel_has_3_gib_and_a_page_through_its_bzimage() {
     machine.is_seen_by(linux!(BzImage));
 }
 
-/// Not a character of the command line means anything to kickvm, and none is lost on the way.
+/// kickvm interprets no character of the command line, and loses none.
 #[track_caller]
 fn reads_its_command_line(guest: Guest) {
     let cmdline = r#"console=ttyS0 panic=-1 quiet a=b,c,,d "e f"=g 'h' i==j %s \n ${k} `l` <&> é -- --kernel=m"#;

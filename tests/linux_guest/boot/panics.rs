@@ -1,9 +1,10 @@
-//! A kernel panic is exit code 120, whether the kernel then reboots or waits for ever, and what it said is on standard output.
+//! A kernel panic is exit code 120, whether the kernel then reboots or waits for ever. Its messages are on standard
+//! output.
 
 use crate::support::guest::Guest;
 
 const NO_ROOT: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
-/// A kernel command line with which a panic is the end.
+/// A kernel command line with which the kernel waits for ever after a panic.
 const WAIT: &str = "console=ttyS0 quiet panic=0";
 
 #[track_caller]
@@ -19,7 +20,7 @@ fn panics_and_reboots(guest: Guest) {
 }
 
 #[track_caller]
-fn panics_when_told_to(guest: Guest) {
+fn panics_by_sysrq(guest: Guest) {
     panics(guest.job("echo c >/proc/sysrq-trigger"), &["Kernel panic - not syncing: sysrq triggered crash"]);
 }
 
@@ -28,7 +29,7 @@ fn a_stock_kernel_without_a_root_that_reboots() {
     panics_and_reboots(linux!(Stock));
 }
 
-/// The last line says that it has ended.
+/// kickvm recognizes the end of a panic by its last line.
 #[test]
 fn a_stock_kernel_without_a_root_that_waits() {
     let end = format!("---[ end {NO_ROOT} ]---");
@@ -40,7 +41,7 @@ fn our_kernel_without_a_root_that_reboots() {
     panics_and_reboots(linux!(BzImage));
 }
 
-/// It has the panic device built in, which tells at once.
+/// It has the driver of the pvpanic device, which reports the panic at once.
 #[test]
 fn our_kernel_without_a_root_that_waits() {
     panics(linux!(Pvh).without_initramfs().cmdline(WAIT), &[NO_ROOT]);
@@ -48,10 +49,10 @@ fn our_kernel_without_a_root_that_waits() {
 
 #[test]
 fn a_stock_kernel_by_sysrq() {
-    panics_when_told_to(linux!(Stock));
+    panics_by_sysrq(linux!(Stock));
 }
 
 #[test]
 fn our_kernel_by_sysrq_with_4_cpus() {
-    panics_when_told_to(linux!(BzImage).cpus(4));
+    panics_by_sysrq(linux!(BzImage).cpus(4));
 }

@@ -1,4 +1,4 @@
-//! Stopped from outside: a timeout, a signal.
+//! Runs that are stopped from outside: by a timeout or a signal.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_timeout_on_a_running_linux_is_124() {
-    // How long a boot takes here nobody knows, but one of these is longer.
+    // A boot takes unknown time here, but less than one of these.
     for seconds in [10, 30, 90] {
         let guest = linux!(BzImage).options(&["--timeout", &format!("{seconds}s")]).job("sleep 1000");
         let greeting = guest.greeting();

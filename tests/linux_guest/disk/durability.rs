@@ -1,4 +1,4 @@
-//! What a guest was told to be on the disk is there, however the guest ends.
+//! Data that was reported to the guest as flushed is on the disk, however the guest ends.
 
 use super::image::{Images, Place, check, content};
 use crate::support::devices::job;
@@ -29,7 +29,7 @@ fn leaves_what_was_synced(guest: Guest, place: Place) {
     assert!(content(&disk, "copy") == fs::read(source).expect("it is there"), "the copy differs");
 }
 
-/// The VMM is killed while a file without end is written, and others are synced one by one.
+/// The VMM is killed while one file is written endlessly, and others are written and synced one by one.
 fn leaves_what_was_fsynced_when_killed(guest: Guest, place: Place) {
     const SYNCED: usize = 20;
     let images = Images::new(place);

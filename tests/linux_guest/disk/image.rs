@@ -1,4 +1,4 @@
-//! Disk images for guests, and what is in them.
+//! Disk images for guests, and their content.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where an image is: it makes a difference to how its disk does its work.
+/// The file system of an image, which decides how the disk executes its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A file system in memory.
+    /// A tmpfs.
     Memory,
-    /// Where temporary files are.
+    /// The directory for temporary files.
     Files,
 }
 
-/// A directory for images that goes away with them.
+/// A directory for images, which is deleted with them when dropped.
 pub struct Images(PathBuf);
 
 impl Images {
@@ -32,7 +32,7 @@ impl Images {
         &self.0
     }
 
-    /// An image without content.
+    /// A sparse image.
     pub fn empty(&self, name: &str, mib: u64) -> PathBuf {
         let path = self.0.join(name);
         File::create(&path).and_then(|file| file.set_len(mib << 20)).expect("cannot make an image");
@@ -61,7 +61,7 @@ impl Drop for Images {
     }
 }
 
-/// Does with the ext4 image what mounting it would: replays its journal. What is left must be without fault.
+/// Replays the journal of the ext4 image as a mount would, and asserts that the file system is clean then.
 #[track_caller]
 pub fn check(image: &Path) {
     run(Command::new("e2fsck").args(["-y", "-E", "journal_only"]).arg(image));
@@ -75,7 +75,7 @@ pub fn content(image: &Path, file: &str) -> Vec<u8> {
     run(Command::new("debugfs").args(["-R", &request]).arg(image))
 }
 
-/// Runs a command that must succeed, and returns its output.
+/// Runs a command, asserts that it succeeds, and returns its output.
 #[track_caller]
 pub fn run(command: &mut Command) -> Vec<u8> {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -1,4 +1,4 @@
-//! An error of the host's file is an error in the guest, and the disk goes on.
+//! An error of the host's file is an I/O error in the guest, and the disk continues to work.
 
 use super::image::{Images, Place, run};
 use crate::support::devices::job;
@@ -30,18 +30,18 @@ fn is_an_error_until_it_grows(guest: Guest, place: Place) {
     let file = OpenOptions::new().write(true).open(&image).expect("it is there");
     guest.wait_for_line("good");
     file.set_len(1 << 20).expect("it can shrink");
-    guest.say("go\n");
+    guest.write("go\n");
     guest.wait_for_line("Input/output error");
     guest.wait_for_line("good elsewhere");
     file.set_len(4 << 20).expect("it can grow");
-    guest.say("go\n");
+    guest.write("go\n");
     guest.wait_for_line("good again");
     guest
         .finish()
         .assert(0, &[&format!("kickvm: disk '{path}' fails: The file has become shorter; the guest sees I/O errors")]);
 }
 
-/// A file system of its own for the image, which a test that runs as root can have.
+/// A tmpfs mounted for the image, which takes root's rights.
 struct Mounted<'a>(&'a Images);
 
 impl Drop for Mounted<'_> {
@@ -67,7 +67,7 @@ fn is_an_error_until_it_has_room(guest: Guest, place: Place) {
     guest.wait_for_line("Input/output error");
     guest.wait_for_line("good elsewhere");
     run(Command::new("mount").args(["-o", "remount,size=64m"]).arg(images.path()));
-    guest.say("go\n");
+    guest.write("go\n");
     guest.wait_for_line("good again");
     guest
         .finish()

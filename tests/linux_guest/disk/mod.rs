@@ -1,6 +1,6 @@
 //! Disks under real Linux: what was written is there, errors are errors, and discarded space returns to the host.
 
-/// Tests of this name, one on a stock kernel and one on ours, with images in memory or in another file system.
+/// Makes two tests of each function, one on the stock kernel and one on ours, with images in this place.
 macro_rules! on_both_kernels {
     ($($name:ident in $place:ident: $test:path;)*) => {$(
         mod $name {

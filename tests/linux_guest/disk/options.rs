@@ -1,4 +1,4 @@
-//! Disks are what their options say, in order.
+//! Disks have the order and the properties that their options give.
 
 use super::image::{Images, Place, run};
 use crate::support::devices::job;
@@ -10,12 +10,12 @@ use std::process::Command;
 
 on_both_kernels! {
     several_disks in Files: super::have_their_order_size_and_name;
-    a_read_only_disk in Files: super::refuses_to_be_written;
-    a_read_only_disk_in_memory in Memory: super::refuses_to_be_written;
+    a_read_only_disk in Files: super::rejects_writes;
+    a_read_only_disk_in_memory in Memory: super::rejects_writes;
     a_driver_that_comes_back in Files: super::finds_the_disk_as_it_was;
     a_driver_that_comes_back_in_memory in Memory: super::finds_the_disk_as_it_was;
-    a_discarded_disk in Files: super::gives_its_space_back;
-    a_discarded_disk_in_memory in Memory: super::gives_its_space_back;
+    a_discarded_disk in Files: super::returns_its_space;
+    a_discarded_disk_in_memory in Memory: super::returns_its_space;
 }
 
 fn have_their_order_size_and_name(guest: Guest, place: Place) {
@@ -42,7 +42,7 @@ fn have_their_order_size_and_name(guest: Guest, place: Place) {
     assert_eq!(seen, expected);
 }
 
-/// The driver leaves while the disk is read, which resets it.
+/// The driver is unbound while the disk is read, which resets the device.
 fn finds_the_disk_as_it_was(guest: Guest, place: Place) {
     let images = Images::new(place);
     let image = images.random("disk", 16);
@@ -63,7 +63,7 @@ fn md5sum(image: &Path) -> String {
     line.split_whitespace().next().expect("there is a sum").to_owned()
 }
 
-fn refuses_to_be_written(guest: Guest, place: Place) {
+fn rejects_writes(guest: Guest, place: Place) {
     let images = Images::new(place);
     let image = images.random("disk", 4);
     let before = fs::read(&image).expect("it is there");
@@ -76,7 +76,7 @@ fn refuses_to_be_written(guest: Guest, place: Place) {
     assert!(fs::read(&image).expect("it is there") == before, "the image has changed");
 }
 
-fn gives_its_space_back(guest: Guest, place: Place) {
+fn returns_its_space(guest: Guest, place: Place) {
     let images = Images::new(place);
     let image = images.random("disk", 16);
     let blocks = || fs::metadata(&image).expect("it is there").blocks();

@@ -1,4 +1,4 @@
-//! The command's exit status is kickvm's, whatever it is, and nothing is said about it.
+//! kickvm exits with the command's status, whatever it is, and prints nothing about it.
 
 use super::run::Exec;
 
@@ -13,7 +13,7 @@ on_kernel!(
     false_,
     not_found,
     not_executable,
-    what_is_left_behind,
+    leftover_processes_end_with_the_command,
     no_directory,
     a_script_without_an_interpreter
 );
@@ -68,8 +68,8 @@ fn a_script_without_an_interpreter(exec: Exec) {
     );
 }
 
-/// Processes that a command leaves behind end with it, and do not keep its streams open.
-fn what_is_left_behind(exec: Exec) {
+/// Processes that the command leaves behind end with it, and do not keep its streams open.
+fn leftover_processes_end_with_the_command(exec: Exec) {
     exec.sh("busybox sleep 1000 & (busybox sleep 1000 &); echo done; exit 3").assert(3, "done\n", "");
 }
 

@@ -1,4 +1,4 @@
-//! The guest's files: what is given is there, unchanged, and what cannot be is said.
+//! The guest's files: everything that was given arrives unchanged, and what cannot is reported.
 
 use super::run::{Exec, busybox};
 use crate::common::noise;
@@ -16,7 +16,7 @@ on_kernel!(
     more_links_than_a_tmpfs_has_inodes,
     a_directory_that_changes,
     too_little_memory,
-    an_initramfs_below,
+    files_on_top_of_an_initramfs,
     environment
 );
 on_kernel!(stock_only, Stock, modules);
@@ -30,7 +30,7 @@ fn root(exec: &Exec) -> std::path::PathBuf {
     root
 }
 
-/// Each of them has its own number in it, which the guest adds up.
+/// Each file contains its number, and the guest adds the numbers up.
 fn twenty_thousand_files(exec: Exec) {
     let root = root(&exec);
     for n in 0..20_000 {
@@ -46,7 +46,7 @@ fn twenty_thousand_files(exec: Exec) {
     ended.assert(0, "20000 199990000\n", "");
 }
 
-/// A sparse file is as good as any to be copied; the last part of it is not zeros.
+/// A sparse file is copied like any other. Its last 32 MiB are not zeros.
 fn a_gibibyte(exec: Exec) {
     let root = root(&exec);
     let file = fs::File::create(root.join("large")).unwrap();
@@ -60,7 +60,7 @@ fn a_gibibyte(exec: Exec) {
     ended.assert(0, &format!("1073741824\n{}  -\n", sum.split_whitespace().next().unwrap()), "");
 }
 
-/// The host's own, with its libraries.
+/// An executable of the host, with its libraries.
 fn a_dynamic_executable(exec: Exec) {
     let exec = exec.options(&["--add", "/bin/bash", "--add", "/bin/ls"]);
     exec.run(&["bash", "-c", "ls -d /bin/ls; exit 7"]).assert(7, "/bin/ls\n", "");
@@ -95,7 +95,7 @@ fn odd_names_and_kinds(exec: Exec) {
     ended.assert(0, expected, "kickvm: warning: 'odd/socket' is left out: It is a socket\n");
 }
 
-/// Links, hard links and modes of the root stay, but for what is added.
+/// Links, hard links and modes of the root are kept, except those that an addition replaces.
 fn additions_over_a_root(exec: Exec) {
     let root = root(&exec);
     let overlay = exec.scratch.path().join("overlay");
@@ -120,7 +120,7 @@ fn additions_over_a_root(exec: Exec) {
     exec.run(&["sh", "-c", script]).assert(0, "usr/lib\n/tmp 1777\nnew\nnew\nmine\nold\nold\n", "");
 }
 
-/// It has half as many as there are pages of free memory: of 160 MiB fewer than 20,480.
+/// A tmpfs has half as many inodes as there are pages of free memory: fewer than 20,480 with 160 MiB.
 fn more_links_than_a_tmpfs_has_inodes(exec: Exec) {
     let root = root(&exec);
     fs::create_dir(root.join("links")).unwrap();
@@ -131,7 +131,7 @@ fn more_links_than_a_tmpfs_has_inodes(exec: Exec) {
     exec.run(&["sh", "-c", "busybox ls /links | busybox wc -l; busybox touch /more"]).assert(0, "21000\n", "");
 }
 
-/// Whatever it comes to, the guest starts, and a file that nobody touched is whole.
+/// Whatever is copied of it, the guest starts, and an unchanged file is complete.
 fn a_directory_that_changes(exec: Exec) {
     let root = root(&exec);
     fs::write(root.join("still"), noise(1 << 20)).unwrap();
@@ -164,7 +164,7 @@ fn a_directory_that_changes(exec: Exec) {
     );
 }
 
-/// The message says what would do, and that does.
+/// The memory that the message suggests is enough.
 fn too_little_memory(exec: Exec) {
     let root = root(&exec);
     fs::write(root.join("large"), vec![1; 100 << 20]).unwrap();
@@ -184,7 +184,7 @@ fn too_little_memory(exec: Exec) {
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"104857600\n"[..]), "{output:?}");
 }
 
-fn an_initramfs_below(exec: Exec) {
+fn files_on_top_of_an_initramfs(exec: Exec) {
     let initramfs = exec.assets.initramfs.clone();
     let file = exec.scratch.file("file", b"added\n");
     let add = format!("{}:/etc/new/file", file.display());
@@ -199,7 +199,7 @@ fn environment(exec: Exec) {
     ended.assert(0, "two\nlines|=|/bin:/x|/root|/bin|kickvm\n7\n", "");
 }
 
-/// The stock kernel has nearly everything as modules.
+/// The stock kernel has most drivers as modules.
 fn modules(exec: Exec) {
     let directory = exec.assets.kernel.with_file_name("modules");
     let add = format!("{}:/lib/modules/{}", directory.display(), exec.assets.release);

@@ -1,6 +1,7 @@
-//! `kickvm exec` on real Linux. The guest's files are those that a test adds.
+//! `kickvm exec` on real Linux. The guest's files are the ones that a test adds.
 
-/// Makes of each function a test with a stock kernel, and one with ours. It is given an [`Exec`].
+/// Makes two tests of each function, one with the stock kernel and one with ours. The function takes an
+/// [`Exec`](run::Exec).
 macro_rules! on_both_kernels {
     ($($name:ident),* $(,)?) => {
         on_kernel!(stock, Stock, $($name),*);

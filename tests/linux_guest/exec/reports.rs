@@ -1,4 +1,4 @@
-//! `--report` and `--junit`, and `--expect` and `--reject` of `kickvm run`, which share their machinery.
+//! `--report` and `--junit`, and `--expect` and `--reject` of `kickvm run`.
 
 use super::run::Exec;
 use serde_json::Value;
@@ -38,7 +38,7 @@ fn a_report_of_a_command(exec: Exec) {
     );
     let xml = fs::read_to_string(junit).unwrap();
     let document = roxmltree::Document::parse(&xml).unwrap();
-    let failure = document.descendants().find(|it| it.has_tag_name("failure")).expect("it failed");
+    let failure = document.descendants().find(|it| it.has_tag_name("failure")).expect("there is a failure");
     assert_eq!(failure.attribute("message"), Some("the command ended with status 5"));
 }
 
@@ -59,7 +59,7 @@ fn expected_and_rejected_lines(exec: Exec) {
         let stderr = String::from_utf8(output.stderr).unwrap();
         (output.status.code().unwrap(), stderr.lines().next().unwrap_or_default().to_owned())
     };
-    // The shell waits for ever; its prompt is no whole line.
+    // The shell waits for ever, and its prompt is an incomplete line.
     assert_eq!(run(&["--expect", "^Hello from Linux", "--expect", "^guest# $"]), (0, String::new()));
     let said = "kickvm: the console said what --reject '^Hello' forbids: Hello from Linux";
     let (code, line) = run(&["--reject", "^Hello"]);

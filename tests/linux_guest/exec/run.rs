@@ -1,4 +1,4 @@
-//! A `kickvm exec` to be, and how it ended.
+//! A `kickvm exec` command: building, running and its result.
 
 use crate::common::TempDir;
 use crate::common::process::read_until;
@@ -10,10 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long anything may take; on an emulated processor a boot takes some seconds.
+/// The limit for every wait. On an emulated processor a boot takes some seconds.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A command in a guest whose only files are busybox and kickvm.
+/// A `kickvm exec` command that is being built. Without options the guest has no files but kickvm.
 pub struct Exec {
     pub assets: Assets,
     pub scratch: TempDir,
@@ -21,7 +21,8 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Nothing to run yet, on `kernel`. An error names the variable that is missing.
+    /// A command line with `kernel`, so far without a guest command. The error names the environment variable that is
+    /// missing.
     pub fn new(kernel: Kernel) -> Result<Self, &'static str> {
         let scratch = TempDir::new();
         let assets = Assets::find(kernel, scratch.path())?;
@@ -49,7 +50,7 @@ impl Exec {
         (self.command, self.scratch)
     }
 
-    /// Starts it with a pipe at each stream.
+    /// Starts it with a pipe for each standard stream.
     pub fn start(self, words: &[&str]) -> Running {
         let (command, scratch) = self.command(words);
         Running::of(command, scratch)
@@ -66,12 +67,12 @@ impl Exec {
     }
 }
 
-/// The static busybox that the test's initramfs is made of.
+/// The static busybox that the test initramfs contains too.
 pub fn busybox() -> PathBuf {
     PathBuf::from(std::env::var_os("KICKVM_CACHE").expect("the runner sets it")).join("busybox")
 }
 
-/// One that lives.
+/// A `kickvm exec` that runs.
 pub struct Running {
     pub child: Child,
     pub stdout: Option<JoinHandle<Vec<u8>>>,
@@ -87,21 +88,21 @@ impl Running {
         Self { child, stdout: None, stderr: Some(stderr), scratch: Some(scratch) }
     }
 
-    /// Reads standard output until it holds `text`.
+    /// Reads standard output until it contains `text`.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
-        let stdout = self.child.stdout.as_mut().expect("nobody collects it yet");
+        let stdout = self.child.stdout.as_mut().expect("it is not collected yet");
         read_until(stdout, text, PATIENCE);
     }
 
-    /// Gives it `input` and nothing more, and waits for its end.
+    /// Writes `input`, closes standard input, and waits for the end.
     #[track_caller]
     pub fn end_with(mut self, input: &[u8]) -> Ended {
         if let Some(stdout) = self.child.stdout.take() {
             self.stdout = Some(collect(stdout));
         }
         if let Some(mut stdin) = self.child.stdin.take() {
-            let _ = stdin.write_all(input); // a command may end without having read it
+            let _ = stdin.write_all(input); // the command may end without reading it
         }
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -120,7 +121,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // one that has ended and was waited for is not signalled
+        let _ = self.child.kill(); // fails if it has ended
         let _ = self.child.wait();
     }
 }
@@ -128,12 +129,12 @@ impl Drop for Running {
 fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes); // what was read counts
+        let _ = stream.read_to_end(&mut bytes); // keep what was read before the error
         bytes
     })
 }
 
-/// How it ended.
+/// The result of a `kickvm exec`.
 pub struct Ended {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
@@ -142,14 +143,14 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Asserts the exit code and all of both outputs.
+    /// Asserts the exit code, and all of standard output and standard error.
     #[track_caller]
     pub fn assert(&self, code: i32, stdout: &str, stderr: &str) {
         let seen = (self.status.code(), self.text(), self.stderr.as_str());
         assert_eq!(seen, (Some(code), stdout, stderr));
     }
 
-    /// Asserts the exit code and that kickvm's verdict is this line, before all it explains.
+    /// Asserts the exit code, and that the first line on standard error is this verdict.
     #[track_caller]
     pub fn assert_verdict(&self, code: i32, verdict: &str) {
         assert_eq!(self.status.code(), Some(code), "exit code\n{}", self.stderr);

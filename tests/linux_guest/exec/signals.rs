@@ -1,4 +1,4 @@
-//! Signals to kickvm reach the command first. Runs do not disturb each other.
+//! Signals to kickvm are forwarded to the command first. Concurrent runs are independent.
 
 use super::run::Exec;
 use crate::common::process::wait_for_thread;
@@ -6,10 +6,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Instant;
 
-on_both_kernels!(a_command_that_heeds_sigterm);
-on_kernel!(ours_only, BzImage, a_command_that_does_not, a_second_signal, before_the_command, eight_at_once);
+on_both_kernels!(a_command_that_handles_sigterm);
+on_kernel!(
+    ours_only,
+    BzImage,
+    a_command_that_does_not,
+    a_second_signal,
+    a_signal_before_the_command_starts,
+    eight_runs_at_once
+);
 
-fn a_command_that_heeds_sigterm(exec: Exec) {
+fn a_command_that_handles_sigterm(exec: Exec) {
     let script = "trap 'echo caught; exit 9' TERM; echo on; while :; do busybox sleep 1000 & wait; done";
     let mut running = exec.busybox().start(&["sh", "-c", script]);
     running.wait_for("on\n");
@@ -37,19 +44,20 @@ fn a_second_signal(exec: Exec) {
     kill(id, Signal::SIGINT).unwrap();
     let ended = running.end_with(b"");
     assert_eq!(ended.status.code(), Some(130));
-    assert!(ended.stderr.ends_with("kickvm: stopped by SIGINT\n"), "{}", ended.stderr); // a shell may name its child's end
+    // A shell may print before it how its child ended.
+    assert!(ended.stderr.ends_with("kickvm: stopped by SIGINT\n"), "{}", ended.stderr);
 }
 
-fn before_the_command(exec: Exec) {
+fn a_signal_before_the_command_starts(exec: Exec) {
     let running = exec.busybox().start(&["busybox", "sleep", "1000"]);
     let id = running.child.id();
-    // Its vCPU runs, and Linux takes seconds to come up here.
+    // The vCPU runs, and Linux takes seconds to boot here.
     wait_for_thread(id, "vcpu0");
     kill(Pid::from_raw(id as i32), Signal::SIGTERM).unwrap();
     running.end_with(b"").assert_verdict(143, "kickvm: stopped by SIGTERM");
 }
 
-fn eight_at_once(exec: Exec) {
+fn eight_runs_at_once(exec: Exec) {
     let kernel = exec.assets.kernel.clone();
     drop(exec);
     let one = |n: i32| {

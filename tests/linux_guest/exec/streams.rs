@@ -1,4 +1,4 @@
-//! Standard input, output and error reach the other side byte for byte.
+//! Standard input, output and error are transferred unchanged.
 
 use super::run::Exec;
 use crate::common::noise;
@@ -13,16 +13,16 @@ on_kernel!(stock_only, Stock, a_kernel_that_moves_its_memory);
 on_kernel!(
     ours_only,
     BzImage,
-    a_reader_who_sleeps_holds_back_the_command_alone,
-    a_reader_who_leaves_is_a_broken_pipe_to_the_command,
-    input_that_nobody_reads,
-    an_idle_command_costs_nothing,
-    input_comes_while_it_is_written
+    a_sleeping_reader_blocks_only_the_command,
+    a_reader_that_closes_is_a_broken_pipe_in_the_command,
+    input_that_the_command_does_not_read,
+    an_idle_command_uses_no_processor_time,
+    input_arrives_while_it_is_written
 );
 
 const MIB: usize = 1 << 20;
 
-/// The guest's own hash of what it sends is compared with the hash of what came.
+/// Compares the guest's hash of the data it sends with the hash of the data that arrived.
 fn a_hundred_megabytes_of_noise(exec: Exec) {
     let script = "
         busybox mkfifo /run/copy
@@ -34,7 +34,7 @@ fn a_hundred_megabytes_of_noise(exec: Exec) {
     assert_eq!(ended.stderr, format!("{}  -\n", hash(&ended.stdout)));
 }
 
-/// The channel's pages stay where they are whatever is moved around them; ours has no code for moving.
+/// Compaction never moves the channel's pages. Our own kernel has no compaction.
 fn a_kernel_that_moves_its_memory(exec: Exec) {
     let script = "
         while :; do
@@ -63,17 +63,17 @@ fn ten_megabytes_there_and_back(exec: Exec) {
     assert!(ended.stdout == input, "{} bytes came back", ended.stdout.len());
 }
 
-/// What waits for the reader does not keep kickvm from ending at a time-out.
-fn a_reader_who_sleeps_holds_back_the_command_alone(exec: Exec) {
+/// Output that waits for the reader does not delay the timeout.
+fn a_sleeping_reader_blocks_only_the_command(exec: Exec) {
     let mut running = exec.options(&["--timeout", "15s"]).busybox().start(&["sh", "-c", "echo on; exec busybox yes"]);
     running.wait_for("on\ny");
-    let stdout = running.child.stdout.take(); // open, and not read
+    let stdout = running.child.stdout.take(); // open, but not read
     let ended = running.end_with(b"");
     ended.assert_verdict(124, "kickvm: the timeout of 15s ran out");
     drop(stdout);
 }
 
-fn a_reader_who_leaves_is_a_broken_pipe_to_the_command(exec: Exec) {
+fn a_reader_that_closes_is_a_broken_pipe_in_the_command(exec: Exec) {
     let mut running = exec.busybox().start(&["busybox", "yes"]);
     running.wait_for("y\n");
     drop(running.child.stdout.take());
@@ -81,13 +81,13 @@ fn a_reader_who_leaves_is_a_broken_pipe_to_the_command(exec: Exec) {
     assert!(matches!(ended.status.code(), Some(141 | 1)), "{:?}: {}", ended.status, ended.stderr);
 }
 
-fn input_that_nobody_reads(exec: Exec) {
+fn input_that_the_command_does_not_read(exec: Exec) {
     let ended = exec.busybox().start(&["sh", "-c", "exec <&-; echo on"]).end_with(&noise(MIB));
     ended.assert(0, "on\n", "");
 }
 
-/// Neither side polls: over a second kickvm uses next to no processor time.
-fn an_idle_command_costs_nothing(exec: Exec) {
+/// Neither side polls: in one second kickvm uses at most 50 ms of processor time.
+fn an_idle_command_uses_no_processor_time(exec: Exec) {
     let mut running = exec.busybox().start(&["sh", "-c", "echo on; read line; echo $line"]);
     running.wait_for("on\n");
     let id = running.child.id();
@@ -96,13 +96,13 @@ fn an_idle_command_costs_nothing(exec: Exec) {
         thread::sleep(Duration::from_secs(1));
         cpu_time(id) - before
     };
-    // A kernel that has just come up has this and that to do.
+    // A kernel that has just booted still does background work.
     assert!((0..30).any(|_| quiet() <= 50), "kickvm is never idle");
     running.end_with(b"off\n").assert(0, "off\n", "");
 }
 
-/// A line that is typed is there at once, and not when a buffer is full.
-fn input_comes_while_it_is_written(exec: Exec) {
+/// A line arrives when it is written, and not only when a buffer is full.
+fn input_arrives_while_it_is_written(exec: Exec) {
     let mut running = exec.busybox().start(&["busybox", "cat"]);
     let mut stdin = running.child.stdin.take().unwrap();
     for line in ["one\n", "two\n", "three\n"] {

@@ -1,4 +1,4 @@
-//! A command whose user sits at a terminal has one too.
+//! If kickvm's input and output are a terminal, so are the command's.
 
 use super::run::{Exec, PATIENCE};
 use crate::common::process::read_until;
@@ -12,14 +12,14 @@ use std::process::{Child, Stdio};
 
 on_both_kernels!(a_shell_with_ctrl_c_and_a_size);
 
-/// kickvm with a terminal for its input and output, in a session of its own.
+/// Starts kickvm in its own session with a terminal for its input and output.
 fn start(exec: Exec, words: &[&str]) -> (Child, File, Pty, Termios) {
     let (mut command, _scratch) = exec.busybox().command(words);
     let pty = Pty::new();
     set_size(&pty, 33, 111);
     let before = pty.settings();
     command.stdin(pty.stdio()).stdout(pty.stdio()).stderr(Stdio::piped());
-    // SAFETY: between fork and exec only two system calls are made.
+    // SAFETY: `take_terminal` makes only system calls, which is allowed between fork and exec.
     unsafe { command.pre_exec(take_terminal) };
     let child = command.spawn().unwrap();
     let screen = pty.master.try_clone().unwrap();
@@ -36,10 +36,10 @@ fn a_shell_with_ctrl_c_and_a_size(exec: Exec) {
     let script = "busybox stty size; busybox tty; trap 'echo caught' INT; \
         sh -c 'echo ready; exec busybox sleep 1000'; echo after; echo apart >&2; read line; busybox stty size; exit $line";
     let (child, mut screen, pty, before) = start(exec, &["sh", "-c", script]);
-    let said = read_until(&mut screen, "ready\r\n", PATIENCE);
-    assert!(said.ends_with("33 111\r\n/dev/pts/0\r\nready\r\n"), "{said:?}");
-    assert!(is_raw(&pty.settings()), "keys are the guest's");
-    screen.write_all(b"\x03").unwrap(); // a key to kickvm, a signal to what runs in the guest's terminal
+    let output = read_until(&mut screen, "ready\r\n", PATIENCE);
+    assert!(output.ends_with("33 111\r\n/dev/pts/0\r\nready\r\n"), "{output:?}");
+    assert!(is_raw(&pty.settings()), "the terminal is not raw");
+    screen.write_all(b"\x03").unwrap(); // a byte for kickvm, and a signal for the guest terminal's foreground process
     read_until(&mut screen, "caught\r\nafter\r\n", PATIENCE);
     set_size(&pty, 44, 122);
     screen.write_all(b"17\n").unwrap();

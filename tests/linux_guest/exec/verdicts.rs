@@ -1,16 +1,9 @@
-//! kickvm's own verdicts: their exit codes, and the line that says so.
+//! Verdicts of kickvm itself: their exit codes and their messages.
 
 use super::run::Exec;
 
-on_both_kernels!(a_time_out, a_panic, too_much_memory, hung_task_words);
-on_kernel!(
-    ours_only,
-    BzImage,
-    a_fork_bomb,
-    a_power_off_without_a_status,
-    words_that_nobody_asked_for,
-    a_missing_module
-);
+on_both_kernels!(a_time_out, a_panic, too_much_memory, a_hung_task_message);
+on_kernel!(ours_only, BzImage, a_fork_bomb, a_power_off_without_a_status, a_message_without_its_rule, a_missing_module);
 on_kernel!(stock_only, Stock, an_oops);
 
 fn a_time_out(exec: Exec) {
@@ -25,14 +18,14 @@ fn a_time_out(exec: Exec) {
 }
 
 fn a_panic(exec: Exec) {
-    // What is still in a pipe of the guest is lost with it.
+    // Output that is still in a pipe of the guest is lost.
     let ended = exec.sh("echo on; busybox sleep 1; echo c >/proc/sysrq-trigger; echo never");
     ended.assert_verdict(120, "kickvm: the guest kernel panicked");
     assert_eq!(ended.text(), "on\n");
     assert!(ended.stderr.contains("] Kernel panic - not syncing: sysrq triggered crash\n"), "{}", ended.stderr);
 }
 
-/// The command is killed by Linux, which is its own status; that it was for memory is said.
+/// Linux kills the command, which is the command's own status. A message names the lack of memory.
 fn too_much_memory(exec: Exec) {
     let ended = exec.options(&["--memory", "192M"]).sh("busybox tail /dev/zero");
     assert_eq!(ended.status.code(), Some(137), "{}", ended.stderr);
@@ -40,21 +33,21 @@ fn too_much_memory(exec: Exec) {
     assert!(expected.iter().all(|part| ended.stderr.contains(part)), "{}", ended.stderr);
 }
 
-/// Bounded by memory, and ended by the time-out, or by Linux if that kills the shell.
+/// Limited by the guest's memory, and ended by the timeout, or by Linux if it kills the shell.
 fn a_fork_bomb(exec: Exec) {
     let ended =
         exec.options(&["--memory", "128M", "--timeout", "30s"]).sh("f() { f | f & }; f; wait; busybox sleep 1000");
     assert!(matches!(ended.status.code(), Some(124 | 137)), "{:?} {}", ended.status, ended.stderr);
 }
 
-fn hung_task_words(exec: Exec) {
+fn a_hung_task_message(exec: Exec) {
     let words = "INFO: task sh:1 blocked for more than 120 seconds.";
     let ended =
         exec.options(&["--fail-on", "oops,hung"]).sh(&format!("echo '<3>{words}' >/dev/kmsg; busybox sleep 1000"));
     ended.assert_verdict(123, &format!("kickvm: the guest kernel reported trouble (--fail-on hung): {words}"));
 }
 
-fn words_that_nobody_asked_for(exec: Exec) {
+fn a_message_without_its_rule(exec: Exec) {
     exec.options(&["--fail-on", "lockup"]).sh("echo '<3>BUG: not a lockup' >/dev/kmsg").assert(0, "", "");
 }
 
@@ -70,7 +63,7 @@ fn a_missing_module(exec: Exec) {
     assert!(ended.stderr.starts_with("kickvm: cannot load modules: '/lib/modules/"), "{}", ended.stderr);
 }
 
-/// A real one: a module of the kernel's own among whose first instructions is one that there is not.
+/// A real oops: a module of this kernel with an invalid opcode among its first instructions.
 fn an_oops(exec: Exec) {
     let directory = exec.assets.kernel.with_file_name("modules");
     let mut module = std::fs::read(directory.join("failover.ko")).unwrap();
@@ -86,18 +79,19 @@ fn an_oops(exec: Exec) {
     assert!(ended.stderr.contains("failover_init+") && ended.stderr.contains("| "), "{}", ended.stderr);
 }
 
-/// A signature that is wrong is refused; one that is missing is not. It stands at the end: the signature itself, twelve bytes that
-/// end with its length, and a mark (scripts/sign-file.c of Linux).
+/// Removes the signature, because Linux rejects a wrong one but accepts a missing one. At the end of the file are the
+/// signature, twelve bytes that end with its length, and a magic string (Linux, scripts/sign-file.c).
 fn strip_signature(module: &mut Vec<u8>) {
-    const MARK: &[u8] = b"~Module signature appended~\n";
-    if let Some(rest) = module.strip_suffix(MARK) {
+    const MAGIC: &[u8] = b"~Module signature appended~\n";
+    if let Some(rest) = module.strip_suffix(MAGIC) {
         let (rest, len) = rest.split_at(rest.len() - 4);
         let len = u32::from_be_bytes(len.try_into().unwrap()) as usize;
         module.truncate(rest.len() - 8 - len);
     }
 }
 
-/// Puts `ud2`, an instruction that there is not, behind the call to ftrace at the beginning of an ELF object's `init_module`.
+/// Writes `ud2`, which raises an invalid-opcode exception, after the call to ftrace at the start of an ELF object's
+/// `init_module`.
 fn break_init(elf: &mut [u8]) {
     let field =
         |at: usize, len: usize| elf[at..at + len].iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte));
@@ -114,11 +108,11 @@ fn break_init(elf: &mut [u8]) {
     let init = init.expect("there is an init_module");
     let (text, start) = (field(init + 6, 2), field(init + 8, 8));
     let code = field(section(text) + 0x18, 8);
-    const FTRACE: usize = 5; // the call
+    const FTRACE: usize = 5; // the size of the call
     const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
     let start = start + FTRACE + if elf[code + start..].starts_with(&ENDBR64) { ENDBR64.len() } else { 0 };
     let patch = start..start + 2;
-    // What would be relocated there is not to be (R_X86_64_NONE).
+    // No relocation may overwrite the patch, so those there become R_X86_64_NONE.
     let relocations = (0..count).map(section).filter(|at| field(at + 4, 4) == 4 && field(at + 0x2c, 4) == text);
     let entries = relocations.flat_map(|at| {
         let (start, len) = (field(at + 0x18, 8), field(at + 0x20, 8));

@@ -1,19 +1,19 @@
-//! What guests are made of: files that the environment names.
+//! The files of guests, which environment variables name.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A kernel, and the way into it.
+/// A kernel, and its boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// Debian's bzImage for clouds.
+    /// The bzImage of Debian's cloud kernel.
     Stock,
-    /// Our own bzImage.
+    /// The bzImage of `resources/kernel-config`.
     BzImage,
-    /// Our own vmlinux, which has the note with the PVH entry.
+    /// The vmlinux of `resources/kernel-config`, which has a PVH note.
     Pvh,
-    /// Our own vmlinux, with the note made unrecognizable.
+    /// The same vmlinux with the PVH note made unrecognizable.
     Elf,
 }
 
@@ -21,13 +21,14 @@ pub enum Kernel {
 #[derive(Debug)]
 pub struct Assets {
     pub kernel: PathBuf,
-    /// What `uname -r` says in the guest.
+    /// The output of `uname -r` in the guest.
     pub release: String,
     pub initramfs: PathBuf,
 }
 
 impl Assets {
-    /// Finds what a guest with `kernel` needs; files made for it go to `scratch`. An error names the variable that is missing.
+    /// Finds the files of a guest with `kernel`. Generated files go to `scratch`. The error names the environment
+    /// variable that is missing.
     pub fn find(kernel: Kernel, scratch: &Path) -> Result<Self, &'static str> {
         let initramfs = variable("KICKVM_INITRAMFS")?;
         let bz_image = match kernel {

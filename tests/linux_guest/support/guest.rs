@@ -1,4 +1,4 @@
-//! A guest: its command line for `kickvm run`, its life, and how it ended.
+//! A guest: building its `kickvm run` command line, running it, and its result.
 
 use super::assets::{Assets, Kernel};
 use super::cpio;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long any guest may take; on an emulated processor a boot takes some seconds.
+/// The time limit of a guest. On an emulated processor a boot takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// In a guest's shell: waits until the console has no more to say (busybox sets a terminal up by `TCSADRAIN`).
+/// Shell command that waits until the console has sent its output (busybox's stty uses `TCSADRAIN`).
 pub const DRAIN: &str = "stty opost";
 
-/// A guest to be.
+/// The command line of a guest, while it is being built.
 pub struct Guest {
     assets: Assets,
     initramfs: Vec<PathBuf>,
@@ -28,7 +28,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest of 256 MiB and one CPU with `kernel` and the test initramfs. An error names the variable that is missing.
+    /// A guest of 256 MiB and one CPU with `kernel` and the test initramfs. The error names the environment variable
+    /// that is missing.
     pub fn new(kernel: Kernel) -> Result<Self, &'static str> {
         let scratch = TempDir::new();
         let assets = Assets::find(kernel, scratch.path())?;
@@ -61,14 +62,14 @@ impl Guest {
         self
     }
 
-    /// Has the guest run a shell script and power off. What a program says waits in a buffer while the kernel's own words
-    /// go straight out, so the script begins and ends when that buffer is empty.
+    /// Makes the guest run a shell script and power off. Output of programs is buffered by the tty, while kernel
+    /// messages are not, so the script begins and ends with an empty buffer.
     pub fn job(self, script: &str) -> Self {
         let script = format!("#!/bin/sh\n{DRAIN}\n{script}\n{DRAIN}\n");
         self.archive(&cpio::archive(&[("job", script.as_bytes())]))
     }
 
-    /// Lays one more archive over what is there.
+    /// Adds an archive on top of the others.
     pub fn archive(mut self, bytes: &[u8]) -> Self {
         let path = self.scratch.path().join(format!("{}.cpio", self.initramfs.len()));
         fs::write(&path, bytes).expect("cannot write an archive");
@@ -76,7 +77,7 @@ impl Guest {
         self
     }
 
-    /// Takes all archives away.
+    /// Removes all archives.
     pub fn without_initramfs(mut self) -> Self {
         self.initramfs.clear();
         self
@@ -87,7 +88,7 @@ impl Guest {
         (&self.assets.initramfs, self.scratch.path())
     }
 
-    /// The line that the guest's init says first.
+    /// The first line that the guest's init prints.
     pub fn greeting(&self) -> String {
         let noun = if self.cpus == 1 { "CPU" } else { "CPUs" };
         format!("Hello from Linux {} on {} {noun}", self.assets.release, self.cpus)
@@ -108,7 +109,7 @@ impl Guest {
         command
     }
 
-    /// Starts it, with a pipe at each stream.
+    /// Starts it with a pipe for each standard stream.
     pub fn start(self) -> Running {
         let mut command = self.command();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -124,7 +125,7 @@ impl Guest {
         running.finish()
     }
 
-    /// Runs it to its power-off and returns the lines between its greeting and its last.
+    /// Runs it until it powers off, and returns the lines between its greeting and its last line.
     pub fn answers(self) -> Vec<String> {
         let greeting = self.greeting();
         let ended = self.run();
@@ -133,7 +134,7 @@ impl Guest {
     }
 }
 
-/// A guest that lives.
+/// A guest that runs.
 pub struct Running {
     pub child: Child,
     pub stdout: Transcript,
@@ -143,38 +144,38 @@ pub struct Running {
 }
 
 impl Running {
-    /// Takes over a `child`, whose standard error is a pipe.
+    /// A guest in `child`, whose standard error must be a pipe.
     pub fn new(mut child: Child, stdout: Transcript, guest: Guest) -> Self {
         let stderr = Transcript::of(child.stderr.take().expect("there is a pipe"));
         Self { child, stdout, stderr, deadline: Instant::now() + PATIENCE, _guest: guest }
     }
 
-    /// Waits until the guest has said a whole line.
+    /// Waits until the guest has printed this line completely.
     #[track_caller]
     pub fn wait_for_line(&self, line: &str) {
-        let said = |text: &str| {
+        let printed = |text: &str| {
             let whole = &text[..text.rfind('\n')? + 1];
             lines(whole).contains(&line).then_some(())
         };
-        self.stdout.wait(self.deadline, &format!("The line '{line}'"), said);
+        self.stdout.wait(self.deadline, &format!("The line '{line}'"), printed);
     }
 
-    /// Gives the guest input.
-    pub fn say(&mut self, text: &str) {
+    /// Writes `text` to the guest's input.
+    pub fn write(&mut self, text: &str) {
         let stdin = self.child.stdin.as_mut().expect("there is a pipe");
         stdin.write_all(text.as_bytes()).expect("kickvm does not take input");
     }
 
-    /// Waits until kickvm has said something on standard error.
+    /// Waits until kickvm has written `text` to standard error.
     #[track_caller]
-    pub fn wait_for_complaint(&self, text: &str) {
+    pub fn wait_for_message(&self, text: &str) {
         self.stderr.wait(self.deadline, &format!("'{text}' on standard error"), |all| all.contains(text).then_some(()));
     }
 
     /// Waits for the end.
     #[track_caller]
     pub fn finish(mut self) -> Ended {
-        // Both streams end with the process.
+        // Both streams end when the process does.
         if !(self.stderr.wait_for_end(self.deadline) && self.stdout.wait_for_end(self.deadline)) {
             let _ = self.child.kill();
             let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
@@ -187,7 +188,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // one that has ended and was waited for is not signalled
+        let _ = self.child.kill(); // fails if it has ended
         let _ = self.child.wait();
     }
 }
@@ -214,20 +215,20 @@ impl Ended {
         assert_eq!(self.code, Some(code), "exit code\n--- stdout:\n{stdout}\n--- stderr:\n{stderr}");
     }
 
-    /// Asserts that the guest said a whole line, time stamps aside.
+    /// Asserts that the guest printed this line completely, apart from time stamps.
     #[track_caller]
     pub fn assert_line(&self, line: &str) {
-        let whole = self.stdout.ends_with('\n') && lines(&self.stdout).into_iter().any(|said| unstamped(said) == line);
+        let whole = self.stdout.ends_with('\n') && lines(&self.stdout).into_iter().any(|it| unstamped(it) == line);
         assert!(whole, "no line '{line}', or the last one is cut off:\n{}", self.stdout);
     }
 
-    /// The lines between `first` and `last`; what comes before is the kernel's, and nothing comes behind.
+    /// The lines between `first` and `last`. Lines before `first` are the kernel's, and `last` must be the last one.
     #[track_caller]
     pub fn between(&self, first: &str, last: &str) -> Vec<String> {
-        let said = lines(&self.stdout);
-        let start = said.iter().position(|line| *line == first);
+        let lines = lines(&self.stdout);
+        let start = lines.iter().position(|line| *line == first);
         let start = start.unwrap_or_else(|| panic!("no line '{first}':\n{}", self.stdout));
-        let (end, rest) = said[start + 1..].split_last().expect("the first line is not the last");
+        let (end, rest) = lines[start + 1..].split_last().expect("the first line is not the last");
         assert_eq!(unstamped(end), last, "the last line of:\n{}", self.stdout);
         assert!(self.stdout.ends_with('\n'), "the last line is cut off:\n{}", self.stdout);
         rest.iter().map(|line| (*line).to_owned()).collect()

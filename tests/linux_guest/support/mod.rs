@@ -1,6 +1,7 @@
 //! Support code for tests that boot Linux.
 
-/// A guest with one of the [`Kernel`](assets::Kernel)s. Ends the test that contains it if the guest's files are missing.
+/// A guest with one of the [`Kernel`](assets::Kernel)s. Ends the test that contains it if the guest's files are
+/// missing.
 macro_rules! linux {
     ($kernel:ident) => {{
         let guest = $crate::support::guest::Guest::new($crate::support::assets::Kernel::$kernel);

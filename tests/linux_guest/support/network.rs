@@ -1,9 +1,9 @@
-//! A network of a test's own.
+//! A test's own network namespace.
 
 use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 
-/// Gives the calling thread and what it starts a network of their own.
+/// Moves the calling thread, and the processes it starts later, to a new network namespace.
 pub fn own_network() {
     unshare(CloneFlags::CLONE_NEWNET).expect("root can make a network namespace");
     ip("link set lo up");
@@ -16,7 +16,7 @@ pub fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// Makes the tap interface kick0, up, with the address 10.9.0.1.
+/// Creates the tap interface kick0, up, with the address 10.9.0.1.
 pub fn tap(mtu: u32) {
     ip("tuntap add mode tap name kick0");
     ip(&format!("link set kick0 mtu {mtu} up"));

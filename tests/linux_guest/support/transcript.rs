@@ -1,11 +1,11 @@
-//! What a process says, collected while it says it.
+//! The output of a process, collected on a thread.
 
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-/// The text that came out of a stream so far.
+/// The text that a stream has yielded so far.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Transcript {
-    /// Reads `stream` to its end, on a thread of its own.
+    /// Reads `stream` to its end, on a separate thread.
     pub fn of(mut stream: impl Read + Send + 'static) -> Self {
         let transcript = Self::default();
         let Self(shared) = transcript.clone();
@@ -34,7 +34,7 @@ impl Transcript {
                 match read {
                     Ok(len) if len > 0 => state.bytes.extend_from_slice(&block[..len]),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    _ => state.ended = true, // a terminal whose last user is gone gives an error
+                    _ => state.ended = true, // at the end, or EIO: the terminal's last user has closed it
                 }
                 shared.change.notify_all();
                 if state.ended {
@@ -57,7 +57,7 @@ impl Transcript {
         found.unwrap_or_else(|| panic!("{what} did not come; what came is:\n{}", self.text()))
     }
 
-    /// Waits for the end of the stream. Returns whether it came.
+    /// Waits for the end of the stream, and returns whether it came before the deadline.
     pub fn wait_for_end(&self, deadline: Instant) -> bool {
         self.wait_for(deadline, |state| state.ended.then_some(())).is_some()
     }

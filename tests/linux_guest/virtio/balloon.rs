@@ -1,4 +1,4 @@
-//! Memory that the guest does not need goes back to the host, and the guest lives on.
+//! Memory that the guest does not need returns to the host, and the guest continues.
 
 use crate::support::devices::job;
 use crate::support::guest::{Guest, Running};
@@ -6,7 +6,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// MiB of the host's memory that `guest` holds.
+/// Resident memory of `guest` on the host, in MiB.
 fn resident(guest: &Running) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", guest.child.id())).expect("kickvm runs");
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
@@ -22,7 +22,7 @@ fn wait_until(guest: &Running, what: &str, holds: impl Fn(u64) -> bool) {
 }
 
 #[track_caller]
-fn gives_free_memory_back(guest: Guest) {
+fn returns_free_memory(guest: Guest) {
     let script = "
         dd if=/dev/zero of=/tmp/fill bs=1M count=128 2>/dev/null
         echo full
@@ -35,16 +35,16 @@ fn gives_free_memory_back(guest: Guest) {
     guest.wait_for_line("full");
     let full = resident(&guest);
     assert!(full >= 128, "{full} MiB");
-    guest.say("go\n");
+    guest.write("go\n");
     wait_until(&guest, "after 128 MiB were freed", |now| now + 64 <= full);
-    guest.say("go\n");
+    guest.write("go\n");
     guest.wait_for_line("alive");
     guest.finish().assert(0, &[]);
 }
 
 #[track_caller]
-fn gives_up_what_it_is_asked_for(guest: Guest) {
-    // Without free page reporting in between: the guest has touched its memory before the driver comes.
+fn inflates_to_its_size(guest: Guest) {
+    // Free page reporting does not interfere: the guest has touched its memory before the driver is loaded.
     let guest = guest.options(&["--balloon", "size=100M"]);
     let script = "
         until [ $(sed -n 's/^MemFree: *\\(.*\\) kB/\\1/p' /proc/meminfo) -lt 150000 ]; do sleep 0.1; done
@@ -53,27 +53,27 @@ fn gives_up_what_it_is_asked_for(guest: Guest) {
         dd if=/dev/zero of=/tmp/fill bs=1M count=40 2>/dev/null && echo alive";
     let mut guest = job(guest, script).start();
     guest.wait_for_line("inflated");
-    guest.say("go\n");
+    guest.write("go\n");
     guest.wait_for_line("alive");
     guest.finish().assert(0, &[]);
 }
 
 #[test]
-fn a_stock_kernel_gives_free_memory_back() {
-    gives_free_memory_back(linux!(Stock));
+fn a_stock_kernel_returns_free_memory() {
+    returns_free_memory(linux!(Stock));
 }
 
 #[test]
-fn our_kernel_gives_free_memory_back() {
-    gives_free_memory_back(linux!(BzImage));
+fn our_kernel_returns_free_memory() {
+    returns_free_memory(linux!(BzImage));
 }
 
 #[test]
-fn a_stock_kernel_gives_up_what_it_is_asked_for() {
-    gives_up_what_it_is_asked_for(linux!(Stock));
+fn a_stock_kernel_inflates_the_balloon_to_its_size() {
+    inflates_to_its_size(linux!(Stock));
 }
 
 #[test]
-fn our_kernel_gives_up_what_it_is_asked_for() {
-    gives_up_what_it_is_asked_for(linux!(BzImage));
+fn our_kernel_inflates_the_balloon_to_its_size() {
+    inflates_to_its_size(linux!(BzImage));
 }

@@ -1,4 +1,4 @@
-//! The virtio console: standard input and output by whole lines.
+//! The virtio console on standard input and output.
 
 use crate::common::pty::Pty;
 use crate::support::devices::job;
@@ -14,55 +14,55 @@ fn virtio(guest: Guest) -> Guest {
     guest.options(&["--console", "virtio", "-v"])
 }
 
-/// What was said on how many exits to kickvm there were.
+/// The number of exits to user space that `-v` printed.
 fn exits(stderr: &str) -> u64 {
     let line = stderr.lines().find_map(|line| line.strip_prefix("kickvm: ")?.split_once(" exits: "));
     line.expect("exits are counted").0.parse().expect("a number")
 }
 
 #[track_caller]
-fn takes_and_gives_lines(guest: Guest) {
+fn reads_and_writes_lines(guest: Guest) {
     let script = format!("{ON_HVC}; tty; read line; echo got $line; seq 1 2000; stty opost");
     let mut guest = job(virtio(guest), &script).start();
     guest.wait_for_line("/dev/hvc0");
-    guest.say("a line\n");
+    guest.write("a line\n");
     let ended = guest.finish();
     ended.assert_code(0);
-    let said = lines(&ended.stdout);
-    let from = said.iter().position(|line| *line == "got a line").expect("the line came back");
-    let numbers = said[from + 1..].iter().take(2000).map(|line| line.parse::<u32>().ok());
-    assert!(numbers.eq((1..=2000).map(Some)), "{said:?}");
+    let lines = lines(&ended.stdout);
+    let from = lines.iter().position(|line| *line == "got a line").expect("the line came back");
+    let numbers = lines[from + 1..].iter().take(2000).map(|line| line.parse::<u32>().ok());
+    assert!(numbers.eq((1..=2000).map(Some)), "{lines:?}");
     // 2,000 lines of 4 bytes are at least 8,000 exits on a serial port.
     assert!(exits(&ended.stderr) < 3_000, "{}", ended.stderr);
 }
 
 #[test]
-fn a_stock_kernel_takes_and_gives_lines() {
-    takes_and_gives_lines(linux!(Stock));
+fn a_stock_kernel_reads_and_writes_lines() {
+    reads_and_writes_lines(linux!(Stock));
 }
 
 #[test]
-fn our_kernel_takes_and_gives_lines() {
-    takes_and_gives_lines(linux!(BzImage));
+fn our_kernel_reads_and_writes_lines() {
+    reads_and_writes_lines(linux!(BzImage));
 }
 
 /// As in `echo … | kickvm run --console virtio`.
 #[track_caller]
 fn keeps_early_input(guest: Guest) {
     let mut guest = job(virtio(guest), "read line </dev/hvc0; echo got $line >/dev/hvc0").start();
-    guest.say("a line\n");
+    guest.write("a line\n");
     let ended = guest.finish();
     ended.assert_code(0);
     assert!(lines(&ended.stdout).contains(&"got a line"), "{}", ended.stdout);
 }
 
 #[test]
-fn a_stock_kernel_reads_what_was_said_before_it_had_a_console() {
+fn a_stock_kernel_reads_input_from_before_its_driver_was_loaded() {
     keeps_early_input(linux!(Stock));
 }
 
 #[test]
-fn our_kernel_reads_what_was_said_before_it_had_a_console() {
+fn our_kernel_reads_input_from_before_its_driver_started() {
     keeps_early_input(linux!(BzImage));
 }
 
@@ -96,17 +96,17 @@ fn the_size_of_the_terminal_reaches_our_kernel_when_it_starts_and_when_it_change
     follows_the_terminal(linux!(BzImage));
 }
 
-/// The console that init was given is the virtio console, so a shell is on it.
+/// Init's console is the virtio console, so its shell runs there.
 #[test]
-fn a_shell_on_it_answers_and_can_be_left() {
+fn a_shell_on_it_works_and_ctrl_a_x_leaves_it() {
     let mut terminal = Terminal::start(virtio(linux!(BzImage)));
-    assert_eq!(terminal.ask("tty"), ["/dev/hvc0"]);
+    assert_eq!(terminal.run("tty"), ["/dev/hvc0"]);
     terminal.press(&format!("{CTRL_A}x"));
     terminal.finish().assert_code(0);
 }
 
 #[test]
-fn a_panic_that_is_told_on_it_alone_is_a_panic() {
+fn a_panic_on_the_virtio_console_is_code_120() {
     let guest = virtio(linux!(BzImage)).job("echo c >/proc/sysrq-trigger");
     let ended = guest.run();
     ended.assert_code(120);

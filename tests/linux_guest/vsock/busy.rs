@@ -1,6 +1,6 @@
-//! A machine in which everything happens at once.
+//! A machine that uses all its devices at the same time.
 
-use super::{Host, connect_to_host, echo, expect_echo, in_guest, wait_for_goodbye};
+use super::{Host, connect_to_host, echo, expect_echo, in_guest, wait_for_host};
 use crate::common::{TempDir, noise};
 use crate::support::guest::Guest;
 use crate::support::network::{own_network, tap};
@@ -11,12 +11,13 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long everything goes on.
+/// The duration of the load.
 const MINUTE: Duration = Duration::from_secs(60);
 const ECHO_PORT: u32 = 7000;
 const SINK: (&str, u16) = ("10.9.0.1", 5001);
 
-/// Writes both disks, reads them back, and sends files over the network, for a minute. Each says how often it did.
+/// Writes both disks, reads them back, and sends files over the network, for a minute. Each part prints its number of
+/// rounds.
 const SCRIPT: &str = "
 ip addr add 10.9.0.2/24 dev eth0
 ip link set eth0 up
@@ -47,7 +48,7 @@ disk vdb &
 network &
 ";
 
-/// A network of its own with the tap interface kick0, on which nobody speaks unasked.
+/// A network namespace with the tap interface kick0, on which the host sends nothing by itself.
 pub fn quiet_network() {
     own_network();
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("root can do without IPv6");
@@ -75,13 +76,13 @@ fn is_busy_for_a_minute(guest: Guest, test: &str) {
     thread::spawn(move || echoes.incoming().flatten().for_each(|stream| drop(thread::spawn(|| echo(stream)))));
     let ended = host.finish();
     for line in ["vda", "vdb", "eth0", "vsock"] {
-        let count = ended.stdout.lines().find_map(|said| said.strip_prefix(line)?.trim().parse::<u32>().ok());
+        let count = ended.stdout.lines().find_map(|it| it.strip_prefix(line)?.trim().parse::<u32>().ok());
         assert!(count.is_some_and(|count| count > 0), "{line}: {}", ended.stdout);
     }
     assert!(!ended.stdout.contains("differs") && !ended.stdout.contains("no ping"), "{}", ended.stdout);
 }
 
-/// The guest's part: four streams at a time.
+/// The guest's part: four streams at the same time.
 fn is_busy_in_the_guest() {
     let bytes = noise(256 << 10);
     let end = Instant::now() + MINUTE;
@@ -98,7 +99,7 @@ fn is_busy_in_the_guest() {
         all.into_iter().map(|thread| thread.join().expect("what came back is right")).sum()
     });
     println!("\nvsock {count}");
-    wait_for_goodbye();
+    wait_for_host();
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! How connections begin and end: half-closed, refused, and with somebody who never reads.
+//! How connections begin and end: half-closed, refused, and with a peer that never reads.
 
 use super::{
     Host, accept_from_guest, accept_in_guest, connect_to_host, echo, expect_echo, in_guest, listen_in_guest,
-    wait_for_goodbye,
+    wait_for_host,
 };
 use crate::common::noise;
 use crate::support::guest::Guest;
@@ -16,9 +16,9 @@ use std::thread;
 const HALF_CLOSING: u32 = 1;
 const NEVER_READING: u32 = 2;
 const ECHOING: u32 = 3;
-const NOBODY: u32 = 4;
+const UNUSED_PORT: u32 = 4;
 
-/// Speaks first and to the end, and then hears the answer to its end.
+/// Sends a question and closes the sending side, then reads the answer to its end.
 fn ask(mut stream: UnixStream) {
     stream.write_all(b"question").expect("the stream can be written");
     stream.shutdown(Shutdown::Write).expect("the stream is open");
@@ -27,7 +27,7 @@ fn ask(mut stream: UnixStream) {
     assert_eq!(answer, "answer");
 }
 
-/// Hears the question to its end, and then answers.
+/// Reads the question to its end, then sends the answer.
 fn answer(mut stream: UnixStream) {
     let mut question = String::new();
     stream.read_to_string(&mut question).expect("the stream can be read");
@@ -35,7 +35,7 @@ fn answer(mut stream: UnixStream) {
     stream.write_all(b"answer").expect("the stream can be written");
 }
 
-/// Writes until there is no more room, however long that is in coming. Returns how much there was.
+/// Writes until the buffers are full, which is when a write blocks for 2 s. Returns the number of bytes.
 fn fill(stream: &mut UnixStream) -> usize {
     let block = noise(64 << 10);
     stream.set_write_timeout(Some(std::time::Duration::from_secs(2))).expect("a socket has a time limit");
@@ -49,13 +49,13 @@ fn fill(stream: &mut UnixStream) -> usize {
     }
 }
 
-/// More than what buffers on the way can hold.
+/// More than all buffers on the way can hold.
 const TOO_MUCH: usize = 4 << 20;
 
 fn guest_part() {
     let [half_closing, never_reading, echoing] = [HALF_CLOSING, NEVER_READING, ECHOING].map(listen_in_guest);
     ask(connect_to_host(HALF_CLOSING).expect("the host listens"));
-    assert_eq!(connect_to_host(NOBODY).err(), Some(Errno::ECONNRESET));
+    assert_eq!(connect_to_host(UNUSED_PORT).err(), Some(Errno::ECONNRESET));
     println!("\nthe guest has asked");
     answer(accept_in_guest(&half_closing));
 
@@ -69,7 +69,7 @@ fn guest_part() {
     let unread = accept_in_guest(&never_reading);
     echo(accept_in_guest(&echoing));
     drop(unread);
-    wait_for_goodbye();
+    wait_for_host();
 }
 
 fn host_part(guest: Guest, test: &str) {
@@ -78,7 +78,7 @@ fn host_part(guest: Guest, test: &str) {
     answer(accept_from_guest(&half_closing));
     host.running.wait_for_line("the guest has asked");
     ask(host.connect(HALF_CLOSING));
-    for greeting in [&format!("CONNECT {NOBODY}\n"), "CONNECT x\n", "\n", &"x".repeat(100)] {
+    for greeting in [&format!("CONNECT {UNUSED_PORT}\n"), "CONNECT x\n", "\n", &"x".repeat(100)] {
         assert_eq!(host.greet(greeting).0, "", "to {greeting:?}");
     }
 
@@ -91,13 +91,13 @@ fn host_part(guest: Guest, test: &str) {
     let room = fill(&mut stuck);
     assert!((64 << 10..TOO_MUCH).contains(&room), "there was room for {room} bytes");
     expect_echo(host.connect(ECHOING), &noise(1 << 20));
-    // It ends with the guest's program, in the middle of what was sent.
+    // The connection ends with the guest's program, with data still in transit.
     let _ = stuck.read(&mut [0]);
     host.finish();
 }
 
 #[test]
-fn a_stock_kernel_half_closes_refuses_and_outlives_who_never_reads() {
+fn a_stock_kernel_half_closes_refuses_and_survives_a_stuck_reader() {
     if in_guest() {
         return guest_part();
     }
@@ -105,7 +105,7 @@ fn a_stock_kernel_half_closes_refuses_and_outlives_who_never_reads() {
 }
 
 #[test]
-fn our_kernel_half_closes_refuses_and_outlives_who_never_reads() {
+fn our_kernel_half_closes_refuses_and_survives_a_stuck_reader() {
     if in_guest() {
         return guest_part();
     }

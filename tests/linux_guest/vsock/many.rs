@@ -1,8 +1,8 @@
-//! 32 connections at once each way, and 1 MiB there and back on each.
+//! 32 connections at once in each direction, each of which echoes 1 MiB.
 
 use super::{
     Host, accept_from_guest, accept_in_guest, connect_to_host, echo, expect_echo, in_guest, listen_in_guest,
-    wait_for_goodbye,
+    wait_for_host,
 };
 use crate::common::noise;
 use crate::support::guest::Guest;
@@ -14,7 +14,7 @@ const SIZE: usize = 1 << 20;
 const GUEST_PORT: u32 = 1000;
 const HOST_PORT: u32 = 2000;
 
-/// What each connection takes its own part of, the guest's connections and then the host's.
+/// The data of all connections. Each sends its own part of it: first the guest's connections, then the host's.
 fn content() -> Vec<u8> {
     noise(SIZE + 2 * CONNECTIONS)
 }
@@ -39,7 +39,7 @@ fn guest_part() {
             scope.spawn(|| echo(stream));
         }
     });
-    wait_for_goodbye();
+    wait_for_host();
 }
 
 fn host_part(guest: Guest, test: &str) {

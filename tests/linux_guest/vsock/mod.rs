@@ -1,6 +1,6 @@
-//! Sockets between real Linux guests and the host. The guest's part of each test is in this binary too, which is static and goes
-//! into the guest: there it runs the test of the same name, which sees by the environment where it is. What it says begins with a new
-//! line, as the harness is in the middle of one.
+//! Sockets between real Linux guests and the host. The guest's part of each test is in this binary too: it is static,
+//! is copied into the guest, and runs the test of the same name there, with `KICKVM_IN_GUEST` set. Its output begins
+//! with a line feed, because the test harness has just printed an incomplete line.
 
 mod busy;
 mod ends;
@@ -23,15 +23,15 @@ use std::thread;
 
 const IN_GUEST: &str = "KICKVM_IN_GUEST";
 
-/// What the guest says when it has nothing more to do.
+/// The line that the guest prints when its part is done.
 const WAITING: &str = "the guest waits";
 
-/// Whether this is the guest.
+/// Returns whether this process runs in the guest.
 fn in_guest() -> bool {
     env::var_os(IN_GUEST).is_some()
 }
 
-/// A guest that runs this binary, and the way to it.
+/// The host's side: a guest that runs this binary, and the socket to reach it.
 struct Host {
     running: Running,
     _console: Console,
@@ -44,7 +44,7 @@ impl Host {
         Self::start_beside(guest, test, "")
     }
 
-    /// The same while a shell script does other things.
+    /// Like `start`, but the guest runs a shell script at the same time.
     fn start_beside(guest: Guest, test: &str, script: &str) -> Self {
         let (test, dir) = (harness_name(test), TempDir::new());
         let binary = env::current_exe().expect("this runs");
@@ -55,7 +55,7 @@ impl Host {
         let option = format!("cid=3,socket={}", dir.path().join("vsock").display());
         let guest = guest.options(&["--vsock", &option]).archive(&program);
         let part = format!("{IN_GUEST}=1 /vsock-test --exact {test} --nocapture 2>&1; echo ended as $?; wait");
-        // Without an echo, so that the goodbye is not in the middle of something.
+        // Without an echo, which would mix the host's line into the guest's output.
         let running = devices::job(guest, &format!("stty -echo\n{script}\n{part}")).start();
         Self { _console: Console(running.stdout.clone()), running, dir }
     }
@@ -64,12 +64,12 @@ impl Host {
         self.dir.path().join(format!("vsock{suffix}"))
     }
 
-    /// Listens for the guest.
+    /// Listens for connections from the guest to `port`.
     fn listen(&self, port: u32) -> UnixListener {
         UnixListener::bind(self.path(&format!("_{port}"))).expect("a socket can be bound")
     }
 
-    /// Says something to kickvm in place of a greeting. Returns the answer, a line or nothing, and the stream.
+    /// Connects to kickvm's socket and sends `greeting`. Returns the answer, which is a line or empty, and the stream.
     fn greet(&self, greeting: &str) -> (String, UnixStream) {
         let mut stream = UnixStream::connect(self.path("")).expect("kickvm listens");
         stream.write_all(greeting.as_bytes()).expect("kickvm reads");
@@ -81,7 +81,7 @@ impl Host {
         (answer, stream)
     }
 
-    /// Connects to the guest.
+    /// Connects to `port` of the guest.
     fn connect(&self, port: u32) -> UnixStream {
         let (answer, stream) = self.greet(&format!("CONNECT {port}\n"));
         let host_port = answer.strip_prefix("OK ").and_then(|rest| rest.strip_suffix('\n'));
@@ -89,10 +89,10 @@ impl Host {
         stream
     }
 
-    /// Waits for the end, which must be a good one.
+    /// Lets the guest end, and asserts that it succeeded.
     fn finish(mut self) -> Ended {
         self.running.wait_for_line(WAITING);
-        self.running.say("goodbye\n");
+        self.running.write("done\n");
         self.running.child.stdin = None;
         let socket = self.path("");
         let ended = self.running.finish();
@@ -103,7 +103,7 @@ impl Host {
     }
 }
 
-/// What a guest has said is told if the test fails.
+/// Prints the guest's console if the test fails.
 struct Console(Transcript);
 
 impl Drop for Console {
@@ -125,7 +125,8 @@ const CONNECT_TIMEOUT: libc::c_int = 6;
 /// Connects from the guest to a port of the host.
 fn connect_to_host(port: u32) -> nix::Result<UnixStream> {
     let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
-    let patience = libc::timeval { tv_sec: waiting::PATIENCE.as_secs() as i64, tv_usec: 0 }; // it is two seconds otherwise
+    // The default is two seconds.
+    let patience = libc::timeval { tv_sec: waiting::PATIENCE.as_secs() as i64, tv_usec: 0 };
     // SAFETY: the call reads a `timeval`, which is a live local.
     let result = unsafe {
         let size = size_of_val(&patience) as libc::socklen_t;
@@ -133,16 +134,16 @@ fn connect_to_host(port: u32) -> nix::Result<UnixStream> {
     };
     Errno::result(result)?;
     connect(socket.as_raw_fd(), &VsockAddr::new(2, port))?;
-    Ok(socket.into()) // which shuts down, reads and writes as any stream does
+    Ok(socket.into()) // a socket of another family, for which the same calls work
 }
 
-/// Waits in the guest for the host to be done: what is on its way when a machine is switched off is lost.
-fn wait_for_goodbye() {
+/// Waits in the guest until the host is done, because data in transit is lost at power-off.
+fn wait_for_host() {
     println!("\n{WAITING}");
-    assert_eq!(std::io::stdin().lines().next().expect("there is a line").expect("the console is open"), "goodbye");
+    assert_eq!(std::io::stdin().lines().next().expect("there is a line").expect("the console is open"), "done");
 }
 
-/// Listens in the guest.
+/// Listens on `port` in the guest.
 fn listen_in_guest(port: u32) -> OwnedFd {
     let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None).expect("the driver is loaded");
     bind(socket.as_raw_fd(), &VsockAddr::new(u32::MAX, port)).expect("any address can be bound");
@@ -151,12 +152,12 @@ fn listen_in_guest(port: u32) -> OwnedFd {
 }
 
 fn accept_in_guest(listener: &OwnedFd) -> UnixStream {
-    let fd = accept(listener.as_raw_fd()).expect("somebody connects");
-    // SAFETY: the call has just made this descriptor, and nobody else knows its number.
+    let fd = accept(listener.as_raw_fd()).expect("the host connects");
+    // SAFETY: the call has just created this descriptor, so nothing else owns it.
     unsafe { UnixStream::from_raw_fd(fd) }
 }
 
-/// Sends back what comes, to its end.
+/// Sends back everything it receives, until the end of the stream.
 fn echo(mut stream: UnixStream) {
     let mut block = vec![0; 32 << 10];
     loop {
@@ -168,7 +169,7 @@ fn echo(mut stream: UnixStream) {
     stream.shutdown(Shutdown::Write).expect("the stream is open");
 }
 
-/// Sends `bytes` to somebody who echoes them, and asserts that they come back.
+/// Sends `bytes` to an echoing peer, and asserts that they come back.
 fn expect_echo(stream: UnixStream, bytes: &[u8]) {
     let (mut sender, mut receiver) = (stream.try_clone().expect("a descriptor is left"), stream);
     thread::scope(|scope| {

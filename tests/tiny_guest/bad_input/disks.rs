@@ -1,19 +1,19 @@
-//! Files that cannot be disks, and disks that somebody else has.
+//! Files that cannot be disks, and disks that are in use.
 
 use crate::common::TempDir;
 use crate::common::process::{contained, end, kickvm};
 use crate::support::guests::EXIT_7;
 use crate::support::images::elf;
 use crate::support::run::run;
-use crate::{guest, need_kvm, say};
+use crate::{guest, need_kvm, print_serial};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-guest!(DISK_WAIT, say!("up\\n"), "3: pause; jmp 3b",);
+guest!(DISK_WAIT, print_serial!("up\\n"), "3: pause; jmp 3b",);
 
-/// Runs a guest with `--disk` as given, in `dir`.
+/// `kickvm run` in `dir` with this `--disk`.
 fn with_disk(dir: &TempDir, disk: &str) -> Command {
     if !dir.path().join("kernel").exists() {
         dir.file("kernel", &elf(&EXIT_7));
@@ -24,7 +24,7 @@ fn with_disk(dir: &TempDir, disk: &str) -> Command {
 }
 
 #[test]
-fn files_that_are_no_disk() {
+fn files_that_are_not_disks() {
     need_kvm!();
     let dir = TempDir::new();
     dir.file("empty", b"");
@@ -51,12 +51,12 @@ fn files_that_are_no_disk() {
 }
 
 #[test]
-fn disks_that_may_not_be_written() {
+fn disks_without_write_permission() {
     need_kvm!();
     let dir = TempDir::new();
     let image = dir.file("image", &[0; 512]);
     fs::set_permissions(&image, Permissions::from_mode(0o444)).unwrap();
-    // Root may write everything, but for this capability.
+    // Root can write every file, unless this capability is dropped.
     let prefix: &[&str] = match OpenOptions::new().write(true).open(image) {
         Ok(_) => &["setpriv", "--bounding-set=-dac_override"],
         Err(_) => &["env"],
@@ -78,7 +78,7 @@ fn disks_that_may_not_be_written() {
     }
 }
 
-/// Whoever comes second is told who was first: another guest, or any program that has locked the file.
+/// The error names the process that has locked the file: another kickvm, or any other program.
 #[test]
 fn disks_that_are_in_use() {
     need_kvm!();
@@ -90,11 +90,11 @@ fn disks_that_are_in_use() {
     first.wait_for("up");
     let dir = TempDir::new();
     let holder = format!("process {} (kickvm)", first.pid());
-    let line = |holder: &str, mend: &str| {
-        format!("kickvm: cannot use disk '{path}': It is in use: {holder} has locked it{mend}")
+    let line = |holder: &str, remedy: &str| {
+        format!("kickvm: cannot use disk '{path}': It is in use: {holder} has locked it{remedy}")
     };
-    let mend = "; guests can share a disk if each has it with ',ro'";
-    end(with_disk(&dir, &path)).assert(125, "", &[&line(&holder, mend)]);
+    let remedy = "; guests can share a disk if each has it with ',ro'";
+    end(with_disk(&dir, &path)).assert(125, "", &[&line(&holder, remedy)]);
     end(with_disk(&dir, &format!("{path},ro"))).assert(125, "", &[&line(&holder, "")]);
     drop(first);
 
@@ -105,7 +105,7 @@ fn disks_that_are_in_use() {
     assert_eq!(ended.code, Some(125));
     let start = format!("kickvm: cannot use disk '{path}': It is in use: process {} (", std::process::id());
     assert!(
-        ended.stderr.starts_with(&start) && ended.stderr.ends_with(&format!(") has locked it{mend}\n")),
+        ended.stderr.starts_with(&start) && ended.stderr.ends_with(&format!(") has locked it{remedy}\n")),
         "{ended:?}"
     );
     end(with_disk(&dir, &format!("{path},ro"))).assert(7, "", &[]);
@@ -119,7 +119,7 @@ fn disks_that_are_in_use() {
 }
 
 #[test]
-fn a_disk_that_is_the_console_too_is_not_emptied() {
+fn a_disk_that_is_also_the_console_file_is_not_truncated() {
     need_kvm!();
     let dir = TempDir::new();
     let image = dir.file("image", &[7; 512]);
@@ -131,7 +131,7 @@ fn a_disk_that_is_the_console_too_is_not_emptied() {
 }
 
 #[test]
-fn options_of_a_disk_that_make_no_sense() {
+fn invalid_disk_options() {
     let see = "; see 'kickvm run --help'";
     let name = "'--disk <PATH[,ro][,direct][,id=NAME]>'";
     for (disk, why) in [
@@ -148,7 +148,7 @@ fn options_of_a_disk_that_make_no_sense() {
 }
 
 #[test]
-fn more_disks_than_a_machine_has_room_for() {
+fn more_disks_than_the_limit() {
     need_kvm!();
     let dir = TempDir::new();
     dir.file("kernel", &elf(&EXIT_7));

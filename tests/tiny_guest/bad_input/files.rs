@@ -1,4 +1,4 @@
-//! Kernels and initramfs archives that are not what they are given as.
+//! Kernels and initramfs archives that are not valid.
 
 use super::names;
 use crate::common::process::{contained, end, kickvm};
@@ -17,7 +17,7 @@ fn run_in(dir: &TempDir, args: &[&str]) -> Command {
     command
 }
 
-/// Asserts that each file is refused for the reason beside it: as a kernel, or as the initramfs of a good one.
+/// Asserts that each file is rejected with its reason: as a kernel, or as the initramfs of a valid kernel.
 #[track_caller]
 fn refused(role: &str, files: &[(&str, Vec<u8>, &str)]) {
     let dir = TempDir::new();
@@ -42,11 +42,11 @@ fn changed(mut image: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_images_the_others_are_made_from_are_good() {
+fn the_images_that_the_other_tests_damage_boot() {
     need_kvm!();
     let dir = TempDir::new();
     dir.file("archive", &cpio("init", b"#!/bin/sh"));
-    let entry = images::HIGH_RAM as u32; // the same bytes are the same instructions in 32-bit mode, in which PVH begins
+    let entry = images::HIGH_RAM as u32; // PVH enters in 32-bit mode, in which these instructions mean the same
     for image in [elf(&EXIT_7), pvh(&EXIT_7, entry), bzimage(&EXIT_7)] {
         dir.file("kernel", &image);
         end(run_in(&dir, &["--kernel", "kernel", "--initramfs=archive", "--initramfs=archive"])).assert(7, "", &[]);
@@ -54,7 +54,7 @@ fn the_images_the_others_are_made_from_are_good() {
 }
 
 #[test]
-fn files_that_are_no_kernel() {
+fn files_that_are_not_kernels() {
     need_kvm!();
     let nothing_known = "It is neither a bzImage nor an ELF image";
     refused(
@@ -70,7 +70,7 @@ fn files_that_are_no_kernel() {
 }
 
 #[test]
-fn elf_images_that_are_no_kernel() {
+fn elf_images_that_are_not_kernels() {
     need_kvm!();
     let good = || elf(&EXIT_7);
     let broken = "Its ELF program headers are broken";
@@ -131,7 +131,7 @@ fn bzimages_that_cannot_be_entered() {
 }
 
 #[test]
-fn files_that_are_no_initramfs() {
+fn files_that_are_not_initramfs_archives() {
     need_kvm!();
     let archive = || cpio("init", &[b'x'; 1000]);
     let nothing_known = "It is neither a cpio archive (newc) nor in a compression that Linux knows";
@@ -152,7 +152,7 @@ fn files_that_are_no_initramfs() {
 }
 
 #[test]
-fn files_that_are_no_files() {
+fn files_that_are_missing_or_not_regular() {
     need_kvm!();
     let dir = TempDir::new();
     dir.file("good", &elf(&EXIT_7));
@@ -174,13 +174,13 @@ fn files_that_are_no_files() {
 }
 
 #[test]
-fn files_that_may_not_be_read() {
+fn files_without_read_permission() {
     need_kvm!();
     let dir = TempDir::new();
     let secret = dir.file("secret", &elf(&EXIT_7));
     fs::set_permissions(&secret, Permissions::from_mode(0o000)).unwrap();
     dir.file("good", &elf(&EXIT_7));
-    // Root may read everything, but for these two capabilities.
+    // Root can read every file, unless these two capabilities are dropped.
     let prefix: &[&str] = match File::open(secret) {
         Ok(_) => &["setpriv", "--bounding-set=-dac_override,-dac_read_search"],
         Err(_) => &["env"],
@@ -196,7 +196,7 @@ fn files_that_may_not_be_read() {
 }
 
 #[test]
-fn memory_that_is_too_small_is_an_error_with_both_figures() {
+fn too_little_memory_is_an_error_with_both_sizes() {
     need_kvm!();
     let dir = TempDir::new();
     let kernel = changed(bzimage(&EXIT_7), images::INIT_SIZE, &(9u32 << 20).to_le_bytes());
@@ -210,7 +210,7 @@ fn memory_that_is_too_small_is_an_error_with_both_figures() {
     end(run_in(&dir, &["--kernel=kernel", "--memory=8M"])).assert(125, "", &[line]);
 
     let endless = File::create(dir.path().join("endless")).unwrap();
-    endless.set_len(1 << 40).unwrap(); // takes no room on the disk
+    endless.set_len(1 << 40).unwrap(); // sparse, takes no space
     let ended = end(run_in(&dir, &["--kernel=kernel", "--initramfs=endless"]));
     let line = "kickvm: cannot use kernel 'kernel': It and the initramfs need memory up to 1048587M, but a guest has 3G below 4 GiB at most";
     ended.assert(125, "", &[line]);

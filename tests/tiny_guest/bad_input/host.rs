@@ -1,4 +1,4 @@
-//! Hosts that lack something: /dev/kvm, the permission to open it, descriptors, memory for threads.
+//! Hosts that lack a resource: /dev/kvm, the permission to open it, file descriptors, memory for threads.
 
 use crate::common::process::{contained, end};
 use crate::common::{TempDir, can_run};
@@ -6,10 +6,10 @@ use crate::support::images::elf;
 use crate::{need_kvm, this_test};
 use std::process::Command;
 
-/// A shell that runs `script`, which ends by executing `kickvm`, with mounts of its own.
+/// A shell with its own mount namespace that runs `script`, which ends by executing `kickvm`.
 fn with_mounts(script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("unshare");
-    // Root has the right to mount already; anybody else may get it in a user namespace.
+    // Root may mount already; other users may in a user namespace.
     command.args(["--mount", "--map-root-user"]);
     command.args(["sh", "-c", &format!("{script} \"$0\" \"$@\""), env!("CARGO_BIN_EXE_kickvm")]).args(args);
     contained(&mut command);
@@ -18,14 +18,14 @@ fn with_mounts(script: &str, args: &[&str]) -> Command {
 
 fn mounts() -> Result<(), String> {
     let ended = end(with_mounts("mount -t tmpfs tmpfs /dev && exec true", &[]));
-    if ended.code == Some(0) { Ok(()) } else { Err(format!("no mounts of its own: {}", ended.stderr)) }
+    if ended.code == Some(0) { Ok(()) } else { Err(format!("no mount namespace: {}", ended.stderr)) }
 }
 
 const LOAD_KVM: &str =
     "load KVM with 'sudo modprobe -a kvm_intel kvm_amd', and switch virtualization on in the firmware";
 const JOIN_KVM: &str = "join its group with 'sudo usermod -aG kvm $USER' and log in again";
 
-/// Asserts what `kickvm demo` and `kickvm doctor` say after `script`.
+/// Asserts the messages of `kickvm demo` and `kickvm doctor` after `script`.
 #[track_caller]
 fn assert_both(script: &str, demo: &str, doctor: &[&str]) {
     end(with_mounts(script, &["demo"])).assert(125, "", &[demo]);
@@ -59,7 +59,7 @@ fn no_permission_on_dev_kvm() {
 }
 
 #[test]
-fn dev_kvm_that_is_another_device() {
+fn dev_kvm_is_another_device() {
     need_kvm!(); // a file to mount over
     if !can_run(this_test!(), mounts()) {
         return;
@@ -84,7 +84,7 @@ fn limited(limit: &str, args: &[&str]) -> Command {
 }
 
 #[test]
-fn however_few_descriptors_there_are_the_error_is_one_line() {
+fn any_descriptor_limit_gives_one_line() {
     need_kvm!();
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &elf(&[0xb0, 7, 0xe6, 0xf4]));
@@ -109,20 +109,20 @@ fn however_few_descriptors_there_are_the_error_is_one_line() {
 }
 
 #[test]
-fn threads_that_cannot_be_started_are_an_error_and_no_hang() {
+fn a_thread_that_cannot_start_is_an_error_and_not_a_hang() {
     need_kvm!();
     let line = "kickvm: cannot start a vCPU's thread: Resource temporarily unavailable";
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &elf(&[0xeb, 0xfe])); // jmp to itself
     let args = ["run", "--cpus=100", "--memory=2M", "--kernel", kernel.to_str().unwrap()];
-    // Stacks so large that only a few fit into the address space, and what is left is still much.
+    // Stacks so large that only a few fit into the address space, and there is still room for everything else.
     let mut command = limited("-v 262144", &args);
     command.env("RUST_MIN_STACK", "67108864").env("MALLOC_ARENA_MAX", "1");
     end(command).assert(125, "", &[line]);
 }
 
 #[test]
-fn a_standard_error_that_takes_nothing_changes_nothing() {
+fn an_unwritable_standard_error_changes_nothing() {
     need_kvm!();
     for redirect in ["2>/dev/full", "2>&-", "2>&1 | true"] {
         let mut command = Command::new("bash");

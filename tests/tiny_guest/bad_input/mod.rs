@@ -1,5 +1,5 @@
-//! Input that kickvm cannot use: the error is one line on standard error that names the input, with exit code 125, and nothing else
-//! happens.
+//! Input that kickvm cannot use: the error is one line on standard error that names the input, with exit code 125, and
+//! nothing else happens.
 
 mod disks;
 mod files;

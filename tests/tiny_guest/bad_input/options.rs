@@ -1,4 +1,4 @@
-//! Command lines that mean nothing, and the two that only ask.
+//! Invalid command lines, `--help` and `--version`.
 
 use super::names;
 use crate::common::TempDir;
@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 const SEE: &str = "; see 'kickvm run --help'";
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_one_line() {
+fn an_invalid_option_value_is_one_line() {
     let size = "give a number with K, M, G or T, such as 512M";
     let time = "give a number with ms, s, m or h, such as 30s";
     let memory =
@@ -71,7 +71,7 @@ fn a_command_line_that_makes_no_sense_is_one_line() {
 }
 
 #[test]
-fn a_command_that_lacks_something_is_one_line() {
+fn an_incomplete_command_line_is_one_line() {
     for (args, line) in [
         (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
@@ -84,7 +84,7 @@ fn a_command_that_lacks_something_is_one_line() {
 }
 
 #[test]
-fn help_and_version_are_what_was_asked_for() {
+fn help_and_version_succeed() {
     for args in [&["--help"][..], &["-h"], &["help"], &["run", "--help"], &["help", "doctor"]] {
         let ended = end(kickvm(args));
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
@@ -95,7 +95,7 @@ fn help_and_version_are_what_was_asked_for() {
 }
 
 #[test]
-fn what_the_host_cannot_give_is_said() {
+fn a_resource_that_the_host_lacks_is_an_error_that_names_it() {
     need_kvm!();
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &elf(&[0xf4]));
@@ -127,17 +127,17 @@ fn what_the_host_cannot_give_is_said() {
     let socket = dir.path().join("socket");
     let option = format!("cid=3,socket={}", socket.display());
     let cannot = |why: &str| format!("kickvm: cannot listen at vsock socket '{}': {why}", socket.display());
-    let mend = "remove it, or take another path";
+    let remedy = "remove it, or take another path";
     let live = UnixListener::bind(&socket).unwrap();
     run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens there")]);
     drop(live);
     fs::remove_file(&socket).unwrap();
     fs::write(&socket, "").unwrap();
-    run(&["--vsock", &option]).assert(125, "", &[&cannot(&format!("there is something else than a socket; {mend}"))]);
+    run(&["--vsock", &option]).assert(125, "", &[&cannot(&format!("there is something else than a socket; {remedy}"))]);
     fs::remove_file(&socket).unwrap();
     let line = "kickvm: cannot listen at vsock socket '/nonexistent/x': No such file or directory";
     run(&["--vsock", "cid=3,socket=/nonexistent/x"]).assert(125, "", &[line]);
-    // A socket that nobody listens on is no obstacle, and an error behind leaves none.
+    // A stale socket is replaced, and a later error leaves no socket behind.
     drop(UnixListener::bind(&socket).unwrap());
     let line = "kickvm: cannot open console file '/': Is a directory";
     run(&["--vsock", &option, "--console", "file=/"]).assert(125, "", &[line]);

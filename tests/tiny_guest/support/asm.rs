@@ -1,9 +1,9 @@
-//! Guests: machine code that the assembler puts into the test binary. It is entered at 1 MiB, in 64-bit mode with
-//! interrupts off, 4 GiB identity-mapped, RSI at the zero page, and a small stack.
+//! Guests: machine code that the assembler puts into the test binary. It is entered at 1 MiB in 64-bit mode, with
+//! interrupts disabled, 4 GiB identity-mapped, RSI pointing to the zero page, and a small stack.
 //!
-//! Numeric labels 2 to 5 belong to the fragments below, 6 to 9 to the guests that use them.
+//! Numeric labels 2 to 5 are reserved for the macros below, 6 to 9 are for the guests that use them.
 
-/// Bytes of each guest, padded.
+/// Size of each guest in bytes, including padding.
 pub const SIZE: usize = 2048;
 
 /// Assembles a guest into a static array of this name.
@@ -19,15 +19,15 @@ macro_rules! guest {
             ".popsection",
         );
         unsafe extern "C" {
-            // SAFETY: the assembler has put SIZE bytes there, and nothing ever writes them.
+            // SAFETY: the assembler has put SIZE bytes there, in a read-only section.
             pub safe static $name: [u8; $crate::support::asm::SIZE];
         }
     };
 }
 
-/// Prints a text (raw: the assembler resolves its escapes) to COM1.
+/// Prints a text to COM1. The text is a raw string, because the assembler resolves its escapes.
 #[macro_export]
-macro_rules! say {
+macro_rules! print_serial {
     ($text:literal) => {
         concat!(
             "lea rsi, [rip + 4f]; mov dx, 0x3f8; ",
@@ -47,7 +47,7 @@ macro_rules! outb {
     };
 }
 
-/// Turns the machine off.
+/// Powers the machine off.
 #[macro_export]
 macro_rules! power_off {
     () => {
@@ -55,15 +55,15 @@ macro_rules! power_off {
     };
 }
 
-/// What must not run: it would be seen on the console and in the exit code.
+/// Code that must not be executed: it would be visible on the console and in the exit code.
 #[macro_export]
 macro_rules! never {
     () => {
-        concat!($crate::say!("the guest ran on"), "; mov al, 99; out 0xf4, al")
+        concat!($crate::print_serial!("the guest ran on"), "; mov al, 99; out 0xf4, al")
     };
 }
 
-/// Stops for good.
+/// Halts for ever.
 #[macro_export]
 macro_rules! halt {
     () => {
@@ -71,15 +71,15 @@ macro_rules! halt {
     };
 }
 
-/// Lets interrupts 4 (serial port) and 9 (power button) lead to label 8, which has to say `end_of_interrupt!`. There is
-/// no return from one: a software KVM cannot emulate that.
+/// Routes interrupts 4 (serial port) and 9 (power button) to label 8, which must use `end_of_interrupt!`. It cannot
+/// return from the interrupt, because a software KVM does not emulate IRET.
 #[macro_export]
 macro_rules! take_interrupts {
     () => {
         concat!(
             "mov al, 0x11; out 0x20, al; out 0xa0, al; ", // both controllers: initialise,
             "mov al, 0x20; out 0x21, al; mov al, 0x28; out 0xa1, al; ", // vectors from 0x20 and 0x28,
-            "mov al, 4; out 0x21, al; mov al, 2; out 0xa1, al; ", // one behind the other,
+            "mov al, 4; out 0x21, al; mov al, 2; out 0xa1, al; ", // cascaded,
             "mov al, 1; out 0x21, al; out 0xa1, al; ",
             "mov al, 0xeb; out 0x21, al; mov al, 0xfd; out 0xa1, al; ", // all others masked
             "lea rax, [rip + 8f]; mov edx, eax; shr edx, 16; mov edi, 0x110200; mov ecx, 16; ",
@@ -90,7 +90,7 @@ macro_rules! take_interrupts {
     };
 }
 
-/// Tells the interrupt controllers that an interrupt is done with, and drops what it put on the stack.
+/// Signals end of interrupt to both controllers, and resets the stack pointer.
 #[macro_export]
 macro_rules! end_of_interrupt {
     () => {

@@ -1,7 +1,7 @@
 //! `kickvm run` with a guest of a few instructions.
 
 use super::images;
-use crate::common::process::{DEADLINE, Ended, Running, contained, cpu_time, end, kickvm, read_until};
+use crate::common::process::{DEADLINE, Ended, Running, contained, cpu_time, end, kickvm, read_until, wait_for_thread};
 use crate::common::{TempDir, harness_name};
 use nix::sys::signal::{Signal, kill};
 use std::process::Command;
@@ -26,12 +26,12 @@ pub fn run(guest: &[u8], args: &[&str]) -> Run {
 impl Run {
     /// Starts it.
     pub fn start(self) -> Running {
-        Running::start(self.command, Some(self.dir))
+        Running::new(self.command, Some(self.dir))
     }
 
     /// Starts `command` instead, which executes it.
     pub fn start_as(self, command: Command) -> Running {
-        Running::start(command, Some(self.dir))
+        Running::new(command, Some(self.dir))
     }
 
     /// Runs it to its end.
@@ -50,6 +50,12 @@ impl Running {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits until the process has a thread with this name.
+    #[track_caller]
+    pub fn wait_for_thread(&self, name: &str) {
+        wait_for_thread(self.child.id(), name);
     }
 
     /// Asserts that the process sleeps: it uses at most 50 ms of processor time in 300 ms.

@@ -1,4 +1,4 @@
-//! Standard input that is no terminal. Whatever it is, it may end, and nothing spins.
+//! Standard input that is not a terminal. Input of any kind can end, and kickvm never spins on it.
 
 use super::keys::ECHO;
 use crate::common::TempDir;
@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-/// A guest that halts for good, with `stdin`, when it is up.
+/// Starts a guest that halts for ever, with `stdin`, and waits until it runs.
 fn halted(stdin: impl Into<Stdio>) -> Running {
     let mut run = run(&HALT, &[]);
     run.command.stdin(stdin);
@@ -56,17 +56,17 @@ fn input_can_come_through_a_socket() {
 }
 
 #[test]
-fn no_input_at_all_makes_nothing_spin() {
+fn no_input_leaves_kickvm_idle() {
     need_kvm!();
     idle(halted(Stdio::null()));
     idle(halted(File::open("/").unwrap()));
 }
 
 #[test]
-fn a_closed_standard_input_makes_nothing_spin() {
+fn a_closed_standard_input_leaves_kickvm_idle() {
     need_kvm!();
     let run = run(&HALT, &[]);
-    // Only a shell closes it: `Command` always gives something.
+    // Started by a shell, because `Command` cannot close standard input.
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "exec \"$0\" \"$@\" <&-"]).arg(run.command.get_program()).args(run.command.get_args());
     contained(&mut shell);
@@ -76,7 +76,7 @@ fn a_closed_standard_input_makes_nothing_spin() {
 }
 
 #[test]
-fn an_input_that_has_ended_makes_nothing_spin() {
+fn an_input_at_its_end_leaves_kickvm_idle() {
     need_kvm!();
     let (reader, writer) = pipe().unwrap();
     drop(writer);
@@ -91,7 +91,7 @@ fn an_input_that_has_ended_makes_nothing_spin() {
 }
 
 #[test]
-fn more_input_than_the_guest_takes_makes_nothing_spin() {
+fn more_input_than_the_guest_reads_leaves_kickvm_idle() {
     need_kvm!();
     idle(halted(File::open("/dev/zero").unwrap()));
     let (reader, mut writer) = pipe().unwrap();

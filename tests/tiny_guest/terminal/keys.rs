@@ -1,34 +1,34 @@
-//! What is typed: keys for the guest, keys for kickvm, and a page pasted at once.
+//! Keys for the guest, escape keys for kickvm, and pasted text.
 
 use crate::common::TempDir;
-use crate::common::process::{DEADLINE, Running, kickvm, read_some, wait_for_thread};
+use crate::common::process::{DEADLINE, Running, kickvm, read_some, start};
 use crate::common::pty::Pty;
 use crate::support::guests::{HALT, SPAM};
 use crate::support::images;
 use crate::support::run::run;
-use crate::{end_of_interrupt, guest, need_kvm, power_off, say, take_interrupts};
+use crate::{end_of_interrupt, guest, need_kvm, power_off, print_serial, take_interrupts};
 use std::io::{Write, pipe};
 use std::thread;
 
-// Sends back what it gets, until Ctrl-D.
+// Echoes its input until Ctrl-D.
 guest!(
     ECHO,
-    say!("up"),
+    print_serial!("up"),
     "6: mov dx, 0x3fd; in al, dx; test al, 1; jz 6b",
     "mov dx, 0x3f8; in al, dx; cmp al, 4; je 7f",
     "out dx, al; jmp 6b",
     "7:",
     power_off!(),
 );
-// Sends back a byte for each interrupt, and switches the receiver's interrupt off and on before it takes the next: were
-// one lost, all would stand still.
+// Echoes a byte for each interrupt, and disables and re-enables the receive interrupt before the next one. A lost
+// interrupt would stop it for ever.
 guest!(
     MASKING_ECHO,
     take_interrupts!(),
-    say!("up"),
+    print_serial!("up"),
     "mov dx, 0x3f9; mov al, 1; out dx, al",
     "6: sti; hlt; jmp 6b",
-    "8: mov dx, 0x3fa; in al, dx; and al, 0xf; cmp al, 4; jne 9f", // there is input
+    "8: mov dx, 0x3fa; in al, dx; and al, 0xf; cmp al, 4; jne 9f", // received data available
     "mov dx, 0x3f9; mov al, 0; out dx, al",
     "mov dx, 0x3fd; in al, dx; test al, 1; jz 9f",
     "mov dx, 0x3f8; in al, dx; cmp al, 4; je 7f; out dx, al",
@@ -38,9 +38,16 @@ guest!(
     "7:",
     power_off!(),
 );
-guest!(POWER_BUTTON, take_interrupts!(), say!("up"), "6: sti; hlt; jmp 6b; 8:", say!("pressed"), power_off!(),);
+guest!(
+    POWER_BUTTON,
+    take_interrupts!(),
+    print_serial!("up"),
+    "6: sti; hlt; jmp 6b; 8:",
+    print_serial!("pressed"),
+    power_off!(),
+);
 
-/// A guest at a terminal that is up.
+/// Starts a guest with a terminal as its input, and waits until it runs.
 fn at_terminal(guest: &[u8]) -> (Running, Pty) {
     let pty = Pty::new();
     let mut run = run(guest, &[]);
@@ -51,7 +58,7 @@ fn at_terminal(guest: &[u8]) -> (Running, Pty) {
 }
 
 #[test]
-fn ctrl_a_x_leaves_a_guest_in_which_no_command_has_begun() {
+fn ctrl_a_x_ends_exec_before_the_command_has_started() {
     need_kvm!();
     let mut pty = Pty::new();
     let before = pty.settings();
@@ -59,25 +66,25 @@ fn ctrl_a_x_leaves_a_guest_in_which_no_command_has_begun() {
     let kernel = dir.file("kernel", &images::elf(&HALT));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
     command.arg(kernel).args(["--", "true"]).stdin(pty.stdio()).stdout(pty.stdio());
-    let running = Running::start(command, None);
-    wait_for_thread(running.child.id(), "vcpu0");
+    let running = start(command);
+    running.wait_for_thread("vcpu0");
     pty.master.write_all(b"\x01x").unwrap();
     running.end().assert(0, "", &[]);
     assert_eq!(pty.settings(), before);
 }
 
 #[test]
-fn ctrl_a_x_leaves() {
+fn ctrl_a_x_ends_the_run() {
     need_kvm!();
     let (running, mut pty) = at_terminal(&ECHO);
     let before = pty.settings();
     pty.master.write_all(b"\x01x").unwrap();
     running.end().assert(0, "", &[]);
-    assert_ne!(pty.settings(), before, "it was raw and is no more");
+    assert_ne!(pty.settings(), before, "it was raw and has been restored");
 }
 
 #[test]
-fn ctrl_a_x_leaves_a_guest_that_takes_no_input() {
+fn ctrl_a_x_ends_the_run_of_a_guest_that_reads_no_input() {
     need_kvm!();
     let (running, mut pty) = at_terminal(&HALT);
     pty.master.write_all(&[b'x'; 64 << 10]).unwrap();
@@ -86,7 +93,7 @@ fn ctrl_a_x_leaves_a_guest_that_takes_no_input() {
 }
 
 #[test]
-fn ctrl_a_x_leaves_though_nobody_reads_what_the_guest_prints() {
+fn ctrl_a_x_ends_the_run_although_the_output_is_not_read() {
     need_kvm!();
     let mut pty = Pty::new();
     let mut run = run(&SPAM, &[]);
@@ -107,7 +114,7 @@ fn ctrl_a_p_presses_the_power_button() {
 }
 
 #[test]
-fn ctrl_a_h_helps_and_the_guest_sees_nothing_of_it() {
+fn ctrl_a_h_prints_help_and_does_not_reach_the_guest() {
     need_kvm!();
     let (mut running, mut pty) = at_terminal(&ECHO);
     pty.master.write_all(b"a\x01hb").unwrap();
@@ -126,18 +133,18 @@ fn ctrl_a_h_helps_and_the_guest_sees_nothing_of_it() {
 }
 
 #[test]
-fn all_other_keys_are_the_guests() {
+fn all_other_keys_reach_the_guest() {
     need_kvm!();
     let (mut running, mut pty) = at_terminal(&ECHO);
     let keys = "\x03\x1c\x1a\x13\x11\r\n\x7f"; // Ctrl-C, Ctrl-\, Ctrl-Z, Ctrl-S, Ctrl-Q, Enter, Ctrl-J, Backspace
     pty.master.write_all(keys.as_bytes()).unwrap();
-    pty.master.write_all(b"\x01\x01\x01e.\x04").unwrap(); // Ctrl-A doubled, Ctrl-A with a key that means nothing
+    pty.master.write_all(b"\x01\x01\x01e.\x04").unwrap(); // Ctrl-A twice, Ctrl-A with a key that has no meaning
     assert_eq!(running.wait_for("."), format!("{keys}\x01\x01e."));
     running.end().assert(0, "", &[]);
 }
 
 #[test]
-fn without_a_terminal_there_are_no_keys_for_kickvm() {
+fn without_a_terminal_kickvm_has_no_escape_keys() {
     need_kvm!();
     let (reader, mut writer) = pipe().unwrap();
     writer.write_all(b"a\x01xb\x01h.\x04").unwrap();
@@ -146,7 +153,7 @@ fn without_a_terminal_there_are_no_keys_for_kickvm() {
     run.end().assert(0, "upa\x01xb\x01h.", &[]);
 }
 
-/// Writes `len` bytes to `input` at once, as far as it takes them, and sees that all come back in order.
+/// Writes `len` bytes to `input`, as many at a time as it accepts, and asserts that all come back in order.
 fn paste(mut running: Running, input: impl Write + Send, len: usize) {
     let text: Vec<u8> = (0..len).map(|n| b'a' + (n * 7 / 5 % 26) as u8).collect();
     let mut back = Vec::new();
@@ -169,7 +176,7 @@ fn paste(mut running: Running, input: impl Write + Send, len: usize) {
 }
 
 #[test]
-fn what_is_pasted_at_a_terminal_arrives_whole() {
+fn text_pasted_at_a_terminal_arrives_complete() {
     need_kvm!();
     for len in [4 << 10, 64 << 10] {
         let (running, pty) = at_terminal(&ECHO);
@@ -178,7 +185,7 @@ fn what_is_pasted_at_a_terminal_arrives_whole() {
 }
 
 #[test]
-fn what_is_pasted_through_a_pipe_arrives_whole() {
+fn text_pasted_through_a_pipe_arrives_complete() {
     need_kvm!();
     for len in [4 << 10, 64 << 10] {
         let (reader, writer) = pipe().unwrap();
@@ -191,7 +198,7 @@ fn what_is_pasted_through_a_pipe_arrives_whole() {
 }
 
 #[test]
-fn what_is_pasted_arrives_whole_at_a_guest_that_masks_its_interrupts() {
+fn pasted_text_arrives_complete_in_a_guest_that_masks_its_interrupts() {
     need_kvm!();
     for len in [4 << 10, 16 << 10] {
         let (running, pty) = at_terminal(&MASKING_ECHO);

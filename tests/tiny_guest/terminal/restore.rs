@@ -1,11 +1,11 @@
-//! The terminal's settings during a run and after it, however it ends.
+//! The terminal's settings during a run, and after each way in which a run can end.
 
-use crate::common::process::{DEADLINE, contained, cpu_time, end, eventually, read_until, wait_for_thread};
+use crate::common::process::{DEADLINE, contained, cpu_time, end, eventually, read_until};
 use crate::common::pty::{Pty, is_raw};
 use crate::common::{TempDir, harness_name};
 use crate::support::guests::{HALT, SPAM, TOUCH};
 use crate::support::run::run;
-use crate::{guest, need_kvm, never, power_off, say, this_test};
+use crate::{guest, need_kvm, never, power_off, print_serial, this_test};
 use kickvm::boot::Image;
 use kickvm::device::{Device, Response};
 use kickvm::vmm::{MIN_MEMORY, VMMConfig, Vmm};
@@ -17,8 +17,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-guest!(BYE, say!("bye"), power_off!(), never!(),);
-guest!(CRASH, say!("bye"), "ud2", never!(),);
+guest!(BYE, print_serial!("bye"), power_off!(), never!(),);
+guest!(CRASH, print_serial!("bye"), "ud2", never!(),);
 
 #[test]
 fn each_signal_restores_the_terminal() {
@@ -69,7 +69,7 @@ fn an_error_restores_the_terminal() {
     assert_eq!(pty.settings(), before);
 }
 
-/// Panics when written to, if the terminal is raw.
+/// Panics on a write if the terminal is raw.
 struct Panics;
 
 impl Device for Panics {
@@ -103,7 +103,7 @@ fn a_vcpu_that_panics_restores_the_terminal() {
 }
 
 #[test]
-fn a_terminal_that_is_not_the_guests_stays_as_it_is() {
+fn a_terminal_that_is_not_the_console_stays_unchanged() {
     need_kvm!();
     let dir = TempDir::new();
     let file = format!("file={}", dir.path().join("console").display());
@@ -113,7 +113,7 @@ fn a_terminal_that_is_not_the_guests_stays_as_it_is() {
         let mut run = run(&HALT, &["--console", console]);
         run.command.stdin(pty.stdio());
         let running = run.start();
-        wait_for_thread(running.child.id(), "vcpu0");
+        running.wait_for_thread("vcpu0");
         assert_eq!(pty.settings(), before, "during --console {console}");
         running.signal(Signal::SIGTERM);
         running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
@@ -122,7 +122,7 @@ fn a_terminal_that_is_not_the_guests_stays_as_it_is() {
 }
 
 #[test]
-fn without_a_terminal_for_input_the_one_for_output_stays_as_it_is() {
+fn without_a_terminal_for_input_the_output_terminal_stays_unchanged() {
     need_kvm!();
     let mut pty = Pty::new();
     let before = pty.settings();
@@ -137,7 +137,7 @@ fn without_a_terminal_for_input_the_one_for_output_stays_as_it_is() {
 }
 
 #[test]
-fn a_terminal_nobody_reads_does_not_keep_a_signal_from_ending_the_run() {
+fn a_signal_ends_the_run_although_the_terminal_is_not_read() {
     need_kvm!();
     let mut pty = Pty::new();
     let before = pty.settings();
@@ -145,21 +145,21 @@ fn a_terminal_nobody_reads_does_not_keep_a_signal_from_ending_the_run() {
     run.command.stdin(pty.stdio()).stdout(pty.stdio());
     let running = run.start();
     read_until(&mut pty.master, "x", DEADLINE);
-    // It sleeps when the terminal, the buffers and so the vCPU are full.
-    eventually("the guest to be held back", || {
+    // kickvm sleeps when the terminal and its own buffers are full, which blocks the vCPU.
+    eventually("the guest to be blocked", || {
         let before = cpu_time(running.child.id());
         std::thread::sleep(std::time::Duration::from_millis(50));
         (cpu_time(running.child.id()) == before).then_some(())
     });
-    let asked = Instant::now();
+    let start = Instant::now();
     running.signal(Signal::SIGTERM);
     running.end().assert(143, "", &["kickvm: stopped by SIGTERM"]);
-    assert!(asked.elapsed().as_secs() < 10, "took {:?}", asked.elapsed());
+    assert!(start.elapsed().as_secs() < 10, "took {:?}", start.elapsed());
     assert_eq!(pty.settings(), before);
 }
 
 #[test]
-fn a_user_who_hangs_up_ends_the_run() {
+fn a_hang_up_of_the_terminal_ends_the_run() {
     need_kvm!();
     let mut pty = Pty::new();
     let mut run = run(&SPAM, &[]);
@@ -171,12 +171,12 @@ fn a_user_who_hangs_up_ends_the_run() {
 }
 
 #[test]
-fn a_background_job_leaves_the_terminal_alone_and_is_not_stopped() {
+fn a_background_job_does_not_change_the_terminal_and_is_not_stopped() {
     need_kvm!();
     let pty = Pty::new();
     let before = pty.settings();
     let run = run(&HALT, &["--timeout", "300ms"]);
-    // A shell of its own session whose terminal this is, with job control.
+    // A shell with job control, in its own session with this controlling terminal.
     let mut shell = Command::new("setsid");
     shell.args(["--ctty", "bash", "-c", "set -m; \"$0\" \"$@\" & exec 2>/dev/null; wait $!"]);
     shell.arg(run.command.get_program()).args(run.command.get_args());

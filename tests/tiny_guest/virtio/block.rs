@@ -1,5 +1,6 @@
-//! Disk requests that make no sense, and one that does, on a machine with one disk of 8 sectors. Each guest ends with the status
-//! of its request: 0 done, 1 an error, 2 not known; or with 64 if the device needs a reset, 65 if nothing comes of it.
+//! Disk requests, most of them invalid, on a machine with one disk of 8 sectors. Each guest ends with the status of its
+//! request: 0 success, 1 an I/O error, 2 unsupported; or with 64 if the device needs a reset, 65 if there is no
+//! response.
 
 use crate::common::TempDir;
 use crate::support::run::run;
@@ -12,8 +13,9 @@ const ERROR: i32 = 1;
 const UNKNOWN: i32 = 2;
 const NEEDS_RESET: i32 = 64;
 
-/// Sends a request of this kind for this sector: its header is at 0x101000, its data at 0x102000, its status at 0x103000.
-macro_rules! ask {
+/// Sends a request of this type for this sector: its header is at 0x101000, its data at 0x102000, its status at
+/// 0x103000.
+macro_rules! send_request {
     ($kind:literal, $sector:literal) => {
         concat!(
             "mov dword ptr [0x101000], ",
@@ -36,7 +38,7 @@ macro_rules! ask {
 
 macro_rules! disk_driver {
     ($name:ident, [$($descriptor:tt),*], $kind:literal, $sector:literal) => {
-        driver!($name, [$($descriptor),*], negotiate!(), good_queue!(), ask!($kind, $sector));
+        driver!($name, [$($descriptor),*], negotiate!(), good_queue!(), send_request!($kind, $sector));
     };
 }
 
@@ -53,25 +55,25 @@ disk_driver!(
     "7"
 );
 disk_driver!(
-    DISK_BEHIND,
+    DISK_PAST_END,
     [("0x101000", "16", "1", "1"), ("0x102000", "1024", "3", "2"), ("0x103000", "1", "2", "0")],
     "0",
     "7"
 );
 disk_driver!(
-    DISK_FAR,
+    DISK_LARGEST_SECTOR,
     [("0x101000", "16", "1", "1"), ("0x102000", "512", "3", "2"), ("0x103000", "1", "2", "0")],
     "0",
     "0xffffffffffffffff"
 );
 disk_driver!(
-    DISK_ODD,
+    DISK_PARTIAL_SECTOR,
     [("0x101000", "16", "1", "1"), ("0x102000", "511", "3", "2"), ("0x103000", "1", "2", "0")],
     "0",
     "0"
 );
 disk_driver!(
-    DISK_WRONG_WAY,
+    DISK_DISCARD,
     [("0x101000", "16", "1", "1"), ("0x102000", "512", "3", "2"), ("0x103000", "1", "2", "0")],
     "11",
     "0"
@@ -81,8 +83,8 @@ disk_driver!(DISK_SHORT, [("0x101000", "15", "1", "1"), ("0x103000", "1", "2", "
 disk_driver!(DISK_NO_HEADER, [("0x103000", "1", "2", "0")], "0", "0");
 disk_driver!(DISK_NO_STATUS, [("0x101000", "16", "1", "1"), ("0x102000", "512", "0", "0")], "1", "0");
 
-/// Runs `guest` with a disk in each of two file systems, one of which is in memory, and asserts its end and that the disk is as
-/// it was but for the sectors that hold zeros afterwards.
+/// Runs `guest` with a disk in each of two file systems, one of them a tmpfs. Asserts the exit code, and that the disk
+/// is unchanged except for the sectors `zeros`, which hold zeros.
 #[track_caller]
 fn ends(guest: &[u8], options: &str, end: i32, zeros: std::ops::Range<usize>) {
     let dir = TempDir::new();
@@ -101,7 +103,7 @@ fn ends(guest: &[u8], options: &str, end: i32, zeros: std::ops::Range<usize>) {
     }
 }
 
-/// A test for each driver.
+/// One test for each driver.
 macro_rules! disk_drivers {
     ($($name:ident: $guest:ident with $options:literal is $end:ident and zeros $zeros:expr,)*) => {$(
         #[test]
@@ -116,12 +118,12 @@ disk_drivers! {
     a_read: DISK_READ with "" is OK and zeros 0..0,
     a_write: DISK_WRITE with "" is OK and zeros 7..8,
     a_write_to_a_read_only_disk: DISK_WRITE with ",ro" is ERROR and zeros 0..0,
-    a_read_past_the_end: DISK_BEHIND with "" is ERROR and zeros 0..0,
-    a_read_at_the_end_of_numbers: DISK_FAR with "" is ERROR and zeros 0..0,
-    a_read_of_no_whole_sector: DISK_ODD with "" is ERROR and zeros 0..0,
-    a_discard_without_a_range: DISK_WRONG_WAY with "" is ERROR and zeros 0..0,
-    a_request_of_no_known_kind: DISK_UNKNOWN with "" is UNKNOWN and zeros 0..0,
-    a_header_cut_short: DISK_SHORT with "" is ERROR and zeros 0..0,
+    a_read_past_the_end: DISK_PAST_END with "" is ERROR and zeros 0..0,
+    a_read_at_the_largest_sector_number: DISK_LARGEST_SECTOR with "" is ERROR and zeros 0..0,
+    a_read_of_a_partial_sector: DISK_PARTIAL_SECTOR with "" is ERROR and zeros 0..0,
+    a_discard_without_a_range: DISK_DISCARD with "" is ERROR and zeros 0..0,
+    a_request_of_an_unknown_type: DISK_UNKNOWN with "" is UNKNOWN and zeros 0..0,
+    a_truncated_header: DISK_SHORT with "" is ERROR and zeros 0..0,
     no_header: DISK_NO_HEADER with "" is ERROR and zeros 0..0,
-    no_room_for_a_status: DISK_NO_STATUS with "" is NEEDS_RESET and zeros 0..0,
+    no_buffer_for_the_status: DISK_NO_STATUS with "" is NEEDS_RESET and zeros 0..0,
 }

@@ -1,12 +1,12 @@
-//! Drivers that break the rules of virtio, on a machine with one device: entropy, which fills one buffer a request. Each ends
-//! with what came of its request: 1 it was done, 2 the device needs a reset, 3 neither.
+//! Drivers that violate the virtio specification, on a machine with one device: entropy, which fills one buffer a
+//! request. The exit code is the result of the request: 1 it was completed, 2 the device needs a reset, 3 neither.
 
 use crate::support::run::run;
 use crate::{guest, need_kvm};
 
 const DONE: i32 = 1;
 const NEEDS_RESET: i32 = 2;
-const NEITHER: i32 = 3;
+const NO_RESULT: i32 = 3;
 
 /// Writes a register of the first device.
 macro_rules! reg {
@@ -15,7 +15,7 @@ macro_rules! reg {
     };
 }
 
-/// From a reset device to one that has accepted VIRTIO_F_VERSION_1.
+/// Resets the device and negotiates VIRTIO_F_VERSION_1, up to FEATURES_OK.
 macro_rules! negotiate {
     () => {
         concat!(
@@ -30,7 +30,7 @@ macro_rules! negotiate {
     };
 }
 
-/// Says that the queue has so many entries and these rings, and is ready.
+/// Configures the size and the rings of queue 0, and sets QueueReady.
 macro_rules! queue {
     ($size:literal, $descriptors:literal, $available:literal, $used:literal) => {
         concat!(
@@ -47,7 +47,7 @@ macro_rules! queue {
     };
 }
 
-/// The queue as it should be: its rings are at the end of the image, which is loaded at 1 MiB.
+/// Configures a valid queue: its rings are at the end of the image, which is loaded at 1 MiB.
 macro_rules! good_queue {
     () => {
         queue!("4", "0x100600", "0x100680", "0x1006c0")
@@ -60,7 +60,7 @@ macro_rules! driver_ok {
     };
 }
 
-/// Rings the doorbell of the queue, waits for an answer, and ends with what it was.
+/// Writes QueueNotify, waits for the result, and ends with it.
 macro_rules! notify_and_end {
     () => {
         concat!(
@@ -74,8 +74,8 @@ macro_rules! notify_and_end {
     };
 }
 
-/// A guest that does `steps`. Its queue has one request, which begins with the first of these descriptors: address, length, flags
-/// (1 there is a next, 2 to be written, 4 a table of descriptors), next.
+/// A guest that executes `steps`. Its queue has one available chain, which begins with the first of these descriptors:
+/// address, length, flags (1 NEXT, 2 WRITE, 4 INDIRECT), next.
 macro_rules! driver {
     ($name:ident, [$(($address:literal, $len:literal, $flags:literal, $next:literal)),*], $($step:expr),*) => {
         guest!(
@@ -84,7 +84,7 @@ macro_rules! driver {
             $($step,)*
             ".org 6b + 0x600, 0;",
             $(concat!(".quad ", $address, "; .long ", $len, "; .short ", $flags, ", ", $next, ";"),)*
-            ".org 6b + 0x680, 0; .short 0, 1, 0;", // flags, index, head
+            ".org 6b + 0x680, 0; .short 0, 1, 0;", // available ring: flags, index, head of the chain
         );
     };
 }
@@ -153,7 +153,7 @@ driver!(
     notify_and_end!()
 );
 driver!(
-    NOBODY,
+    NO_SUCH_QUEUE,
     [("0x101000", "64", "2", "0")],
     negotiate!(),
     good_queue!(),
@@ -211,7 +211,7 @@ driver!(INDIRECT, [("0x100600", "16", "4", "0")], negotiate!(), good_queue!(), d
 driver!(READABLE, [("0x101000", "64", "0", "0")], negotiate!(), good_queue!(), driver_ok!(), notify_and_end!());
 driver!(EMPTY, [("0x101000", "0", "2", "0")], negotiate!(), good_queue!(), driver_ok!(), notify_and_end!());
 
-/// A test for each driver.
+/// One test for each driver.
 macro_rules! drivers {
     ($($name:ident: $guest:ident is $end:ident,)*) => {$(
         #[test]
@@ -224,25 +224,25 @@ macro_rules! drivers {
 
 drivers! {
     a_request: GOOD is DONE,
-    a_request_before_the_driver_is_ready: EARLY is NEITHER,
-    a_driver_that_has_negotiated_nothing: NO_FEATURES is NEITHER,
+    a_request_before_driver_ok: EARLY is NO_RESULT,
+    a_driver_that_has_not_negotiated_features: NO_FEATURES is NO_RESULT,
     a_queue_of_three_entries: ODD_SIZE is NEEDS_RESET,
     a_queue_of_no_entries: NO_SIZE is NEEDS_RESET,
     a_queue_of_too_many_entries: LARGE is NEEDS_RESET,
     rings_that_overlap: OVERLAP is NEEDS_RESET,
     a_ring_outside_ram: AWAY is NEEDS_RESET,
-    rings_moved_while_the_device_runs: MOVED is DONE,
-    doorbells_of_queues_that_are_not_there: NOBODY is DONE,
-    a_reset_in_the_middle: AGAIN is DONE,
-    an_index_that_jumps: JUMP is NEEDS_RESET,
+    rings_moved_after_driver_ok: MOVED is DONE,
+    notifications_of_queues_that_do_not_exist: NO_SUCH_QUEUE is DONE,
+    a_reset_between_two_requests: AGAIN is DONE,
+    an_available_index_that_jumps: JUMP is NEEDS_RESET,
     a_chain_that_loops: LOOP is NEEDS_RESET,
     a_buffer_outside_ram: OUTSIDE is NEEDS_RESET,
     a_buffer_across_the_end_of_ram: ACROSS is NEEDS_RESET,
     a_buffer_across_the_end_of_the_address_space: WRAPPING is NEEDS_RESET,
     a_buffer_of_4_gib: HUGE is NEEDS_RESET,
-    a_buffer_to_read_behind_one_to_write: DIRECTION is NEEDS_RESET,
-    a_chain_that_leaves_its_table: LEAVES is NEEDS_RESET,
-    an_indirect_table_that_holds_itself: INDIRECT is NEEDS_RESET,
-    a_buffer_that_may_only_be_read: READABLE is DONE,
-    a_buffer_of_no_bytes: EMPTY is DONE,
+    a_readable_buffer_after_a_writable_one: DIRECTION is NEEDS_RESET,
+    a_chain_that_leaves_the_descriptor_table: LEAVES is NEEDS_RESET,
+    a_nested_indirect_table: INDIRECT is NEEDS_RESET,
+    a_device_readable_buffer: READABLE is DONE,
+    a_zero_length_buffer: EMPTY is DONE,
 }

@@ -1,4 +1,4 @@
-//! The socket device on a machine: drivers that send it nonsense, and what becomes of its file.
+//! The socket device: drivers that send it invalid packets, and the socket file's life.
 
 use crate::common::TempDir;
 use crate::common::process::eventually;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 const DONE: i32 = 1;
 const NEEDS_RESET: i32 = 2;
 
-/// Sets up queue 1, by which the guest sends.
+/// Sets up queue 1, the transmit queue.
 macro_rules! sending_queue {
     () => {
         concat!(
@@ -29,8 +29,8 @@ macro_rules! sending_queue {
     };
 }
 
-/// A guest that gives the device one receive buffer of this length and sends one packet: how many bytes of it, and its header's last
-/// 28 bytes, from the length on. Its ends are those of the drivers in `virtio`.
+/// A guest that offers the device one receive buffer of `$room` bytes and sends one packet of `$len` bytes, whose
+/// header ends with the 28 bytes `$rest`, from the field `len` on. Its exit codes are those of the drivers in `virtio`.
 macro_rules! sender {
     ($name:ident, $room:literal, $len:literal, $rest:literal) => {
         guest!(
@@ -43,7 +43,7 @@ macro_rules! sender {
             reg!("0x50", "0"),
             reg!("0x50", "1"),
             "mov ecx, 20000;",
-            // A packet comes back, or a reset is needed; what was sent is taken in both cases.
+            // A packet arrives or the device needs a reset. The device has consumed the sent packet in both cases.
             "2: mov al, 1; cmp word ptr [0x1006c2], 0; jne 3f;",
             "mov al, 2; test byte ptr [rbx + 0x70], 0x40; jnz 3f;",
             "loop 2b; mov al, 3;",
@@ -54,7 +54,7 @@ macro_rules! sender {
             concat!(".quad 0x100740; .long ", $len, "; .short 0, 0;"),
             ".org 6b + 0x680, 0; .short 0, 1, 0;",
             ".org 6b + 0x6a0, 0; .short 0, 1, 0;",
-            ".org 6b + 0x740, 0; .quad 3, 2; .long 1000, 52;", // from the guest to the host, where nobody listens
+            ".org 6b + 0x740, 0; .quad 3, 2; .long 1000, 52;", // guest to host, no program listens
             $rest,
         );
     };
@@ -65,7 +65,7 @@ sender!(UNKNOWN, "64", "44", ".long -1; .short -1, -1; .long -1, -1, -1;");
 sender!(SHORT, "64", "43", ".long 0; .short 1, 1; .long 0, 1000, 0;");
 sender!(NO_ROOM, "44", "44", ".long 0; .short 1, 1; .long 0, 1000, 0;");
 
-/// A run of `guest` with a socket device, and where its socket is.
+/// A run of `guest` with a socket device, and the path of its socket.
 fn with_socket(guest: &[u8], dir: &TempDir) -> (Run, PathBuf) {
     let socket = dir.path().join("socket");
     (run(guest, &["--vsock", &format!("cid=3,socket={}", socket.display())]), socket)
@@ -80,31 +80,31 @@ fn ends(guest: &[u8], code: i32) {
 }
 
 #[test]
-fn a_request_to_nobody_is_refused() {
+fn a_request_to_a_port_without_a_listener_is_reset() {
     need_kvm!();
     ends(&REQUEST, DONE);
 }
 
 #[test]
-fn a_packet_of_an_unknown_kind_is_refused() {
+fn a_packet_of_an_unknown_type_is_reset() {
     need_kvm!();
     ends(&UNKNOWN, DONE);
 }
 
 #[test]
-fn half_a_header_is_not_answered() {
+fn a_truncated_packet_header_gets_no_reply() {
     need_kvm!();
     ends(&SHORT, 3);
 }
 
 #[test]
-fn a_receive_buffer_without_room_stops_its_queue() {
+fn a_receive_buffer_that_is_too_small_stops_its_queue() {
     need_kvm!();
     ends(&NO_ROOM, NEEDS_RESET);
 }
 
 #[test]
-fn the_socket_goes_away_with_a_run_and_a_stale_one_is_no_obstacle() {
+fn the_socket_file_is_removed_at_the_end_and_a_stale_one_is_replaced() {
     need_kvm!();
     let dir = TempDir::new();
     let (run, socket) = with_socket(&SPIN, &dir);
