@@ -1,35 +1,19 @@
 //! Support code that both guest test binaries (`tiny_guest` and `linux_guest`) use. Code that only one of them needs
 //! belongs in that binary's `support` module, so the compiler reports support code without a user.
 
+mod can_run;
 pub mod process;
 pub mod pty;
 
+pub use can_run::can_run;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-
-/// The path of the test function that contains the call, with the name of the test binary in front.
-#[macro_export]
-macro_rules! this_test {
-    () => {{
-        fn here() {}
-        std::any::type_name_of_val(&here).trim_end_matches("::here")
-    }};
-}
 
 /// The name of the test at `path` (see [`this_test`]) in the test harness: the path without the test binary.
 pub fn harness_name(path: &str) -> &str {
     path.split_once("::").map_or(path, |(_, name)| name)
-}
-
-/// Returns whether `test` can run. If not, prints its name and the reason, and panics if `KICKVM_REQUIRE_KVM` is 1.
-pub fn can_run(test: &str, possible: Result<(), String>) -> bool {
-    let Err(why) = possible else { return true };
-    let message = format!("kickvm: could not run {test}: {why}");
-    assert_ne!(std::env::var("KICKVM_REQUIRE_KVM").as_deref(), Ok("1"), "{message}");
-    let _ = writeln!(std::io::stderr(), "\n{message}"); // not eprintln, which the test harness would capture
-    false
 }
 
 /// A directory that is deleted, with its files, when dropped.
