@@ -24,9 +24,23 @@ pub fn kickvm(args: &[&str]) -> Command {
     command
 }
 
-/// Gives a command no input, pipes for its output, and its own process group.
+/// Gives a command no input, pipes for its output, its own process group, and the default action of each signal.
 pub fn contained(command: &mut Command) -> &mut Command {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
+    default_signals(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
+}
+
+/// Gives a command the default action of each signal. Ignored signals stay ignored across exec(2), and kickvm keeps them
+/// ignored, so under nohup or in the background of a shell a test would otherwise run kickvm in another state.
+pub fn default_signals(command: &mut Command) -> &mut Command {
+    let reset = || {
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: no handler is installed. The call fails for SIGKILL, SIGSTOP and the C library's own signals.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only calls signal(2), which is async-signal-safe.
+    unsafe { command.pre_exec(reset) }
 }
 
 /// Starts `command`.

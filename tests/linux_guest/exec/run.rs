@@ -1,7 +1,7 @@
 //! A `kickvm exec` command: building, running and its result.
 
 use crate::common::TempDir;
-use crate::common::process::read_until;
+use crate::common::process::{default_signals, read_until};
 use crate::support::assets::{Assets, Kernel};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -27,6 +27,7 @@ impl Exec {
         let scratch = TempDir::new();
         let assets = Assets::find(kernel, scratch.path())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+        default_signals(&mut command);
         command.arg("exec").arg("--kernel").arg(&assets.kernel);
         Ok(Self { assets, scratch, command })
     }
