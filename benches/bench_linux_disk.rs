@@ -5,8 +5,7 @@
 //! are pinned; what counts is the median of the ratios of neighbouring turns, against each of two of QEMU's engines. From KVM's
 //! statistics (debugfs) come exits, from the guest's /proc/interrupts interrupts.
 
-#[path = "../tests/linux/cpio.rs"]
-#[allow(dead_code)]
+#[path = "../tests/common/cpio.rs"]
 mod cpio;
 #[path = "disk/guest.rs"]
 mod guest;

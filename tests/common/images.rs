@@ -1,13 +1,13 @@
-//! The smallest kernel images that are whole. The unit tests of the boot floor use them too.
+//! Minimal valid kernel images. The unit tests of `boot` and a benchmark use them too.
 
 /// An address at which a kernel may be loaded.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
-/// Where an ELF image's program header stands, and how long it is.
+/// The offset of an ELF image's program header. A header has 56 bytes.
 pub const PROGRAM_HEADER: usize = 64;
 const PROGRAM_HEADER_SIZE: u16 = 56;
 
-/// A 64-bit ELF executable for x86-64 with one segment, `code` at 1 MiB, where it is entered.
+/// A 64-bit ELF executable for x86-64 with one segment: `code`, which is loaded and entered at 1 MiB.
 pub fn elf(code: &[u8]) -> Vec<u8> {
     elf_with(code, &[])
 }
@@ -60,11 +60,11 @@ pub const XLOADFLAGS: usize = 0x236;
 pub const CMDLINE_SIZE: usize = 0x238;
 pub const PREF_ADDRESS: usize = 0x258;
 pub const INIT_SIZE: usize = 0x260;
-/// Where the setup header begins and ends.
+/// The bytes of the setup header.
 pub const SETUP_HEADER: std::ops::Range<usize> = SETUP_SECTS..0x268;
-/// Where its protected-mode code begins: behind the boot sector and one sector of set-up code.
+/// The offset of the protected-mode code: after the boot sector and one sector of setup code.
 pub const PROTECTED_MODE: usize = 1024;
-/// Where, in that code, the 64-bit entry is.
+/// The offset of the 64-bit entry point in that code.
 pub const ENTRY_64: usize = 0x200;
 
 /// A bzImage of protocol 2.15 that is loaded at 1 MiB and runs `code` from its 64-bit entry.

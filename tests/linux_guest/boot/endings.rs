@@ -1,0 +1,71 @@
+//! Each way in which Linux ends a machine, and its exit code. Nearly all other tests end by init's `poweroff -f`, which
+//! is code 0.
+
+use crate::support::guest::Guest;
+
+const CRASH: &str = "kickvm: the guest crashed: triple fault on vCPU 0 (RIP ";
+
+/// `reboot -f`, by the kernel's default method.
+#[track_caller]
+fn reboots(guest: Guest) {
+    let ended = guest.job("reboot -f").run();
+    ended.assert(0, &[]);
+    ended.assert_line("reboot: Restarting system");
+}
+
+#[track_caller]
+fn crashes(guest: Guest) {
+    let ended = guest.append("reboot=t").job("reboot -f").run();
+    ended.assert_code(121);
+    ended.assert_line("reboot: Restarting system");
+    assert!(ended.stderr.starts_with(CRASH) && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+}
+
+#[test]
+fn power_off_is_0() {
+    let ended = linux!(BzImage).job("poweroff -f").run();
+    ended.assert(0, &[]);
+    ended.assert_line("reboot: Power down");
+}
+
+#[test]
+fn power_off_of_4_cpus_is_0() {
+    let ended = linux!(Stock).cpus(4).job("poweroff -f").run();
+    ended.assert(0, &[]);
+    ended.assert_line("reboot: Power down");
+}
+
+#[test]
+fn reboot_of_a_stock_kernel_is_0() {
+    reboots(linux!(Stock));
+}
+
+#[test]
+fn reboot_of_our_kernel_is_0() {
+    reboots(linux!(BzImage).cpus(2));
+}
+
+#[test]
+fn reboot_by_the_keyboard_controller_is_0() {
+    reboots(linux!(BzImage).append("reboot=k"));
+}
+
+#[test]
+fn reboot_of_a_stock_kernel_by_the_keyboard_controller_is_0() {
+    reboots(linux!(Stock).append("reboot=k"));
+}
+
+#[test]
+fn reboot_of_a_stock_kernel_by_the_acpi_register_is_0() {
+    reboots(linux!(Stock).append("reboot=a"));
+}
+
+#[test]
+fn reboot_by_triple_fault_is_121() {
+    crashes(linux!(BzImage));
+}
+
+#[test]
+fn reboot_of_a_stock_kernel_by_triple_fault_is_121() {
+    crashes(linux!(Stock));
+}

@@ -1,0 +1,79 @@
+//! kickvm exits with the command's status, whatever it is, and prints nothing about it.
+
+use super::run::Exec;
+
+on_kernel!(by_pvh, Pvh, status_42);
+on_kernel!(by_elf, Elf, status_42);
+on_both_kernels!(status_42, status_200, killed_by_a_signal);
+on_kernel!(real_time, BzImage, killed_by_a_real_time_signal);
+on_kernel!(
+    ours_only,
+    BzImage,
+    true_,
+    false_,
+    not_found,
+    not_executable,
+    leftover_processes_end_with_the_command,
+    no_directory,
+    a_script_without_an_interpreter
+);
+
+fn true_(exec: Exec) {
+    exec.busybox().run(&["busybox", "true"]).assert(0, "", "");
+}
+
+fn false_(exec: Exec) {
+    exec.busybox().run(&["busybox", "false"]).assert(1, "", "");
+}
+
+fn status_42(exec: Exec) {
+    exec.sh("echo out; echo err >&2; exit 42").assert(42, "out\n", "err\n");
+}
+
+fn status_200(exec: Exec) {
+    exec.sh("exit 200").assert(200, "", "");
+}
+
+fn killed_by_a_real_time_signal(exec: Exec) {
+    exec.sh("kill -34 $$").assert(162, "", "");
+}
+
+fn killed_by_a_signal(exec: Exec) {
+    exec.sh("kill -9 $$").assert(137, "", "");
+}
+
+fn not_found(exec: Exec) {
+    exec.busybox().run(&["nosuch", "argument"]).assert(
+        127,
+        "",
+        "kickvm: cannot run 'nosuch': No such file or directory\n",
+    );
+}
+
+fn not_executable(exec: Exec) {
+    let plain = exec.scratch.file("plain", b"text\n");
+    std::process::Command::new("chmod").arg("644").arg(&plain).status().unwrap();
+    let exec = exec.options(&["--copy", &format!("{}:/bin/plain", plain.display())]).busybox();
+    exec.run(&["/bin/plain"]).assert(126, "", "kickvm: cannot run '/bin/plain': Permission denied\n");
+}
+
+fn a_script_without_an_interpreter(exec: Exec) {
+    let script = exec.scratch.file("script", b"#!/no/such/shell\n");
+    std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
+    let add = format!("{}:/script", script.display());
+    exec.options(&["--copy", &add]).run(&["/script"]).assert(
+        127,
+        "",
+        "kickvm: cannot run '/script': No such file or directory\n",
+    );
+}
+
+/// Processes that the command leaves behind end with it, and do not keep its streams open.
+fn leftover_processes_end_with_the_command(exec: Exec) {
+    exec.sh("busybox sleep 1000 & (busybox sleep 1000 &); echo done; exit 3").assert(3, "done\n", "");
+}
+
+fn no_directory(exec: Exec) {
+    let ended = exec.options(&["--workdir", "/no/such"]).run(&["true"]);
+    ended.assert(125, "", "kickvm: cannot start in '/no/such' in the guest: No such file or directory\n");
+}

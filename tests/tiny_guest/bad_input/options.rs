@@ -1,0 +1,149 @@
+//! Invalid command lines, `--help` and `--version`.
+
+use super::names;
+use crate::common::TempDir;
+use crate::common::process::{end, kickvm};
+use crate::need_kvm;
+use crate::support::images::elf;
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+const SEE: &str = "; see 'kickvm run --help'";
+
+#[test]
+fn an_invalid_option_value_is_one_line() {
+    let size = "give a number with K, M, G or T, such as 512M";
+    let time = "give a number with ms, s, m or h, such as 30s";
+    let memory =
+        |value, why| (vec!["--memory", value], format!("invalid value '{value}' for '--memory <SIZE>': {why}"));
+    let cpus = |value| {
+        (vec!["--cpus", value], format!("invalid value '{value}' for '--cpus <N>': give a number from 1 to 254"))
+    };
+    let timeout =
+        |value| (vec!["--timeout", value], format!("invalid value '{value}' for '--timeout <DURATION>': {time}"));
+    let console = |value| {
+        let why = "give stdio, virtio, none, stderr or file=PATH";
+        (vec!["--console", value], format!("invalid value '{value}' for '--console <WHERE>': {why}"))
+    };
+    let tap = "give tap=NAME[,mac=MAC], such as tap=tap0,mac=02:00:00:00:00:01";
+    let net =
+        |value, why| (vec!["--net", value], format!("invalid value '{value}' for '--net <tap=NAME[,mac=MAC]>': {why}"));
+    let vsock = |value, why| {
+        (vec!["--vsock", value], format!("invalid value '{value}' for '--vsock <cid=N,socket=PATH>': {why}"))
+    };
+    for (args, line) in [
+        memory("0", "give at least 2M"),
+        memory("1M", "give at least 2M"),
+        memory("1E", size),
+        memory("-5", size),
+        memory("5001K", "give a multiple of 4K, the size of a page"),
+        memory("99999999999T", "size out of range"),
+        cpus("0"),
+        cpus("255"),
+        cpus("-1"),
+        cpus("x"),
+        timeout("5"),
+        timeout("-1s"),
+        console("x"),
+        console("file="),
+        net("", tap),
+        net("tap0", tap),
+        net("tap=a,tap=b", tap),
+        net("tap=a,mac=1:2:3:4:5:6", "'1:2:3:4:5:6' is no MAC address such as 02:00:00:00:00:01"),
+        net(
+            "tap=a,mac=01:00:00:00:00:00",
+            "'01:00:00:00:00:00' is the MAC address of a group: its first byte must be even",
+        ),
+        vsock("cid=3", "give cid=N,socket=PATH, such as cid=3,socket=vsock.sock"),
+        vsock("cid=2,socket=x", "a CID is a number from 3 to 4294967294"),
+        (vec!["--frobnicate"], "unexpected argument '--frobnicate' found".to_owned()),
+        (vec!["stray"], "unexpected argument 'stray' found".to_owned()),
+        (
+            vec!["--cmdline", "a", "--append", "b"],
+            "the argument '--cmdline <TEXT>' cannot be used with '--append <TEXT>'".to_owned(),
+        ),
+        (vec!["--kernel", "x"], "the argument '--kernel <PATH>' cannot be used multiple times".to_owned()),
+    ] {
+        let mut command = kickvm(&["run", "--kernel", "kernel"]);
+        command.args(args);
+        end(command).assert(125, "", &[&format!("kickvm: {line}{SEE}")]);
+    }
+}
+
+#[test]
+fn an_incomplete_command_line_is_one_line() {
+    for (args, line) in [
+        (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
+        (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
+        (&[], "missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned()),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
+        (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
+    ] {
+        end(kickvm(args)).assert(125, "", &[&format!("kickvm: {line}")]);
+    }
+}
+
+#[test]
+fn help_and_version_succeed() {
+    for args in [&["--help"][..], &["-h"], &["help"], &["run", "--help"], &["help", "doctor"]] {
+        let ended = end(kickvm(args));
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+        assert!(ended.stdout.contains("Usage: kickvm"), "{args:?}: {}", ended.stdout);
+    }
+    let version = format!("kickvm {}\n", env!("CARGO_PKG_VERSION"));
+    end(kickvm(&["--version"])).assert(0, &version, &[]);
+}
+
+#[test]
+fn a_resource_that_the_host_lacks_is_an_error_that_names_it() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &elf(&[0xf4]));
+    let run = |args: &[&str]| {
+        let mut command = kickvm(&["run", "--kernel"]);
+        command.arg(&kernel).args(args);
+        end(command)
+    };
+    let ended = run(&["--memory", "99999G"]);
+    assert!(
+        ended
+            .stderr
+            .starts_with("kickvm: cannot allocate 99999G of guest memory: a guest on this host can have at most ")
+    );
+    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.lines().count()), (Some(125), "", 1));
+
+    let long = "x".repeat(100_000);
+    let line = "kickvm: the kernel command line has 100000 bytes, but this kernel takes at most 2047";
+    run(&["--cmdline", &long]).assert(125, "", &[line]);
+
+    let line = "kickvm: cannot open console file '/nonexistent/x': No such file or directory";
+    run(&["--console", "file=/nonexistent/x"]).assert(125, "", &[line]);
+    let line = "kickvm: cannot open console file '/': Is a directory";
+    run(&["--console", "file=/"]).assert(125, "", &[line]);
+
+    let name = "an interface's name has 1 to 15 characters, and no space, '/', ':' or '%' among them";
+    let line = format!("kickvm: cannot use tap interface 'tap%d': {name}");
+    run(&["--net", "tap=tap%d"]).assert(125, "", &[&line]);
+
+    let line = "kickvm: cannot create a balloon of 64M: it must be smaller than the guest's memory, 64M";
+    run(&["--memory", "64M", "--balloon", "size=64M"]).assert(125, "", &[line]);
+
+    let socket = dir.path().join("socket");
+    let option = format!("cid=3,socket={}", socket.display());
+    let cannot = |why: &str| format!("kickvm: cannot listen at vsock socket '{}': {why}", socket.display());
+    let remedy = "remove it, or take another path";
+    let live = UnixListener::bind(&socket).unwrap();
+    run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens there")]);
+    drop(live);
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "").unwrap();
+    run(&["--vsock", &option]).assert(125, "", &[&cannot(&format!("there is something else than a socket; {remedy}"))]);
+    fs::remove_file(&socket).unwrap();
+    let line = "kickvm: cannot listen at vsock socket '/nonexistent/x': No such file or directory";
+    run(&["--vsock", "cid=3,socket=/nonexistent/x"]).assert(125, "", &[line]);
+    // A stale socket is replaced, and a later error leaves no socket behind.
+    drop(UnixListener::bind(&socket).unwrap());
+    let line = "kickvm: cannot open console file '/': Is a directory";
+    run(&["--vsock", &option, "--console", "file=/"]).assert(125, "", &[line]);
+    assert_eq!(names(&dir), ["kernel"], "left behind");
+}
