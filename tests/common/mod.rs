@@ -37,7 +37,8 @@ pub fn can_run(test: &str, possible: Result<(), String>) -> bool {
     let Err(why) = possible else { return true };
     let message = format!("kickvm: could not run {}: {why}", test.trim_end_matches("::here"));
     assert_ne!(std::env::var("KICKVM_REQUIRE_KVM").as_deref(), Ok("1"), "{message}");
-    let _ = writeln!(std::io::stderr(), "\n{message}"); // not eprintln, which the test harness would hide
+    // Not eprintln, which libtest would capture. One write, so that other tests' output does not end up in the line.
+    let _ = std::io::stderr().write_all(format!("\n{message}\n").as_bytes());
     false
 }
 
