@@ -24,6 +24,9 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-s
 # Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have some.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 
+# If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
+cargo() { env --default-signal=CHLD cargo "$@"; }
+
 # --- KVM ---
 
 # True if this host's KVM is backed by the processor. Runs `kickvm doctor` when given a kickvm that exists.

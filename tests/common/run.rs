@@ -21,9 +21,23 @@ pub fn kickvm(args: &[&str]) -> Command {
     command
 }
 
-/// Gives a command no input, pipes to write to, and a process group of its own.
+/// Gives a command no input, pipes to write to, a process group of its own, and no ignored signals.
 pub fn contained(command: &mut Command) -> &mut Command {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
+    default_signals(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
+}
+
+/// Gives a command the default action of each signal. Ignored signals stay ignored across exec(2), and kickvm leaves them
+/// ignored, so a test under nohup or in a shell's background job would run another kickvm than elsewhere.
+pub fn default_signals(command: &mut Command) -> &mut Command {
+    let reset = || {
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: no handler is installed. SIGKILL, SIGSTOP and the C library's own signals are refused, as they may be.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(reset) }
 }
 
 /// `kickvm run` with `guest` as its kernel.

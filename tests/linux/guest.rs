@@ -4,6 +4,7 @@ use super::assets::{Assets, Kernel};
 use super::cpio;
 use super::transcript::{Transcript, lines, unstamped};
 use crate::common::TempDir;
+use crate::common::run::default_signals;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ impl Guest {
     /// The kickvm command, its standard streams not set.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+        default_signals(&mut command);
         command.arg("run").arg("--kernel").arg(&self.assets.kernel);
         for path in &self.initramfs {
             command.arg("--initramfs").arg(path);

@@ -2,6 +2,7 @@
 
 use super::assets::{Assets, Kernel};
 use super::common::TempDir;
+use super::common::run::default_signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -54,6 +55,7 @@ impl Exec {
         let scratch = TempDir::new();
         let assets = Assets::find(kernel, scratch.path())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+        default_signals(&mut command);
         command.arg("exec").arg("--kernel").arg(&assets.kernel);
         Ok(Self { assets, scratch, command })
     }

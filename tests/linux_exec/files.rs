@@ -1,6 +1,7 @@
 //! The guest's files: what is given is there, unchanged, and what cannot be is said.
 
 use super::common::noise;
+use super::common::run::default_signals;
 use super::exec::{Exec, busybox};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -179,6 +180,7 @@ fn too_little_memory(exec: Exec) {
         ended.stderr
     );
     let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+    default_signals(&mut command);
     command.arg("exec").arg("--kernel").arg(kernel).arg("--root").arg(&root).args(["--memory", suggestion]);
     let output = command.args(["--", "sh", "-c", "busybox wc -c </large"]).output().unwrap();
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"104857600\n"[..]), "{output:?}");

@@ -1,5 +1,6 @@
 //! `--report` and `--junit`, and `--expect` and `--reject` of `kickvm run`, which share their machinery.
 
+use super::common::run::default_signals;
 use super::exec::Exec;
 use serde_json::Value;
 use std::fs;
@@ -54,6 +55,7 @@ fn a_report_of_a_failure(exec: Exec) {
 fn expected_and_rejected_lines(exec: Exec) {
     let run = |options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+        default_signals(&mut command);
         command.args(["run", "--console", "none", "--timeout", "2m", "--kernel"]).arg(&exec.assets.kernel);
         let output = command.arg("--initramfs").arg(&exec.assets.initramfs).args(options).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
