@@ -54,7 +54,7 @@ as_root() {
 apt_get() {
     local lock result=0
     take_lock apt
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2 || result=$?
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >&2 || result=$?
     exec {lock}>&-
     return "$result"
 }
@@ -102,5 +102,5 @@ quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 take_lock() {
     mkdir -p "$cache" || die "cannot create the cache directory '$cache'; set KICKVM_CACHE to another"
     exec {lock}>"$cache/$1.lock"
-    flock -n "$lock" || { say "waiting for the lock '$cache/$1.lock'"; flock "$lock"; }
+    flock -w 2 "$lock" || { say "waiting for the lock '$cache/$1.lock'"; flock "$lock"; }
 }
