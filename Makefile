@@ -1,8 +1,6 @@
 PREFIX ?= /usr/local
 target := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 kickvm := $(target)/release/kickvm
-# Where rustup puts cargo, for shells that have not heard of it yet.
-export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: help run build test bench kernel lint install clean deps
 
@@ -12,16 +10,16 @@ help: ## list the targets
 run: build ## boot a stock Debian kernel: a shell in a terminal, else a greeting
 	@KICKVM=$(abspath $(kickvm)) scripts/run
 
-build: deps ## build the release binary
-	cargo build --release
+build: deps ## build the release binary, which is static
+	scripts/cargo build --release
 
 test: deps ## run every test, on this machine's KVM or in an emulated one
 	@scripts/test
 
 bench: ## run the benchmarks
 	@scripts/deps bench
-	cargo build --profile bench --all-features --examples
-	cargo bench --all-features --bench '*'
+	scripts/cargo build --profile bench --all-features --examples
+	scripts/cargo bench --all-features --bench '*'
 
 kernel: ## build the small guest kernel of resources/kernel-config
 	@scripts/build-kernel
@@ -30,13 +28,13 @@ lint: deps ## check formatting, lints, documentation and scripts
 	@scripts/lint
 
 install: build ## install the binary, manual pages and completions below PREFIX (/usr/local)
-	cargo build --release --example manual
+	scripts/cargo build --release --example manual
 	install -D -m 755 $(kickvm) $(DESTDIR)$(PREFIX)/bin/kickvm
 	mkdir -p $(DESTDIR)$(PREFIX)/share
 	$(target)/release/examples/manual $(DESTDIR)$(PREFIX)/share
 
 clean: ## remove what cargo built (downloads and kernels stay in ~/.cache/kickvm)
-	cargo clean
+	scripts/cargo clean
 
 deps:
 	@scripts/deps

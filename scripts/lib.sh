@@ -4,7 +4,10 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${KICKVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kickvm}
 
-# A command that fails unforeseen ends the script; not without a word.
+# rustup puts cargo in the first; file system tools are in the others, which a user's PATH may lack.
+PATH=$PATH:${HOME-}/.cargo/bin:/usr/sbin:/sbin
+
+# A command that fails unexpectedly ends the script with a message.
 set -E
 failed() { say "${0##*/}, line ${BASH_LINENO[0]}, failed: ${1%%$'\n'*}"; }
 trap 'failed "$BASH_COMMAND"' ERR
@@ -12,7 +15,21 @@ trap 'failed "$BASH_COMMAND"' ERR
 say() { printf 'kickvm: %s\n' "$*" >&2; }
 die() { say "$*"; exit "${status:-1}"; }
 
-# True if this host's KVM is backed by the processor. Asks `kickvm doctor` when given a kickvm that exists.
+# --- Cargo ---
+
+# A static kickvm runs as the init of any guest and starts faster. With an explicit target, build scripts and procedural macros
+# stay dynamic.
+export CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
+# Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have some.
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
+
+# If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
+cargo() { env --default-signal=CHLD cargo "$@"; }
+
+# --- KVM ---
+
+# True if this host's KVM is backed by the processor. Runs `kickvm doctor` when given a kickvm that exists.
 linux_boots_here() {
     if [[ -x ${1-} ]]; then
         "$1" doctor </dev/null >/dev/null 2>&1
@@ -20,6 +37,8 @@ linux_boots_here() {
         [[ -r /dev/kvm && -w /dev/kvm ]] && [[ -d /sys/module/kvm_intel || -d /sys/module/kvm_amd ]]
     fi
 }
+
+# --- Debian packages ---
 
 as_root() {
     if ((EUID == 0)); then
@@ -31,25 +50,50 @@ as_root() {
     fi
 }
 
-# Runs apt-get update, at most once a script.
+# Runs apt-get as root, one at a time: apt does not wait for another's lock on the package lists.
+apt_get() {
+    local lock result=0
+    take_lock apt
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >&2 || result=$?
+    exec {lock}>&-
+    return "$result"
+}
+
+# Updates the package lists, at most once a script.
 apt_update() {
     [[ -z ${apt_updated-} ]] || return 0
     apt_updated=1
     say 'updating the package lists (apt-get update)'
-    as_root apt-get -qq update >&2
+    apt_get update
+}
+
+# The version of an installed package, else nothing.
+version_of() { dpkg-query -W -f '${db:Status-Status} ${Version}' "$1" 2>/dev/null | sed -n 's/^installed //p'; }
+
+# install_packages PACKAGE…: installs the Debian packages that are missing. Package lists may be absent, or so old that the
+# archive no longer has what they name.
+install_packages() {
+    local package missing=()
+    command -v apt-get >/dev/null || die "this is not Debian; install the equivalent of its packages $*"
+    for package; do
+        [[ -n $(version_of "$package") ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing ${missing[*]}"
+    local install=(apt_get -y --no-install-recommends install "${missing[@]}")
+    "${install[@]}" || { apt_update && "${install[@]}"; } ||
+        die "cannot install ${missing[*]}; as root: apt-get update && apt-get install ${missing[*]}"
 }
 
 # need COMMAND PACKAGE…: installs the Debian packages if the command is missing.
 need() {
     local command=$1
     shift
-    ! command -v "$command" >/dev/null || return 0
-    command -v apt-get >/dev/null || die "'$command' is missing; install it (on Debian: apt-get install $*)"
-    say "installing $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@")
-    as_root "${install[@]}" >&2 || { apt_update && as_root "${install[@]}" >&2; } ||
-        die "cannot install '$command'; as root: apt-get update && apt-get install $*"
+    command -v "$command" >/dev/null || install_packages "$@"
+    command -v "$command" >/dev/null || die "'$command' is missing, although the package ($*) is installed"
 }
+
+# --- Other ---
 
 # Quotes a word for any POSIX shell.
 quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
@@ -58,5 +102,5 @@ quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 take_lock() {
     mkdir -p "$cache" || die "cannot create the cache directory '$cache'; set KICKVM_CACHE to another"
     exec {lock}>"$cache/$1.lock"
-    flock "$lock"
+    flock -w 2 "$lock" || { say "waiting for the lock '$cache/$1.lock'"; flock "$lock"; }
 }
