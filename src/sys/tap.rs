@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 
-/// Attaches `tun`, an open /dev/net/tun, to the tap interface `name`, which is created if it does not exist. Each frame has a virtio
-/// header in front.
+/// Attaches `tun`, an open /dev/net/tun, to the tap interface `name`, which is created if it does not exist. Each frame
+/// has a virtio header in front.
 ///
 /// # Errors
 ///

@@ -1,10 +1,11 @@
 //! Network interface (virtio 1.3, 5.1): Ethernet frames between the guest and a tap interface of the host.
 //!
-//! Frames are transferred directly between the guest's buffers and the tap, together with their header, which is the same on both
-//! sides. The header states the work left to the receiver: checksums or TCP segmentation. So a frame can have 64 KiB.
+//! Frames are transferred directly between the guest's buffers and the tap, together with their header, which has the
+//! same format on both sides. The header states the work left to the receiver: checksums or TCP segmentation. So a
+//! frame can have 64 KiB.
 //!
-//! A tap does not report the length of its next frame. A frame is read into the posted chains, and what they cannot hold into an
-//! overflow buffer. From there it is copied to the chains that the driver posts next.
+//! A tap does not report the length of its next frame. A frame is read into the posted chains and, if they are too
+//! short, into an overflow buffer. From there it is copied to the chains that the driver posts next.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -73,7 +74,7 @@ pub struct Net {
 struct Receiver {
     /// Chains from the driver, for the next frame.
     posted: VecDeque<Chain>,
-    /// Number of bytes that the posted chains can hold.
+    /// Number of bytes in the posted chains.
     capacity: usize,
     /// Number of buffers in the posted chains.
     buffers: usize,
@@ -159,7 +160,7 @@ impl Net {
                     rx.copy_overflow(queue.memory(), partial);
                     rx.deliver(queue, partial.len);
                 } else if rx.is_full(queue) {
-                    count(&self.dropped); // otherwise a driver with so small buffers would never receive again
+                    increment(&self.dropped); // otherwise a driver with so small buffers would never receive again
                 } else {
                     rx.ready = false;
                     return;
@@ -173,7 +174,7 @@ impl Net {
                 Ok(len) if mergeable && (rx.capacity..=MAX_FRAME).contains(&len) => {
                     rx.partial = Some(PartialFrame { len, filled_chains: rx.posted.len() });
                 }
-                Ok(_) => count(&self.dropped),
+                Ok(_) => increment(&self.dropped),
                 Err(_) => return, // no frame, or the tap was deleted, which is reported as an event
             }
         }
@@ -196,14 +197,14 @@ impl Net {
                 return;
             }
             if sent.is_err() {
-                count(&self.dropped);
+                increment(&self.dropped);
             }
             queue.push(self.tx_chain.head, 0);
         }
     }
 
-    /// Whether the header of a frame from the guest uses negotiated features only (virtio 1.3, 5.1.6.2). The tap checks the offsets
-    /// and lengths in it.
+    /// Whether the header of a frame from the guest uses negotiated features only (virtio 1.3, 5.1.6.2). The tap checks
+    /// the offsets and lengths in it.
     fn is_negotiated(&self, header: &[u8; HEADER_LEN]) -> bool {
         let (flags, gso_type) = (u32::from(header[0]), u32::from(header[1]));
         let segmentation = match gso_type & !VIRTIO_NET_HDR_GSO_ECN {
@@ -217,7 +218,8 @@ impl Net {
             && (flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 || self.has(VIRTIO_NET_F_CSUM))
     }
 
-    /// Registers interest in what the device waits for. Without interest, the event loop would spin while neither side has buffers.
+    /// Changes the registered interest to what the device waits for. The tap is level-triggered, so the event loop
+    /// would spin if the interest remained while no buffers are posted.
     fn update_interest(&mut self, ops: &mut EventOps) {
         let mut interest = EventSet::empty();
         interest.set(EventSet::IN, self.rx.ready);
@@ -228,7 +230,7 @@ impl Net {
         }
     }
 
-    /// Reports to the guest that the link is down, because the tap was deleted. Frames from the guest are dropped from now on.
+    /// Reports to the guest that the link is down, because the tap was deleted. Drops its frames from now on.
     fn link_down(&mut self, ctx: &mut DeviceContext<'_, '_>) {
         let _ = ctx.ops.remove(Events::empty(&self.tap.file)); // registered by `init`
         self.tap_deleted = true;
@@ -302,7 +304,7 @@ impl VirtioDevice for Net {
 }
 
 impl Receiver {
-    /// Takes chains from the queue until they can hold `wanted` bytes. Returns whether any chain is posted.
+    /// Takes chains from the queue until `capacity` is at least `wanted` bytes. Returns whether any chain is posted.
     fn post(&mut self, queue: &mut Virtqueue, wanted: usize) -> bool {
         while self.capacity < wanted && !self.is_full(queue) {
             let Some(chain) = self.free.last_mut() else { break };
@@ -320,8 +322,8 @@ impl Receiver {
         queue.ready() && !self.posted.is_empty()
     }
 
-    /// Whether another chain could exceed the number of buffers in one system call. A chain has at most as many buffers as its queue
-    /// has entries.
+    /// Whether another chain could exceed the number of buffers in one system call. A chain has at most as many buffers
+    /// as its queue has entries.
     fn is_full(&self, queue: &Virtqueue) -> bool {
         self.free.is_empty() || self.buffers + usize::from(queue.size()) >= IOV_MAX
     }
@@ -335,7 +337,7 @@ impl Receiver {
         }
     }
 
-    /// Gives the first posted chains, which hold a frame of `len` bytes, to the guest.
+    /// Returns the first posted chains, which contain a frame of `len` bytes, to the driver.
     fn deliver(&mut self, queue: &mut Virtqueue, len: usize) {
         let ends = self.posted.iter().scan(0, |end, chain| {
             *end += chain.writable.len();
@@ -373,7 +375,7 @@ const OFFLOADS: [(u32, u32); 4] = [
     (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
 ];
 
-fn count(dropped: &AtomicU64) {
+fn increment(dropped: &AtomicU64) {
     dropped.fetch_add(1, Ordering::Relaxed);
 }
 

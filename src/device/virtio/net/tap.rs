@@ -73,7 +73,8 @@ fn open_hint(error: &io::Error) -> &'static str {
 }
 
 impl Tap {
-    /// Attaches to the tap interface `name`. If it does not exist and the user has the permission, creates it until the process ends.
+    /// Attaches to the tap interface `name`. If it does not exist, it is created for the lifetime of the process, which
+    /// requires CAP_NET_ADMIN.
     ///
     /// # Errors
     ///

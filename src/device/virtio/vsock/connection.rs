@@ -1,12 +1,12 @@
 //! A stream between a program in the guest and a host program, which holds the other end of a Unix socket.
 //!
 //! ```text
-//!    guest ── RW packets ──▶ backlog, up to BUF_ALLOC ──▶ socket     credit: the free part of BUF_ALLOC, in every header
-//!    guest ◀── RW packets ─────────────────────────────── socket     credit: the guest's buf_alloc and fwd_cnt
+//!    guest ── RW packets ──▶ backlog, up to BUF_ALLOC ──▶ socket    credit: the free part of BUF_ALLOC
+//!    guest ◀── RW packets ─────────────────────────────── socket    credit: the guest's buf_alloc and fwd_cnt
 //! ```
 //!
-//! Neither direction blocks: bytes that the socket does not accept stay in the backlog, and bytes for which the guest has no buffer
-//! stay in the socket.
+//! Neither direction blocks: bytes that the socket does not accept stay in the backlog, and bytes for which the guest
+//! has no buffer stay in the socket.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
+use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM, op};
 use crate::device::virtio::Buffers;
 use crate::event::{self, EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
@@ -35,13 +35,10 @@ const MAX_COMMAND_LEN: usize = 32;
 /// The port numbers that identify a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortPair {
-    /// The port in the guest.
     pub guest: u32,
-    /// The port on the host.
     pub host: u32,
 }
 
-/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The host program has not sent its `CONNECT` command completely, so the ports are unknown.
@@ -84,15 +81,12 @@ impl Credit {
     }
 }
 
-/// A connection.
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
     /// The ports, valid unless [`State::Unidentified`].
     pub ports: PortPair,
-    /// The state.
     pub state: State,
-    /// Flow control.
     pub credit: Credit,
     /// Whether the connection is in the muxer's receive queue.
     pub queued: bool,
@@ -133,7 +127,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` while the command is incomplete. Any other error is final: the command is invalid, or the socket is closed.
+    /// `WouldBlock` while the command is incomplete. Any other error is final: the command is invalid, or the host
+    /// program has closed the socket.
     pub fn read_connect_command(&mut self) -> io::Result<u32> {
         let mut byte = [0];
         loop {
@@ -149,13 +144,14 @@ impl Connection {
     /// Handles the guest's RESPONSE. Returns false if the host program has closed the socket.
     pub fn establish(&mut self) -> bool {
         self.state = State::Established;
-        // This is the first write to the socket, so its buffer has room.
+        // This is the first write to the socket, so its buffer is empty.
         self.socket.write_all(format!("OK {}\n", self.ports.host).as_bytes()).is_ok()
     }
 
     // ---- Packets from the guest ----
 
-    /// Forwards the `len` bytes of payload in `packet` to the host program. Returns false if the guest has exceeded its credit.
+    /// Forwards the `len` bytes of payload in `packet` to the host program. Returns false if the guest has exceeded its
+    /// credit.
     pub fn forward(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, len: usize, iovecs: &mut IoVecs) -> bool {
         if self.credit.unreported() as usize + self.backlog.len() + len > BUF_ALLOC {
             return false;
@@ -267,7 +263,7 @@ impl Connection {
             src_port: self.ports.host,
             dst_port: self.ports.guest,
             len,
-            kind: STREAM,
+            socket_type: TYPE_STREAM,
             op,
             flags,
             buf_alloc: BUF_ALLOC as u32,

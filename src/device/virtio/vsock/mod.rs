@@ -1,8 +1,8 @@
 //! Socket device (virtio 1.3, 5.10): streams between programs in the guest and Unix sockets on the host.
 //!
 //! ```text
-//!   host program ── connects to PATH, writes "CONNECT 1024\n", reads "OK 1073741824\n" ──▶ program in the guest, port 1024
-//!   program in the guest ── connects to CID 2, port 52 ──▶ host program that listens at PATH_52
+//!   host program ── connects to PATH, writes "CONNECT 1024\n", reads "OK 1073741824\n" ──▶ guest program, port 1024
+//!   guest program ── connects to CID 2, port 52 ──▶ host program that listens at PATH_52
 //! ```
 //!
 //! This is the protocol of Firecracker, so existing host programs work.
@@ -35,7 +35,8 @@ impl Vsock {
         Self { config, muxer, chain: Chain::default(), stale: false }
     }
 
-    /// Sends packets to the guest and handles its packets, until neither is possible. Each queue has a budget per turn, so this ends.
+    /// Sends packets to the guest and handles its packets until neither is possible. This ends, because each queue has
+    /// a budget per turn.
     fn process_queues(&mut self, rx: &mut Virtqueue, tx: &mut Virtqueue, ops: &mut EventOps) {
         self.muxer.send_packets(rx, ops);
         while self.muxer.accepts_packets() && tx.pop(&mut self.chain) {
@@ -48,7 +49,7 @@ impl Vsock {
 
 impl VirtioDevice for Vsock {
     const TYPE: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-    const QUEUES: &'static [u16] = &[256, 256, 16]; // rx, tx, and event, which is not used: there are no events to report
+    const QUEUES: &'static [u16] = &[256, 256, 16]; // rx, tx, and event, which has no events to report
 
     fn config(&self) -> &[u8] {
         &self.config

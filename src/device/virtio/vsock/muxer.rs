@@ -7,14 +7,14 @@ use vm_memory::GuestMemoryMmap;
 
 use super::connection::{Connection, PortPair, State};
 use super::listener::{UdsListener, is_out_of_descriptors};
-use super::packet::{HEADER_LEN, HOST_CID, Header, STREAM, op};
+use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
 use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::vectored_io::IoVecs;
 
-/// Maximum number of connections.
 pub const MAX_CONNECTIONS: usize = if cfg!(test) { 40 } else { 1024 };
-/// Maximum number of RST packets that wait for receive buffers. The guest's packets are not handled while there are so many.
+/// Maximum number of RST packets that wait for receive buffers. While there are so many, the guest's packets stay in
+/// the queue.
 pub const MAX_PENDING_RSTS: usize = 256;
 /// First host port of connections that host programs request, as in Firecracker.
 const FIRST_HOST_PORT: u32 = 1 << 30;
@@ -24,7 +24,6 @@ const LISTENER: u32 = BACKEND;
 /// First connection ID, which is the event data of the connection's socket.
 const FIRST_ID: u32 = LISTENER + 1;
 
-/// The connections of a device.
 #[derive(Debug)]
 pub struct Muxer {
     cid: u64,
@@ -61,7 +60,6 @@ impl Muxer {
         }
     }
 
-    /// Registers the listening socket.
     pub fn init(&mut self, ops: &mut EventOps) {
         // A new descriptor can be registered unless the kernel is out of memory. Then host programs cannot connect.
         let _ = ops.add(Events::with_data(&self.listener, LISTENER, EventSet::IN));
@@ -74,7 +72,7 @@ impl Muxer {
 
     // ---- Socket events ----
 
-    /// Handles an event of a socket. While there is no driver (`running` is false), host programs are turned away.
+    /// Handles an event of a socket. If no driver is running, host programs are disconnected at once.
     pub fn on_event(&mut self, events: Events, running: bool, ops: &mut EventOps) {
         match events.data() {
             LISTENER => self.accept(running, ops),
@@ -103,8 +101,8 @@ impl Muxer {
         }
     }
 
-    /// Starts or stops listening. Stops while no connection can be accepted, so that the event is not reported all the time; starts
-    /// again when the guest is active or a connection is closed.
+    /// Starts or stops to watch the listening socket. It is not watched while no connection can be accepted, because
+    /// the event is level-triggered, until the guest is active or a connection is closed.
     pub fn listen(&mut self, on: bool, ops: &EventOps) {
         if self.listening != on {
             self.listening = on;
@@ -113,7 +111,8 @@ impl Muxer {
         }
     }
 
-    /// Makes room by closing the oldest connection whose host program has not sent its command. Returns false if there is none.
+    /// Closes the oldest connection whose host program has not sent its command, for the benefit of another connection.
+    /// Returns false if there is no such connection.
     fn close_oldest_unidentified(&mut self, ops: &mut EventOps) -> bool {
         let is_unidentified = |connection: &Connection| connection.state == State::Unidentified;
         while let Some((&id, _)) = self.connections.iter().find(|(_, connection)| is_unidentified(connection)) {
@@ -126,9 +125,9 @@ impl Muxer {
         false
     }
 
-    fn on_socket(&mut self, id: u32, happened: EventSet, ops: &mut EventOps) {
+    fn on_socket(&mut self, id: u32, events: EventSet, ops: &mut EventOps) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let hung_up = happened.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
         if hung_up {
             connection.deregister(ops); // epoll would report these events forever, whatever the interest is
         }
@@ -144,7 +143,7 @@ impl Muxer {
             State::Established | State::Draining if hung_up => connection.on_hang_up(),
             State::Established | State::Draining => connection.flush(),
         }
-        self.settle(id, happened.contains(EventSet::IN), ops);
+        self.settle(id, events.contains(EventSet::IN), ops);
     }
 
     /// Requests a connection to `port` of the guest.
@@ -159,7 +158,6 @@ impl Muxer {
 
     // ---- Packets from the guest ----
 
-    /// Handles a packet from the guest.
     pub fn on_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
         let mut bytes = [0; HEADER_LEN];
         let complete = packet.read_at(memory, 0, &mut bytes) == HEADER_LEN;
@@ -167,7 +165,7 @@ impl Muxer {
         if !complete || header.src_cid != self.cid {
             return; // there is no valid sender to answer
         }
-        let supported = header.dst_cid == HOST_CID && header.kind == STREAM;
+        let supported = header.dst_cid == HOST_CID && header.socket_type == TYPE_STREAM;
         let ports = PortPair { guest: header.src_port, host: header.dst_port };
         match self.by_ports.get(&ports) {
             Some(id) if supported => self.on_connection_packet(*id, &header, memory, packet, ops),
@@ -274,7 +272,6 @@ impl Muxer {
         self.connections.values().for_each(Connection::shut_down);
     }
 
-    /// Closes all connections.
     pub fn clear(&mut self, ops: &mut EventOps) {
         while let Some((&id, _)) = self.connections.first_key_value() {
             self.close(id, ops);

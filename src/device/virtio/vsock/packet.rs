@@ -1,8 +1,8 @@
 //! Packets (virtio 1.3, 5.10.6): a header, followed by the payload in OP_RW packets.
 //!
-//! The crate virtio-vsock does not replace this file: version 0.12 parses raw descriptor chains only, requires the payload in one
-//! descriptor, and has no access to the fields of its `PacketHeader`. A [`Chain`](crate::device::virtio::Chain) is already checked
-//! and may split a packet anywhere.
+//! The crate virtio-vsock does not replace this file: version 0.12 parses raw descriptor chains only, requires the
+//! payload in one descriptor, and has private fields in its `PacketHeader`. A [`Chain`](crate::device::virtio::Chain)
+//! is already checked and may split a packet anywhere.
 
 /// Size of a header in bytes.
 pub const HEADER_LEN: usize = 44;
@@ -11,7 +11,7 @@ pub const HEADER_LEN: usize = 44;
 pub const HOST_CID: u64 = 2;
 
 /// The socket type `VIRTIO_VSOCK_TYPE_STREAM`, the only one supported.
-pub const STREAM: u16 = 1;
+pub const TYPE_STREAM: u16 = 1;
 
 /// Operations (`VIRTIO_VSOCK_OP_*`).
 pub mod op {
@@ -49,8 +49,8 @@ pub struct Header {
     pub dst_port: u32,
     /// Length of the payload in bytes.
     pub len: u32,
-    /// The socket type (`type` in the specification).
-    pub kind: u16,
+    /// The socket type (`type` in the specification), [`TYPE_STREAM`].
+    pub socket_type: u16,
     /// One of [`op`].
     pub op: u16,
     /// [`SHUTDOWN_RECEIVE`] and [`SHUTDOWN_SEND`] in a SHUTDOWN packet.
@@ -71,7 +71,7 @@ impl Header {
             src_port: u32::from_le_bytes(take(&mut rest)),
             dst_port: u32::from_le_bytes(take(&mut rest)),
             len: u32::from_le_bytes(take(&mut rest)),
-            kind: u16::from_le_bytes(take(&mut rest)),
+            socket_type: u16::from_le_bytes(take(&mut rest)),
             op: u16::from_le_bytes(take(&mut rest)),
             flags: u32::from_le_bytes(take(&mut rest)),
             buf_alloc: u32::from_le_bytes(take(&mut rest)),
@@ -83,10 +83,10 @@ impl Header {
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let cids = [self.src_cid, self.dst_cid].map(u64::to_le_bytes);
         let ports_and_len = [self.src_port, self.dst_port, self.len].map(u32::to_le_bytes);
-        let kind_and_op = [self.kind, self.op].map(u16::to_le_bytes);
+        let type_and_op = [self.socket_type, self.op].map(u16::to_le_bytes);
         let rest = [self.flags, self.buf_alloc, self.fwd_cnt].map(u32::to_le_bytes);
         let fields =
-            [cids.as_flattened(), ports_and_len.as_flattened(), kind_and_op.as_flattened(), rest.as_flattened()];
+            [cids.as_flattened(), ports_and_len.as_flattened(), type_and_op.as_flattened(), rest.as_flattened()];
         let mut bytes = [0; HEADER_LEN];
         bytes.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         bytes
@@ -99,7 +99,7 @@ impl Header {
             dst_cid: self.src_cid,
             src_port: self.dst_port,
             dst_port: self.src_port,
-            kind: self.kind,
+            socket_type: self.socket_type,
             op: op::RST,
             ..Self::default()
         }
@@ -125,7 +125,7 @@ mod tests {
             src_port: 0x1312_1110,
             dst_port: 0x1716_1514,
             len: 0x1b1a_1918,
-            kind: 0x1d1c,
+            socket_type: 0x1d1c,
             op: 0x1f1e,
             flags: 0x2322_2120,
             buf_alloc: 0x2726_2524,

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::connection::BUF_ALLOC;
 use super::muxer::{MAX_CONNECTIONS, MAX_PENDING_RSTS};
-use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
+use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM, op};
 use super::*;
 use crate::device::virtio::testing::*;
 
@@ -152,7 +152,7 @@ fn packet(guest: u32, host: u32, op: u16) -> Header {
         dst_cid: HOST_CID,
         src_port: guest,
         dst_port: host,
-        kind: STREAM,
+        socket_type: TYPE_STREAM,
         op,
         buf_alloc: GUEST_BUF_ALLOC,
         ..Header::default()
@@ -195,7 +195,7 @@ fn a_guest_program_connects_to_the_host() {
     stream.write_all(b"answer").unwrap();
     let packets = fixture.expect(&[(op::RW, 6, 0)]);
     let (header, content) = &packets[0];
-    assert_eq!((header.src_port, header.dst_port, header.kind), (HOST_PORT, 1000, STREAM));
+    assert_eq!((header.src_port, header.dst_port, header.socket_type), (HOST_PORT, 1000, TYPE_STREAM));
     assert_eq!((header.fwd_cnt, header.buf_alloc, &content[..]), (8, BUF_ALLOC as u32, &b"answer"[..]));
 }
 
@@ -235,7 +235,7 @@ fn a_connection_without_a_listener_is_refused() {
     fixture.expect(&[]);
     fixture.send(Header { dst_cid: 4, ..packet(1000, HOST_PORT, op::REQUEST) }, &[]);
     assert_eq!(fixture.expect(&[(op::RST, 0, 0)])[0].0.src_cid, 4);
-    fixture.send(Header { kind: 2, ..packet(1000, HOST_PORT, op::REQUEST) }, &[]);
+    fixture.send(Header { socket_type: 2, ..packet(1000, HOST_PORT, op::REQUEST) }, &[]);
     fixture.expect(&[(op::RST, 0, 0)]);
     fixture.send(Header { src_cid: 4, ..packet(1000, HOST_PORT, op::REQUEST) }, &[]);
     fixture.expect(&[]);
@@ -305,8 +305,8 @@ fn the_device_does_not_exceed_the_credit_of_the_guest() {
     stream.write_all(&[1; 30_000]).unwrap();
     let receive = |fixture: &mut Fixture| -> (u32, bool) {
         let packets = fixture.packets();
-        let asked = packets.iter().any(|(header, _)| header.op == op::CREDIT_REQUEST);
-        (packets.iter().map(|(header, _)| header.len).sum(), asked)
+        let requested = packets.iter().any(|(header, _)| header.op == op::CREDIT_REQUEST);
+        (packets.iter().map(|(header, _)| header.len).sum(), requested)
     };
     assert_eq!(receive(&mut fixture), (GUEST_BUF_ALLOC, true));
     fixture.driver.run();
@@ -554,15 +554,15 @@ fn any_packet() -> impl Strategy<Value = (Header, usize)> {
         prop_oneof![9 => Just(HOST_CID), 1 => any::<u64>()],
         1000u32..1004,
         prop_oneof![Just(HOST_PORT), Just(HOST_PORT + 1), (1u32 << 30)..(1 << 30) + 4],
-        prop_oneof![9 => Just(STREAM), 1 => any::<u16>()],
+        prop_oneof![9 => Just(TYPE_STREAM), 1 => any::<u16>()],
         0u16..9,
         0u32..4,
         (prop_oneof![0u32..20_000, any::<u32>()], prop_oneof![0u32..20_000, any::<u32>()]),
     );
     (header, prop_oneof![9 => Just(None), 1 => any::<u32>().prop_map(Some)], 0usize..5000).prop_map(
-        |((src_cid, dst_cid, src_port, dst_port, kind, op, flags, (buf_alloc, fwd_cnt)), len, content)| {
+        |((src_cid, dst_cid, src_port, dst_port, socket_type, op, flags, (buf_alloc, fwd_cnt)), len, content)| {
             let len = len.unwrap_or(content as u32);
-            (Header { src_cid, dst_cid, src_port, dst_port, len, kind, op, flags, buf_alloc, fwd_cnt }, content)
+            (Header { src_cid, dst_cid, src_port, dst_port, len, socket_type, op, flags, buf_alloc, fwd_cnt }, content)
         },
     )
 }
@@ -623,7 +623,8 @@ proptest! {
         fixture.driver.put(BUFFERS, &header.0.to_bytes());
         for (n, (address, len, flags, next)) in (0..).zip(table) {
             let address = if address < 0x1000 { BUFFERS } else { BUFFERS + address };
-            (0..3).for_each(|queue| fixture.driver.put_descriptor(rings(queue)[0] + n * 16, (address, len, flags, next)));
+            let descriptor = (address, len, flags, next);
+            (0..3).for_each(|queue| fixture.driver.put_descriptor(rings(queue)[0] + n * 16, descriptor));
         }
         for (queue, head) in heads {
             fixture.driver.offer(queue, head);
