@@ -1,12 +1,12 @@
-//! The three registers of hardware-reduced ACPI: sleep control, sleep status, reset (ACPI 6.5, 4.8.3.6-7).
+//! The registers of hardware-reduced ACPI: sleep control, sleep status and reset (ACPI 6.5, 4.8.3.6-7).
 
 use std::ops::ControlFlow;
 
 use super::{Device, GuestRequest, Response};
 
-/// First port of the block.
+/// The first port.
 pub const BASE_PORT: u16 = 0x600;
-/// Ports in the block.
+/// Number of ports.
 pub const PORTS: u16 = 3;
 /// Port of the sleep control register (FADT `SLEEP_CONTROL_REG`).
 pub const SLEEP_CONTROL_PORT: u16 = BASE_PORT;
@@ -14,22 +14,22 @@ pub const SLEEP_CONTROL_PORT: u16 = BASE_PORT;
 pub const SLEEP_STATUS_PORT: u16 = BASE_PORT + 1;
 /// Port of the reset register (FADT `RESET_REG`).
 pub const RESET_PORT: u16 = BASE_PORT + 2;
-/// What resets when written to the reset register (FADT `RESET_VALUE`).
+/// The value that resets the machine when it is written to the reset register (FADT `RESET_VALUE`).
 pub const RESET_VALUE: u8 = 1;
-/// The sleep type of the off state, as the DSDT's `\_S5` says.
+/// The sleep type of the off state, also in the DSDT's `\_S5` object.
 pub const S5_SLEEP_TYPE: u8 = 5;
 
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;
 const SLP_TYP_MASK: u8 = 0b111;
 
-/// The power-management block. It has no state: the machine is on until it is not.
+/// The power-management registers. They have no state.
 #[derive(Debug)]
 pub struct AcpiPm;
 
 impl Device for AcpiPm {
     fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0); // no wake-up event ever happened
+        data.fill(0); // there are no wake-up events
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {

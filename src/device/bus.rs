@@ -1,4 +1,4 @@
-//! Address ranges and the devices behind them. Built once, then only read: looking a device up takes no lock.
+//! An address space: maps address ranges to devices. It is immutable once built, so an access takes no lock of the bus.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use super::{Device, Response};
 
-/// A range that cannot be put on the bus.
+/// Why an address range cannot be assigned to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// The range is empty or runs past the end of the address space.
-    #[error("Bus range {base:#x}+{len:#x} is empty or too long")]
+    /// The range is empty or exceeds the address space.
+    #[error("address range {base:#x}+{len:#x} is empty or exceeds the address space")]
     BadRange {
         /// First address.
         base: u64,
         /// Length in bytes.
         len: u64,
     },
-    /// The range shares addresses with one that is there already.
-    #[error("Bus range {base:#x}+{len:#x} overlaps another device")]
+    /// The range overlaps that of another device.
+    #[error("address range {base:#x}+{len:#x} overlaps another device")]
     Overlap {
         /// First address.
         base: u64,
@@ -27,49 +27,53 @@ pub enum BusError {
     },
 }
 
-struct Slot {
+struct Range {
     base: u64,
     last: u64,
     device: Arc<dyn Device>,
 }
 
-/// Maps an address (a port, or a guest-physical address) to the device that claims it.
+/// The devices of the port space or of the guest-physical address space.
 #[derive(Default)]
 pub struct Bus {
-    slots: Vec<Slot>, // sorted by base, disjoint
+    ranges: Vec<Range>, // sorted and disjoint
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.slots.iter().map(|s| s.base..=s.last)).finish()
+        f.debug_list().entries(self.ranges.iter().map(|range| range.base..=range.last)).finish()
     }
 }
 
 impl Bus {
-    /// An empty bus: every read is all ones, every write is ignored.
+    /// A bus without devices.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives `len` addresses from `base` to `device`.
+    /// Assigns `len` addresses from `base` to `device`.
+    ///
+    /// # Errors
+    ///
+    /// The range is empty, exceeds the address space, or overlaps that of another device.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn Device>) -> Result<(), BusError> {
         let last = len.checked_sub(1).and_then(|n| base.checked_add(n)).ok_or(BusError::BadRange { base, len })?;
-        let at = self.slots.partition_point(|slot| slot.last < base);
-        if self.slots.get(at).is_some_and(|slot| slot.base <= last) {
+        let index = self.ranges.partition_point(|range| range.last < base);
+        if self.ranges.get(index).is_some_and(|range| range.base <= last) {
             return Err(BusError::Overlap { base, len });
         }
-        self.slots.insert(at, Slot { base, last, device });
+        self.ranges.insert(index, Range { base, last, device });
         Ok(())
     }
 
-    /// The claimant of `addr`, the offset into its range, and how many of `len` bytes lie inside it.
+    /// Returns the device at `addr`, the offset in its range, and how many of `len` bytes are in this range.
     fn find(&self, addr: u64, len: usize) -> Option<(&dyn Device, u64, usize)> {
-        let slot = self.slots.iter().find(|slot| slot.last >= addr).filter(|slot| slot.base <= addr)?;
-        let room = usize::try_from(slot.last - addr).unwrap_or(usize::MAX).saturating_add(1);
-        Some((&*slot.device, addr - slot.base, len.min(room)))
+        let range = self.ranges.iter().find(|range| range.last >= addr).filter(|range| range.base <= addr)?;
+        let rest = usize::try_from(range.last - addr).unwrap_or(usize::MAX).saturating_add(1);
+        Some((&*range.device, addr - range.base, len.min(rest)))
     }
 
-    /// Reads `data.len()` bytes at `addr`. Bytes that nobody claims are 0xff.
+    /// Reads `data.len()` bytes at `addr`. Bytes outside of the range of the device at `addr` read as 0xff.
     pub fn read(&self, addr: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((device, offset, len)) = self.find(addr, data.len()) {
@@ -77,7 +81,7 @@ impl Bus {
         }
     }
 
-    /// Writes `data` at `addr`. Bytes that nobody claims are dropped.
+    /// Writes `data` at `addr`. Bytes outside of the range of the device at `addr` are ignored.
     pub fn write(&self, addr: u64, data: &[u8]) -> Response {
         match self.find(addr, data.len()) {
             Some((device, offset, len)) => device.write(offset, &data[..len]),
@@ -106,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn unclaimed_addresses_read_as_all_ones_and_swallow_writes() {
+    fn addresses_without_a_device_read_as_all_ones_and_ignore_writes() {
         let mut bus = Bus::new();
         bus.insert(0x10, 2, Arc::new(Log::default())).unwrap();
         for addr in [0, 0xf, 0x12, u64::MAX] {
@@ -118,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_is_cut_at_the_end_of_its_range() {
+    fn an_access_is_truncated_at_the_end_of_its_range() {
         let log = Arc::new(Log::default());
         let mut bus = Bus::new();
         bus.insert(0x10, 2, log.clone()).unwrap();
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_empty_and_endless_ranges_are_refused() {
+    fn overlapping_empty_and_too_long_ranges_are_rejected() {
         let mut bus = Bus::new();
         let mut add = |base, len| bus.insert(base, len, Arc::new(Log::default()));
         add(0x10, 4).unwrap();

@@ -1,4 +1,4 @@
-//! The CMOS clock's registers, for kernels that read the time from it. It cannot be set and raises no interrupt.
+//! The real-time clock of a PC (CMOS), for kernels that read the time from it. It is read-only and has no interrupt.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,10 +8,10 @@ use super::{Device, Response};
 
 /// The index port; the data port follows it.
 pub const INDEX_PORT: u16 = 0x70;
-/// Ports of the device.
+/// Number of ports.
 pub const PORTS: u16 = 2;
 
-// Registers of the Motorola MC146818 and the century byte that PCs added.
+// Registers of the Motorola MC146818, and the century byte of PCs.
 const SECONDS: u8 = 0x00;
 const MINUTES: u8 = 0x02;
 const HOURS: u8 = 0x04;
@@ -26,8 +26,8 @@ const CENTURY: u8 = 0x32;
 const STATUS_B_24_HOURS: u8 = 1 << 1;
 const STATUS_D_VALID: u8 = 1 << 7;
 
-/// The clock: the host's UTC time in BCD. Every other register reads as 0, "update in progress" among them: all ones
-/// there would make Linux wait for seconds.
+/// The clock: the host's UTC time in BCD. All other registers read as 0. This includes the bit "update in progress":
+/// Linux waits for seconds if it is 1.
 #[derive(Debug, Default)]
 pub struct Cmos {
     index: AtomicU8,
@@ -49,7 +49,7 @@ impl Device for Cmos {
     }
 }
 
-/// What register `index` holds `now` seconds after 1970.
+/// The value of register `index`, `now` seconds after 1970-01-01 00:00 UTC.
 fn register(index: u8, now: u64) -> u8 {
     let days = now / 86_400;
     let (year, month, day) = civil(days);
@@ -69,7 +69,8 @@ fn register(index: u8, now: u64) -> u8 {
     ((value / 10) << 4 | (value % 10)) as u8
 }
 
-/// Year, month and day, `days` after 1970-01-01. Years begin in March here, so that the leap day comes last.
+/// Year, month and day, `days` after 1970-01-01. The calculation starts years in March, so that they end with the leap
+/// day.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // since 0000-03-01
     let era = days / 146_097; // 400 years
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn no_update_is_ever_in_progress() {
+    fn an_update_is_never_in_progress() {
         let cmos = Cmos::default();
         assert!(cmos.write(0, &[0x8a]).is_continue());
         let mut status_a = [0xff];

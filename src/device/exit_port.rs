@@ -1,13 +1,13 @@
-//! A port for guests that want to end with a status of their own, as test kernels do.
+//! A port that ends the machine with an exit status, for test kernels.
 
 use std::ops::ControlFlow;
 
 use super::{Device, GuestRequest, Response};
 
-/// Where the exit port is; QEMU's isa-debug-exit is usually put at the same place.
+/// The exit port, which is the usual port of isa-debug-exit in QEMU.
 pub const EXIT_PORT: u16 = 0xf4;
 
-/// The highest status a guest can end with; codes above it speak of how the machine ended.
+/// The largest exit status of a guest. The exit codes above it report how the machine ended.
 pub const MAX_STATUS: u8 = 119;
 
 /// Ends the machine with the first byte written, at most [`MAX_STATUS`].

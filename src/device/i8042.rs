@@ -1,4 +1,4 @@
-//! The keyboard controller's command port, which on a PC is also wired to the reset line. There is no keyboard.
+//! The command port of the keyboard controller, by which a PC can be reset. There is no keyboard.
 
 use std::ops::ControlFlow;
 
@@ -7,18 +7,18 @@ use super::{Device, GuestRequest, Response};
 /// The command (write) and status (read) port.
 pub const COMMAND_PORT: u16 = 0x64;
 
-/// The i8042 at [`COMMAND_PORT`]: a status that is never busy, and the reset pulse.
+/// The i8042 at [`COMMAND_PORT`]. It is never busy, and supports the reset command only.
 #[derive(Debug)]
 pub struct I8042;
 
 impl Device for I8042 {
     fn read(&self, _offset: u64, data: &mut [u8]) {
-        // Both buffers empty. All ones would mean "busy", and Linux would wait for that to pass.
+        // Both buffers are empty. If all bits were 1, Linux would wait until the controller is not busy.
         data[0] = 0;
     }
 
     fn write(&self, _offset: u64, data: &[u8]) -> Response {
-        // Commands 0xf0-0xff pulse the output lines whose bit is clear; bit 0 is the processor's reset.
+        // Commands 0xf0-0xff pulse the output lines whose bit is 0. Bit 0 is the processor's reset line.
         if data[0] & 0xf1 == 0xf0 {
             return ControlFlow::Break(GuestRequest::Reset);
         }
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pulsing_line_0_resets_and_nothing_else_does() {
+    fn only_a_pulse_of_line_0_resets() {
         let resets: Vec<u8> = (0..=255).filter(|&command| I8042.write(0, &[command]).is_break()).collect();
         assert_eq!(resets, [0xf0, 0xf2, 0xf4, 0xf6, 0xf8, 0xfa, 0xfc, 0xfe]);
     }

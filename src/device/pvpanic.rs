@@ -1,16 +1,16 @@
-//! The paravirtual panic notifier (Linux: `CONFIG_PVPANIC`), found by the guest through the DSDT as `QEMU0001`.
+//! The paravirtual panic notifier (`CONFIG_PVPANIC` in Linux). The DSDT describes it as `QEMU0001`.
 
 use std::ops::ControlFlow;
 
 use super::{Device, GuestRequest, Response};
 
-/// Where the device is, as QEMU puts it.
+/// The port, the same as in QEMU.
 pub const PVPANIC_PORT: u16 = 0x505;
 
 /// Event bit: the guest kernel panicked (QEMU, docs/specs/pvpanic).
 const PANICKED: u8 = 1 << 0;
 
-/// Reads as the events it understands; a guest writes the event that happened.
+/// The notifier. A read returns the supported events; a write reports an event.
 #[derive(Debug)]
 pub struct PvPanic;
 

@@ -14,6 +14,11 @@ pub fn describe(error: &io::Error) -> String {
     text
 }
 
+/// Whether the operation on a non-blocking descriptor can be repeated later.
+pub fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

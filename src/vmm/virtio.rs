@@ -76,7 +76,7 @@ impl VirtioDevices {
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
-                return Err(Error::Tap { tap: net.tap.clone(), source: TapError::Twice });
+                return Err(Error::Tap { tap: net.tap.clone(), source: TapError::Duplicate });
             }
             let device = open_net(net)?;
             devices.dropped.push((net.tap.clone(), device.dropped().clone()));

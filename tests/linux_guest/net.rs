@@ -153,15 +153,15 @@ fn an_unusable_tap_is_an_error_with_a_remedy() {
         end(command).assert(125, "", &[&line]);
     };
     let add = "sudo ip tuntap add mode tap user $USER name";
-    refused("none0", &format!("there is none; make it with '{add} none0'"));
-    refused("lo", &format!("it is no tap interface, or one with several queues; make another with '{add} NAME'"));
+    refused("none0", &format!("no such interface; create it with '{add} none0'"));
+    refused("lo", &format!("it is not a tap interface with one queue; create one with '{add} NAME'"));
     let del = "sudo ip tuntap del mode tap name other0";
-    refused("other0", &format!("it is not yours; make it so with '{del} && {add} other0'"));
+    refused("other0", &format!("it belongs to another user; replace it with '{del} && {add} other0'"));
 
     let twice = kickvm(&["run", "--kernel", "none", "--net", "tap=other0", "--net", "tap=other0"]);
     end(twice).assert(
         125,
         "",
-        &["kickvm: cannot use tap interface 'other0': it is an interface of this guest already"],
+        &["kickvm: cannot use tap interface 'other0': it is given twice; use one tap per network interface"],
     );
 }

@@ -1,7 +1,10 @@
-//! Memory balloon (virtio 1.3, 5.5): RAM that the guest does not need goes back to the host, until the guest touches it again.
+//! Memory balloon (virtio 1.3, 5.5): returns RAM that the guest does not use to the host.
 //!
-//! It does so in two ways. What the balloon holds is the guest's loss: the host asks for a size, the guest inflates. Free page
-//! reporting costs the guest nothing: it names pages that happen to be free.
+//! There are two ways. The guest inflates the balloon to the size that the host has requested; it cannot use these
+//! pages until it deflates the balloon. With free page reporting the guest reports pages that are free at the moment;
+//! it can use them again at any time.
+
+use std::ops::Range;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -9,21 +12,18 @@ use super::{Buffers, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::Events;
 use crate::memory;
 
-// The queues. Reporting's is number 4 of the specification; those before it that are not offered do not count.
+// The queues. Queue 1 is deflateq. The queues of features that are not offered do not exist, so reporting_vq is next.
 const INFLATE: u32 = 0;
-const DEFLATE: u32 = 1;
 const REPORTING: u32 = 2;
 
 // Feature bits (linux/virtio_balloon.h).
 const DEFLATE_ON_OOM: u64 = 1 << 2;
 const PAGE_REPORTING: u64 = 1 << 5;
 
-/// The balloon counts pages of 4 KiB, whatever the guest's are.
+/// A page has 4 KiB, whatever the page size of the guest is.
 const PAGE_SHIFT: u64 = 12;
-/// RegisterPage numbers taken at once.
-const BATCH: usize = 256;
-/// The most page numbers taken from one request; Linux sends 256.
-const MOST: usize = 1 << 10;
+/// Maximum number of page numbers per request. Linux sends 256.
+const MAX_PAGES: usize = 1 << 10;
 /// Offset of `actual` in the configuration space.
 const ACTUAL: usize = 4;
 
@@ -35,7 +35,7 @@ pub struct Balloon {
 }
 
 impl Balloon {
-    /// A balloon that the guest shall inflate to `size` bytes.
+    /// A balloon that the guest is to inflate to `size` bytes.
     pub fn new(size: u64) -> Self {
         let pages = u32::try_from(size >> PAGE_SHIFT).unwrap_or(u32::MAX);
         let mut config = [0; 8];
@@ -66,49 +66,75 @@ impl VirtioDevice for Balloon {
         let Some(queue) = ctx.queues.get_mut(events.data() as usize) else { return };
         while queue.pop(&mut self.chain) {
             match events.data() {
-                INFLATE => inflate(queue, &mut self.chain.readable),
+                INFLATE => inflate(queue, &self.chain.readable),
                 REPORTING => report(queue, &self.chain.writable),
-                DEFLATE => {} // the pages come back when they are touched
-                _ => {}
+                _ => {} // deflated pages are allocated again when the guest accesses them
             }
             queue.push(self.chain.head, 0);
         }
     }
 }
 
-/// Gives the pages back that `numbers` names. Neighbours go together, as the call costs more than the page.
-fn inflate(queue: &Virtqueue, numbers: &mut Buffers) {
-    numbers.truncate(MOST * size_of::<u32>());
-    let memory = queue.memory();
-    let mut batch = [0; BATCH * size_of::<u32>()];
+/// Returns the pages with these numbers to the host. Joins adjacent pages to save system calls.
+fn inflate(queue: &Virtqueue, numbers: &Buffers) {
+    let mut bytes = [0; MAX_PAGES * size_of::<u32>()];
+    let len = numbers.read_at(queue.memory(), 0, &mut bytes);
     let mut run = 0..0;
-    loop {
-        let len = numbers.read(memory, &mut batch);
-        let (words, _) = batch[..len].as_chunks();
-        for page in words.iter().map(|word| u64::from(u32::from_le_bytes(*word))) {
-            match page {
-                _ if page == run.end => run.end += 1,
-                _ if page + 1 == run.start => run.start -= 1, // Linux's come in falling order as often as not
-                _ => {
-                    give_back(memory, run);
-                    run = page..page + 1;
-                }
+    for number in bytes[..len].as_chunks().0 {
+        match u64::from(u32::from_le_bytes(*number)) {
+            page if page == run.end => run.end += 1,
+            page if page + 1 == run.start => run.start -= 1, // Linux often sends descending numbers
+            page => {
+                discard(queue.memory(), run);
+                run = page..page + 1;
             }
         }
-        if words.is_empty() {
-            return give_back(memory, run);
-        }
     }
+    discard(queue.memory(), run);
 }
 
-fn give_back(memory: &GuestMemoryMmap, pages: std::ops::Range<u64>) {
-    if !pages.is_empty() {
-        let len = (pages.end - pages.start) << PAGE_SHIFT; // page numbers have 32 bits
-        memory::discard(memory, GuestAddress(pages.start << PAGE_SHIFT), len as usize);
-    }
+fn discard(memory: &GuestMemoryMmap, pages: Range<u64>) {
+    let len = (pages.end - pages.start) << PAGE_SHIFT; // page numbers have 32 bits
+    memory::discard(memory, GuestAddress(pages.start << PAGE_SHIFT), len as usize);
 }
 
-/// Gives the free pages back that the driver lends as buffers.
+/// Returns the free pages to the host that the driver reports as buffers.
 fn report(queue: &Virtqueue, pages: &Buffers) {
     pages.iter().for_each(|buffer| memory::discard(queue.memory(), buffer.address, buffer.len));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::virtio::testing::*;
+
+    const FIRST: u32 = 0xc0; // after the memory that the driver uses
+    const PAGES: u32 = 16;
+
+    /// Sends `numbers` in two buffers, split inside of a number. Returns the discarded pages among those from `FIRST`
+    /// on.
+    fn discarded_by(queue: u32, numbers: &[u32]) -> Vec<u32> {
+        let mut driver = Driver::running(Balloon::new(0), VERSION_1);
+        let address = |page: u32| u64::from(page) << PAGE_SHIFT;
+        driver.put(address(FIRST), &[7; (PAGES as usize) << PAGE_SHIFT]);
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        driver.put(BUFFERS, &bytes);
+        driver.request(queue, &[(BUFFERS, 6), (BUFFERS + 6, bytes.len() as u32 - 6)], &[]);
+        assert_eq!(driver.used(queue), [(0, 0)]);
+        (FIRST..FIRST + PAGES).filter(|page| driver.get(address(*page), 1) == [0]).collect()
+    }
+
+    #[test]
+    fn inflating_discards_ascending_descending_and_single_pages() {
+        let numbers = [0xc1, 0xc2, 0xc6, 0xc5, 0xc8, u32::MAX, 0x100, 0xcf];
+        assert_eq!(discarded_by(INFLATE, &numbers), [0xc1, 0xc2, 0xc5, 0xc6, 0xc8, 0xcf]);
+        assert!(discarded_by(INFLATE + 1, &numbers).is_empty(), "deflating discards nothing");
+    }
+
+    #[test]
+    fn page_numbers_beyond_the_maximum_are_ignored() {
+        let mut numbers = [u32::MAX; MAX_PAGES + 1];
+        (numbers[MAX_PAGES - 1], numbers[MAX_PAGES]) = (0xc3, 0xc4);
+        assert_eq!(discarded_by(INFLATE, &numbers), [0xc3]);
+    }
 }

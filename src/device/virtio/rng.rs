@@ -1,22 +1,22 @@
-//! Entropy (virtio 1.3, 5.4): the guest's buffers are filled by the host's random number generator.
+//! Entropy device (virtio 1.3, 5.4): fills the guest's buffers with random bytes of the host's kernel.
 
 use super::{Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::Events;
 
-/// The most bytes one request gets; the driver asks again for more.
-const MOST: usize = 4 << 10;
+/// Maximum number of bytes per request. A driver that needs more sends another request.
+const MAX_BYTES: usize = 4 << 10;
 
 /// An entropy device.
 #[derive(Debug)]
 pub struct Rng {
     chain: Chain,
-    bytes: Box<[u8; MOST]>,
+    bytes: Box<[u8; MAX_BYTES]>,
 }
 
 impl Rng {
-    /// A device that asks the host's kernel, by getrandom(2).
+    /// A device that calls getrandom(2).
     pub fn new() -> Self {
-        Self { chain: Chain::default(), bytes: Box::new([0; MOST]) }
+        Self { chain: Chain::default(), bytes: Box::new([0; MAX_BYTES]) }
     }
 }
 
@@ -31,14 +31,14 @@ impl VirtioDevice for Rng {
     const QUEUES: &'static [u16] = &[64];
 
     fn synchronous(&self) -> bool {
-        true // Linux asks for 64 bytes at a time, which come in a microsecond
+        true // Linux requests 64 bytes at a time, which take a microsecond
     }
 
     fn serve(&mut self, queues: &mut [Virtqueue]) {
         let Some(queue) = queues.first_mut() else { return };
         while queue.pop(&mut self.chain) {
             let buffers = &mut self.chain.writable;
-            let bytes = &mut self.bytes[..buffers.len().min(MOST)];
+            let bytes = &mut self.bytes[..buffers.len().min(MAX_BYTES)];
             let written = match getrandom::fill(bytes) {
                 Ok(()) => buffers.write(queue.memory(), bytes),
                 Err(_) => 0,

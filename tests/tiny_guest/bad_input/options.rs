@@ -121,7 +121,7 @@ fn a_resource_that_the_host_lacks_is_an_error_that_names_it() {
     let line = "kickvm: cannot open console file '/': Is a directory";
     run(&["--console", "file=/"]).assert(125, "", &[line]);
 
-    let name = "an interface's name has 1 to 15 characters, and no space, '/', ':' or '%' among them";
+    let name = "an interface name has 1 to 15 characters, none of them a space, '/', ':' or '%'";
     let line = format!("kickvm: cannot use tap interface 'tap%d': {name}");
     run(&["--net", "tap=tap%d"]).assert(125, "", &[&line]);
 
@@ -131,13 +131,16 @@ fn a_resource_that_the_host_lacks_is_an_error_that_names_it() {
     let socket = dir.path().join("socket");
     let option = format!("cid=3,socket={}", socket.display());
     let cannot = |why: &str| format!("kickvm: cannot listen at vsock socket '{}': {why}", socket.display());
-    let remedy = "remove it, or take another path";
     let live = UnixListener::bind(&socket).unwrap();
-    run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens there")]);
+    run(&["--vsock", &option]).assert(125, "", &[&cannot("another program listens on it; use another path")]);
     drop(live);
     fs::remove_file(&socket).unwrap();
     fs::write(&socket, "").unwrap();
-    run(&["--vsock", &option]).assert(125, "", &[&cannot(&format!("there is something else than a socket; {remedy}"))]);
+    run(&["--vsock", &option]).assert(
+        125,
+        "",
+        &[&cannot("the file exists and is not a socket; remove it or use another path")],
+    );
     fs::remove_file(&socket).unwrap();
     let line = "kickvm: cannot listen at vsock socket '/nonexistent/x': No such file or directory";
     run(&["--vsock", "cid=3,socket=/nonexistent/x"]).assert(125, "", &[line]);

@@ -1,14 +1,16 @@
 //! Network interface (virtio 1.3, 5.1): Ethernet frames between the guest and a tap interface of the host.
 //!
-//! Frames go straight between the guest's buffers and the tap, header and all, since the tap has the same header. It says what
-//! is left to do for a frame: checksums, or the cutting of a long TCP segment. So a frame may have 64 KiB.
+//! Frames are transferred directly between the guest's buffers and the tap, together with their header, which has the
+//! same format on both sides. The header states the work left to the receiver: checksums or TCP segmentation. So a
+//! frame can have 64 KiB.
 //!
-//! A tap cannot be asked how long its next frame is. Frames are read into as many buffers as the longest one takes, and what is
-//! too long for those there are lands in memory of our own, until the guest has more buffers.
+//! A tap does not report the length of its next frame. A frame is read into the posted chains and, if they are too
+//! short, into an overflow buffer. From there it is copied to the chains that the driver posts next.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,118 +20,117 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
     VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_S_LINK_UP,
+    virtio_net_config, virtio_net_hdr_v1,
 };
 use vm_memory::GuestMemoryMmap;
 
 use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
+use crate::sys::os_error::is_transient;
 use crate::sys::vectored_io::{IOV_MAX, IoVecs};
-use tap::{HEADER, Tap};
+use tap::Tap;
 
 pub mod tap;
 
 // The queues.
-const RECEIVE: u32 = 0;
-const TRANSMIT: u32 = 1;
+const RX: u32 = 0;
+const TX: u32 = 1;
 const QUEUE_SIZE: u16 = 256;
 
-/// The longest frame: what an IP packet can have, and an Ethernet header with a VLAN tag, behind our header.
-const LONGEST: usize = HEADER + 18 + (64 << 10);
-/// The shortest: an Ethernet header.
-const SHORTEST: usize = HEADER + 14;
-/// How much room is kept at hand for a frame if long ones are not expected.
-const USUAL: usize = 4 << 10;
-/// Where the header says how many chains the frame takes.
-const NUM_BUFFERS: usize = 10;
-/// Frames read in one turn of the event loop before others have theirs.
-const FRAMES: usize = 256;
-/// Where the configuration space has the status; the MAC address is before it, and behind it the MTU after two bytes.
-const LINK: usize = 6;
-const MTU: usize = 10;
+/// Length of the header in front of each frame.
+pub const HEADER_LEN: usize = size_of::<virtio_net_hdr_v1>();
+const NUM_BUFFERS: usize = offset_of!(virtio_net_hdr_v1, num_buffers);
+
+/// Maximum length of a frame: the header, an Ethernet header with a VLAN tag, and an IP packet.
+const MAX_FRAME: usize = HEADER_LEN + 18 + (64 << 10);
+/// Minimum length of a frame: the header and an Ethernet header.
+const MIN_FRAME: usize = HEADER_LEN + 14;
+/// Buffer space posted for a frame if the tap does not leave segmentation to the guest.
+const DEFAULT_FRAME: usize = 4 << 10;
+/// Maximum number of frames received per turn of the event loop.
+const MAX_FRAMES_PER_TURN: usize = 256;
+
+// Offsets in the configuration space, which ends with the MTU.
+const CONFIG_STATUS: usize = offset_of!(virtio_net_config, status);
+const CONFIG_MTU: usize = offset_of!(virtio_net_config, mtu);
 
 /// A network interface.
 pub struct Net {
     tap: Tap,
-    config: [u8; 12],
+    config: [u8; CONFIG_MTU + 2],
     features: u64,
-    vectors: IoVecs,
-    incoming: Incoming,
-    outgoing: Outgoing,
-    interest: EventSet, // what the event loop has been asked for
-    gone: bool,         // the tap was deleted
-    on_gone: Option<Box<dyn FnOnce() + Send>>,
+    iovecs: IoVecs,
+    rx: Receiver,
+    tx_chain: Chain,
+    tx_blocked: bool, // `tx_chain` holds a frame that the tap has not accepted yet
+    interest: EventSet,
+    tap_deleted: bool,
+    on_tap_deleted: Box<dyn Fn() + Send>,
     dropped: Arc<AtomicU64>,
 }
 
-/// The way from the tap to the guest.
+/// The receive path, from the tap to the guest.
 #[derive(Debug)]
-struct Incoming {
-    /// Chains that await a frame.
-    held: VecDeque<Chain>,
-    /// Chains without content.
-    spare: Vec<Chain>,
-    /// Bytes that those held have room for.
-    room: usize,
-    /// Pieces that they consist of.
-    pieces: usize,
-    /// What the chains held at the time did not have room for: `spilled` bytes, to go into the chains from number `full` on.
+struct Receiver {
+    /// Chains from the driver, for the next frame.
+    posted: VecDeque<Chain>,
+    /// Number of bytes in the posted chains.
+    capacity: usize,
+    /// Number of buffers in the posted chains.
+    buffers: usize,
+    /// Chains to reuse.
+    free: Vec<Chain>,
     overflow: Box<[u8]>,
-    spilled: usize,
-    full: usize,
-    /// How long the frame is of which a part was spilled.
-    length: usize,
-    /// Whether there are chains, so that frames are wanted.
+    /// A frame that has filled all posted chains and partly is in `overflow`.
+    partial: Option<PartialFrame>,
+    /// Whether a frame can be read from the tap.
     ready: bool,
 }
 
-/// The way from the guest to the tap.
-#[derive(Debug, Default)]
-struct Outgoing {
-    chain: Chain,
-    /// Whether `chain` has a frame that the tap has no room for yet.
-    waits: bool,
+#[derive(Clone, Copy, Debug)]
+struct PartialFrame {
+    len: usize,
+    filled_chains: usize,
 }
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Net").field("tap", &self.tap).field("gone", &self.gone).finish_non_exhaustive()
+        f.debug_struct("Net").field("tap", &self.tap).field("tap_deleted", &self.tap_deleted).finish_non_exhaustive()
     }
 }
 
 impl Net {
-    /// An interface with this MAC address whose frames go to `tap`.
-    /// Calls `on_gone` if the tap is deleted.
-    pub fn new(tap: Tap, mac: [u8; 6], on_gone: Box<dyn FnOnce() + Send>) -> Self {
-        let mut config = [0; 12];
-        config[..LINK].copy_from_slice(&mac);
-        config[LINK..LINK + 2].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
-        config[MTU..].copy_from_slice(&tap.mtu.unwrap_or(0).to_le_bytes());
-        let incoming = Incoming {
-            held: VecDeque::with_capacity(QUEUE_SIZE.into()),
-            spare: vec![Chain::default(); QUEUE_SIZE.into()],
-            room: 0,
-            pieces: 0,
-            overflow: vec![0; LONGEST].into(),
-            spilled: 0,
-            full: 0,
-            length: 0,
+    /// An interface with MAC address `mac` whose frames go to `tap`. Calls `on_tap_deleted` when the tap is deleted.
+    pub fn new(tap: Tap, mac: [u8; 6], on_tap_deleted: Box<dyn Fn() + Send>) -> Self {
+        let mut config = [0; CONFIG_MTU + 2];
+        config[..CONFIG_STATUS].copy_from_slice(&mac);
+        config[CONFIG_STATUS..CONFIG_STATUS + 2].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        config[CONFIG_MTU..].copy_from_slice(&tap.mtu.unwrap_or(0).to_le_bytes());
+        let rx = Receiver {
+            posted: VecDeque::with_capacity(QUEUE_SIZE.into()),
+            capacity: 0,
+            buffers: 0,
+            free: vec![Chain::default(); QUEUE_SIZE.into()],
+            overflow: vec![0; MAX_FRAME].into(),
+            partial: None,
             ready: false,
         };
         Self {
             tap,
             config,
             features: 0,
-            vectors: IoVecs::new(),
-            incoming,
-            outgoing: Outgoing::default(),
+            iovecs: IoVecs::new(),
+            rx,
+            tx_chain: Chain::default(),
+            tx_blocked: false,
             interest: EventSet::empty(),
-            gone: false,
-            on_gone: Some(on_gone),
+            tap_deleted: false,
+            on_tap_deleted,
             dropped: Arc::default(),
         }
     }
 
-    /// How many frames did not arrive, because they make no sense, or the guest's buffers are too small, or the tap refused them.
+    /// The number of dropped frames: they are invalid, the guest's buffers are too small, or the tap has rejected them.
     pub fn dropped(&self) -> &Arc<AtomicU64> {
         &self.dropped
     }
@@ -141,89 +142,100 @@ impl Net {
     /// Moves frames from the tap to the guest.
     fn receive(&mut self, queue: &mut Virtqueue) {
         let mergeable = self.has(VIRTIO_NET_F_MRG_RXBUF);
-        let long = self.has(VIRTIO_NET_F_GUEST_TSO4) || self.has(VIRTIO_NET_F_GUEST_TSO6);
-        let incoming = &mut self.incoming;
-        for _ in 0..FRAMES {
-            let wanted = match mergeable {
-                false => 1, // any chain is as good as another
-                true if incoming.spilled > 0 => incoming.length,
-                true if long => LONGEST,
-                true => USUAL,
+        let segments = self.has(VIRTIO_NET_F_GUEST_TSO4) || self.has(VIRTIO_NET_F_GUEST_TSO6);
+        let rx = &mut self.rx;
+        for _ in 0..MAX_FRAMES_PER_TURN {
+            let wanted = match rx.partial {
+                _ if !mergeable => 1, // a frame uses one chain, whatever its length is
+                Some(partial) => partial.len,
+                None if segments => MAX_FRAME,
+                None => DEFAULT_FRAME,
             };
-            incoming.ready = !self.gone && incoming.hold(queue, wanted);
-            if !incoming.ready {
+            rx.ready = !self.tap_deleted && rx.post(queue, wanted);
+            if !rx.ready {
                 return;
             }
-            if incoming.spilled > 0 {
-                if incoming.room >= incoming.length {
-                    incoming.pour(queue.memory());
-                    incoming.deliver(queue, incoming.length);
-                } else if incoming.is_full(queue) {
-                    incoming.spilled = 0; // no such driver, but then it would wait for ever
-                    count(&self.dropped);
+            if let Some(partial) = rx.partial {
+                if rx.capacity >= partial.len {
+                    rx.copy_overflow(queue.memory(), partial);
+                    rx.deliver(queue, partial.len);
+                } else if rx.is_full(queue) {
+                    increment(&self.dropped); // otherwise a driver with so small buffers would never receive again
                 } else {
-                    incoming.ready = false;
+                    rx.ready = false;
                     return;
                 }
+                rx.partial = None;
                 continue;
             }
-            let pieces = incoming.held.iter().flat_map(|chain| chain.writable.iter().copied());
-            match self.vectors.read(self.tap.as_fd(), queue.memory(), pieces, &mut incoming.overflow) {
-                Ok(len) if (HEADER..=incoming.room).contains(&len) => incoming.deliver(queue, len),
-                Ok(len) if mergeable && (incoming.room..=LONGEST).contains(&len) => {
-                    incoming.spilled = len - incoming.room;
-                    incoming.full = incoming.held.len();
-                    incoming.length = len;
+            let buffers = rx.posted.iter().flat_map(|chain| chain.writable.iter().copied());
+            match self.iovecs.read(self.tap.file.as_fd(), queue.memory(), buffers, &mut rx.overflow) {
+                Ok(len) if (HEADER_LEN..=rx.capacity).contains(&len) => rx.deliver(queue, len),
+                Ok(len) if mergeable && (rx.capacity..=MAX_FRAME).contains(&len) => {
+                    rx.partial = Some(PartialFrame { len, filled_chains: rx.posted.len() });
                 }
-                Ok(_) => count(&self.dropped),
-                Err(_) => return, // there is no frame, or no tap any more, which is an event of its own
+                Ok(_) => increment(&self.dropped),
+                Err(_) => return, // no frame, or the tap was deleted, which is reported as an event
             }
         }
     }
 
     /// Moves frames from the guest to the tap.
     fn transmit(&mut self, queue: &mut Virtqueue) {
-        let outgoing = &mut self.outgoing;
-        while outgoing.waits || queue.pop(&mut outgoing.chain) {
-            let mut header = [0; HEADER];
-            let frame = &outgoing.chain.readable;
-            let sensible = (SHORTEST..=LONGEST).contains(&frame.len())
-                && frame.read_at(queue.memory(), 0, &mut header) == HEADER
-                && is_negotiated(&header, self.features);
-            let sent = match sensible && !self.gone {
-                true => self.vectors.write(self.tap.as_fd(), queue.memory(), frame.iter().copied()),
+        while self.tx_blocked || queue.pop(&mut self.tx_chain) {
+            let mut header = [0; HEADER_LEN];
+            let frame = &self.tx_chain.readable;
+            let valid = (MIN_FRAME..=MAX_FRAME).contains(&frame.len())
+                && frame.read_at(queue.memory(), 0, &mut header) == HEADER_LEN
+                && self.is_negotiated(&header);
+            let sent = match valid && !self.tap_deleted {
+                true => self.iovecs.write(self.tap.file.as_fd(), queue.memory(), frame.iter().copied()),
                 false => Err(io::ErrorKind::InvalidData.into()),
             };
-            outgoing.waits = matches!(&sent, Err(error) if is_transient(error));
-            if outgoing.waits {
+            self.tx_blocked = sent.as_ref().is_err_and(is_transient);
+            if self.tx_blocked {
                 return;
             }
             if sent.is_err() {
-                count(&self.dropped);
+                increment(&self.dropped);
             }
-            queue.push(outgoing.chain.head, 0);
+            queue.push(self.tx_chain.head, 0);
         }
     }
 
-    /// Asks the event loop for what can be used.
-    fn watch(&mut self, ops: &mut EventOps) {
+    /// Whether the header of a frame from the guest uses negotiated features only (virtio 1.3, 5.1.6.2). The tap checks
+    /// the offsets and lengths in it.
+    fn is_negotiated(&self, header: &[u8; HEADER_LEN]) -> bool {
+        let (flags, gso_type) = (u32::from(header[0]), u32::from(header[1]));
+        let segmentation = match gso_type & !VIRTIO_NET_HDR_GSO_ECN {
+            VIRTIO_NET_HDR_GSO_NONE => true,
+            VIRTIO_NET_HDR_GSO_TCPV4 => self.has(VIRTIO_NET_F_HOST_TSO4),
+            VIRTIO_NET_HDR_GSO_TCPV6 => self.has(VIRTIO_NET_F_HOST_TSO6),
+            _ => false,
+        };
+        segmentation
+            && (gso_type & VIRTIO_NET_HDR_GSO_ECN == 0 || self.has(VIRTIO_NET_F_HOST_ECN))
+            && (flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 || self.has(VIRTIO_NET_F_CSUM))
+    }
+
+    /// Changes the registered interest to what the device waits for. The tap is level-triggered, so the event loop
+    /// would spin if the interest remained while no buffers are posted.
+    fn update_interest(&mut self, ops: &mut EventOps) {
         let mut interest = EventSet::empty();
-        interest.set(EventSet::IN, self.incoming.ready);
-        interest.set(EventSet::OUT, self.outgoing.waits);
-        if interest != self.interest && !self.gone {
+        interest.set(EventSet::IN, self.rx.ready);
+        interest.set(EventSet::OUT, self.tx_blocked);
+        if interest != self.interest && !self.tap_deleted {
             self.interest = interest;
-            let _ = ops.modify(Events::with_data(&self.tap, BACKEND, interest)); // it is registered, see `init`
+            let _ = ops.modify(Events::with_data(&self.tap.file, BACKEND, interest)); // registered by `init`
         }
     }
 
-    /// The tap was deleted. The guest sees its cable pulled; what it sends is dropped.
-    fn unplug(&mut self, ctx: &mut DeviceContext<'_, '_>) {
-        let _ = ctx.ops.remove(Events::empty(&self.tap)); // it is registered, see `init`
-        self.gone = true;
-        if let Some(call) = self.on_gone.take() {
-            call();
-        }
-        self.config[LINK] = 0;
+    /// Reports to the guest that the link is down, because the tap was deleted. Drops its frames from now on.
+    fn link_down(&mut self, ctx: &mut DeviceContext<'_, '_>) {
+        let _ = ctx.ops.remove(Events::empty(&self.tap.file)); // registered by `init`
+        self.tap_deleted = true;
+        (self.on_tap_deleted)();
+        self.config[CONFIG_STATUS] = 0;
         ctx.config_changed = true;
     }
 }
@@ -233,16 +245,16 @@ impl VirtioDevice for Net {
     const QUEUES: &'static [u16] = &[QUEUE_SIZE, QUEUE_SIZE];
 
     fn features(&self) -> u64 {
-        let mut features = 1 << VIRTIO_NET_F_MAC
+        let features = 1 << VIRTIO_NET_F_MAC
             | 1 << VIRTIO_NET_F_STATUS
             | 1 << VIRTIO_NET_F_MRG_RXBUF
             | 1 << VIRTIO_NET_F_CSUM
             | 1 << VIRTIO_NET_F_HOST_TSO4
             | 1 << VIRTIO_NET_F_HOST_TSO6
             | 1 << VIRTIO_NET_F_HOST_ECN;
-        let from_tap = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
-        features |= from_tap.fold(0, |features, (feature, _)| features | 1 << feature);
-        features | u64::from(self.tap.mtu.is_some()) << VIRTIO_NET_F_MTU
+        let offloads = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
+        let mtu = u64::from(self.tap.mtu.is_some()) << VIRTIO_NET_F_MTU;
+        offloads.fold(features | mtu, |features, (feature, _)| features | 1 << feature)
     }
 
     fn config(&self) -> &[u8] {
@@ -250,120 +262,112 @@ impl VirtioDevice for Net {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // A descriptor that was just opened can be watched unless the kernel is out of memory; then the cable is not plugged in.
-        self.gone = ops.add(Events::with_data(&self.tap, BACKEND, self.interest)).is_err();
+        // A new descriptor can be registered unless the kernel is out of memory. Then the interface transfers nothing.
+        self.tap_deleted = ops.add(Events::with_data(&self.tap.file, BACKEND, self.interest)).is_err();
     }
 
     fn activate(&mut self, features: u64) {
         self.features = features;
-        let wanted = OFFLOADS.iter().filter(|(feature, _)| self.has(*feature));
-        let mut flags = wanted.fold(0, |flags, (_, flag)| flags | flag);
+        let negotiated = OFFLOADS.iter().filter(|(feature, _)| self.has(*feature));
+        let mut flags = negotiated.fold(0, |flags, (_, flag)| flags | flag);
         if flags & libc::TUN_F_CSUM == 0 {
-            flags = 0; // the others make no sense without (virtio 1.3, 5.1.3.1)
+            flags = 0; // the other offloads require it (virtio 1.3, 5.1.3.1)
         }
         if flags & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
             flags &= !libc::TUN_F_TSO_ECN;
         }
-        let _ = self.tap.set_offloads(flags); // it could when it was opened; if not now, it is gone
+        let _ = self.tap.set_offloads(flags); // succeeded in `Tap::open`, so this fails only if the tap was deleted
     }
 
     fn reset(&mut self) {
-        self.incoming.forget();
-        self.outgoing.waits = false;
+        self.rx.reset();
+        self.tx_blocked = false;
         self.features = 0;
-        let _ = self.tap.set_offloads(0); // for the next driver; if not now, it is gone
+        let _ = self.tap.set_offloads(0); // as above
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
-        if events.data() == BACKEND && events.event_set().intersects(EventSet::ERROR | EventSet::HANG_UP) && !self.gone
-        {
-            self.unplug(ctx);
+        let from_tap = events.data() == BACKEND;
+        if from_tap && events.event_set().intersects(EventSet::ERROR | EventSet::HANG_UP) && !self.tap_deleted {
+            self.link_down(ctx);
         }
-        if let [receive, transmit] = &mut *ctx.queues {
-            match events.data() {
-                RECEIVE => self.receive(receive),
-                TRANSMIT if !self.outgoing.waits => self.transmit(transmit),
-                BACKEND => {
-                    if self.outgoing.waits {
-                        self.transmit(transmit);
-                    }
-                    self.receive(receive);
-                }
-                _ => {}
+        if let [rx, tx] = &mut *ctx.queues {
+            if events.data() == TX && !self.tx_blocked || from_tap && self.tx_blocked {
+                self.transmit(tx);
+            }
+            if events.data() == RX || from_tap {
+                self.receive(rx);
             }
         }
-        self.watch(ctx.ops);
+        self.update_interest(ctx.ops);
     }
 }
 
-impl Incoming {
-    /// Takes chains from the guest until there is room for `wanted` bytes, or there are no more. Returns whether there are any.
-    fn hold(&mut self, queue: &mut Virtqueue, wanted: usize) -> bool {
-        while self.room < wanted && !self.is_full(queue) {
-            let Some(chain) = self.spare.last_mut() else { break };
+impl Receiver {
+    /// Takes chains from the queue until `capacity` is at least `wanted` bytes. Returns whether any chain is posted.
+    fn post(&mut self, queue: &mut Virtqueue, wanted: usize) -> bool {
+        while self.capacity < wanted && !self.is_full(queue) {
+            let Some(chain) = self.free.last_mut() else { break };
             if !queue.pop(chain) {
                 break;
             }
-            if chain.writable.len() < HEADER {
-                queue.fail("a receive buffer is shorter than a frame's header");
+            if chain.writable.len() < HEADER_LEN {
+                queue.fail("a receive buffer is shorter than the header of a frame");
                 return false;
             }
-            self.room += chain.writable.len();
-            self.pieces += chain.writable.iter().len();
-            self.held.extend(self.spare.pop());
+            self.capacity += chain.writable.len();
+            self.buffers += chain.writable.iter().len();
+            self.posted.extend(self.free.pop());
         }
-        queue.ready() && !self.held.is_empty()
+        queue.ready() && !self.posted.is_empty()
     }
 
-    /// Whether no further chain can be taken: a chain has as many pieces as its queue has entries, at most.
+    /// Whether another chain could exceed the number of buffers in one system call. A chain has at most as many buffers
+    /// as its queue has entries.
     fn is_full(&self, queue: &Virtqueue) -> bool {
-        self.spare.is_empty() || self.pieces + usize::from(queue.size()) >= IOV_MAX
+        self.free.is_empty() || self.buffers + usize::from(queue.size()) >= IOV_MAX
     }
 
-    /// Puts what was spilled into chains that were not there yet.
-    fn pour(&mut self, memory: &GuestMemoryMmap) {
-        let mut rest = &self.overflow[..self.spilled];
-        for chain in self.held.range(self.full..) {
+    /// Copies the overflow of a frame to the chains that were posted after the frame was read.
+    fn copy_overflow(&self, memory: &GuestMemoryMmap, partial: PartialFrame) {
+        let filled: usize = self.posted.range(..partial.filled_chains).map(|chain| chain.writable.len()).sum();
+        let mut rest = &self.overflow[..partial.len - filled];
+        for chain in self.posted.range(partial.filled_chains..) {
             rest = &rest[chain.writable.write_at(memory, 0, rest)..];
         }
-        self.spilled = 0;
     }
 
-    /// Gives the guest a frame of `len` bytes that is in the first chains.
+    /// Returns the first posted chains, which contain a frame of `len` bytes, to the driver.
     fn deliver(&mut self, queue: &mut Virtqueue, len: usize) {
-        let mut left = len;
-        let mut count = 0u16;
-        for chain in &self.held {
-            count += 1; // there are QUEUE_SIZE at most
-            left = left.saturating_sub(chain.writable.len());
-            if left == 0 {
-                break;
-            }
-        }
-        if let Some(first) = self.held.front() {
-            first.writable.write_at(queue.memory(), NUM_BUFFERS, &count.to_le_bytes());
+        let ends = self.posted.iter().scan(0, |end, chain| {
+            *end += chain.writable.len();
+            Some(*end)
+        });
+        let count = 1 + ends.take_while(|end| *end < len).count(); // at most QUEUE_SIZE
+        if let Some(first) = self.posted.front() {
+            first.writable.write_at(queue.memory(), NUM_BUFFERS, &(count as u16).to_le_bytes());
         }
         let mut left = len;
-        // Together, as a driver that finds one chain of a frame expects the others.
-        queue.add_used_batch(self.held.iter().take(count.into()).map(|chain| {
+        // In one batch, because a driver that finds the first chain of a frame expects the others too.
+        queue.add_used_batch(self.posted.iter().take(count).map(|chain| {
             let part = chain.writable.len().min(left);
             left -= part;
             (chain.head, part)
         }));
-        for chain in self.held.drain(..usize::from(count)) {
-            self.room -= chain.writable.len();
-            self.pieces -= chain.writable.iter().len();
-            self.spare.push(chain);
+        for chain in self.posted.drain(..count) {
+            self.capacity -= chain.writable.len();
+            self.buffers -= chain.writable.iter().len();
+            self.free.push(chain);
         }
     }
 
-    fn forget(&mut self) {
-        self.spare.extend(self.held.drain(..));
-        (self.room, self.pieces, self.spilled, self.ready) = (0, 0, 0, false);
+    fn reset(&mut self) {
+        self.free.extend(self.posted.drain(..));
+        (self.capacity, self.buffers, self.partial, self.ready) = (0, 0, None, false);
     }
 }
 
-/// What the driver can take off the tap's hands, as its feature and as the tap's flag.
+/// Work that the driver can do on received frames: its feature and the flag of the tap.
 const OFFLOADS: [(u32, u32); 4] = [
     (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
@@ -371,28 +375,8 @@ const OFFLOADS: [(u32, u32); 4] = [
     (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
 ];
 
-/// Whether the header of a frame from the guest asks only for what was negotiated (virtio 1.3, 5.1.6.2). Offsets and lengths in
-/// it are the tap's to check, which it does.
-fn is_negotiated(header: &[u8; HEADER], features: u64) -> bool {
-    let has = |feature: u32| features & 1 << feature != 0;
-    let (flags, gso) = (u32::from(header[0]), u32::from(header[1]));
-    let segments = match gso & !VIRTIO_NET_HDR_GSO_ECN {
-        VIRTIO_NET_HDR_GSO_NONE => true,
-        VIRTIO_NET_HDR_GSO_TCPV4 => has(VIRTIO_NET_F_HOST_TSO4),
-        VIRTIO_NET_HDR_GSO_TCPV6 => has(VIRTIO_NET_F_HOST_TSO6),
-        _ => false,
-    };
-    segments
-        && (gso & VIRTIO_NET_HDR_GSO_ECN == 0 || has(VIRTIO_NET_F_HOST_ECN))
-        && (flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 || has(VIRTIO_NET_F_CSUM))
-}
-
-fn count(dropped: &AtomicU64) {
+fn increment(dropped: &AtomicU64) {
     dropped.fetch_add(1, Ordering::Relaxed);
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! One stream between a program in the guest and one on the host, which is at the other end of a Unix socket.
+//! A stream between a program in the guest and a host program, which holds the other end of a Unix socket.
 //!
 //! ```text
-//!    guest ── packets ──▶ backlog, up to BUFFER ──▶ socket        room: what BUFFER has left, told in every packet
-//!    guest ◀── packets ───────────────────────────── socket        room: what the guest has said
+//!    guest ── RW packets ──▶ backlog, up to BUF_ALLOC ──▶ socket    credit: the free part of BUF_ALLOC
+//!    guest ◀── RW packets ─────────────────────────────── socket    credit: the guest's buf_alloc and fwd_cnt
 //! ```
 //!
-//! Neither way does anybody wait: what the socket does not take stays in the backlog, and what the guest has no room for stays in
-//! the socket.
+//! Neither direction blocks: bytes that the socket does not accept stay in the backlog, and bytes for which the guest
+//! has no buffer stay in the socket.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::num::Wrapping;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -17,329 +17,323 @@ use std::os::unix::net::UnixStream;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
+use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM, op};
 use crate::device::virtio::Buffers;
-use crate::event::EventSet;
+use crate::event::{self, EventOps, EventSet, Events};
+use crate::sys::os_error::is_transient;
 use crate::sys::vectored_io::IoVecs;
 
-/// Bytes from the guest that a connection holds for a host program, at most.
-pub const BUFFER: usize = 256 << 10;
-/// After so many bytes were passed on the guest is told, should no packet go its way anyhow.
-const NEWS: u32 = BUFFER as u32 / 4;
-/// Bytes read at once for the guest.
-const MOST: usize = 64 << 10;
-/// The longest first line of a host program, `CONNECT 4294967295`, and some room for spaces.
-const MAX_LINE: usize = 32;
+/// Number of bytes from the guest that a connection can buffer for its host program.
+pub const BUF_ALLOC: usize = 256 << 10;
+/// A CREDIT_UPDATE is sent when the guest underestimates its credit by this much (virtio 1.3, 5.10.6.3).
+const CREDIT_UPDATE_THRESHOLD: u32 = BUF_ALLOC as u32 / 4;
+/// Maximum payload of a packet to the guest.
+const MAX_PAYLOAD: usize = 64 << 10;
+/// Maximum length of a command: `CONNECT 4294967295` and a few spaces.
+const MAX_COMMAND_LEN: usize = 32;
 
-/// The ports at both ends.
+/// The port numbers that identify a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ports {
-    /// The guest's.
+pub struct PortPair {
     pub guest: u32,
-    /// The host's.
     pub host: u32,
 }
 
-/// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The host program has to say which port it wants.
-    Greeting,
-    /// The guest was asked, or will be.
+pub enum State {
+    /// The host program has not sent its `CONNECT` command completely, so the ports are unknown.
+    Unidentified,
+    /// A REQUEST is pending or sent, and the guest has not responded.
     Requested,
-    /// Bytes flow.
-    Open,
-    /// The guest is done with it, but what it has sent is not all written yet.
+    /// Both sides have accepted.
+    Established,
+    /// The guest has reset the connection. It is closed when the backlog is written.
     Draining,
 }
 
-/// What a host program's first line comes to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Greeting {
-    /// It is not complete.
-    Partial,
-    /// It asks for this port of the guest.
-    Port(u32),
-    /// It makes no sense, or the program is gone.
-    Bad,
+/// Flow control of both directions (virtio 1.3, 5.10.6.3).
+#[derive(Debug, Default)]
+pub struct Credit {
+    fwd_cnt: Wrapping<u32>,
+    last_fwd_cnt: Wrapping<u32>, // in the last packet to the guest
+    tx_cnt: Wrapping<u32>,       // bytes sent to the guest
+    peer_buf_alloc: u32,
+    peer_fwd_cnt: Wrapping<u32>,
+    requested: bool, // by a CREDIT_REQUEST since the guest's values changed
 }
 
-/// A connection.
+impl Credit {
+    /// Stores the values that every packet of the guest carries.
+    pub fn update(&mut self, header: &Header) {
+        let values = (header.buf_alloc, Wrapping(header.fwd_cnt));
+        self.requested &= values == (self.peer_buf_alloc, self.peer_fwd_cnt);
+        (self.peer_buf_alloc, self.peer_fwd_cnt) = values;
+    }
+
+    /// Number of bytes that may be sent to the guest.
+    fn peer_free(&self) -> usize {
+        self.peer_buf_alloc.saturating_sub((self.tx_cnt - self.peer_fwd_cnt).0) as usize
+    }
+
+    /// Number of bytes forwarded to the host program that the guest still counts as buffered.
+    fn unreported(&self) -> u32 {
+        (self.fwd_cnt - self.last_fwd_cnt).0
+    }
+}
+
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
-    /// The ports, once they are known.
-    pub ports: Ports,
-    /// How far it is.
-    pub stage: Stage,
-    /// Whether it stands in the line of those that have something for the guest.
+    /// The ports, valid unless [`State::Unidentified`].
+    pub ports: PortPair,
+    pub state: State,
+    pub credit: Credit,
+    /// Whether the connection is in the muxer's receive queue.
     pub queued: bool,
-    /// What the event loop has been asked for; nothing if the socket is not registered.
-    pub interest: Option<EventSet>,
-    /// Its number among all that there have been.
-    pub arrival: u64,
-    line: Vec<u8>,
-    /// A packet that the guest has to get first.
-    pub owed: Option<u16>,
-
-    // From the guest to the host.
+    /// The operation of a packet that is sent to the guest before all others.
+    pub pending_op: Option<u16>,
+    interest: Option<EventSet>, // `None` if the socket is not registered with the event loop
+    command: Vec<u8>,
     backlog: VecDeque<u8>,
-    forwarded: Wrapping<u32>,
-    announced: Wrapping<u32>, // what the guest knows of `forwarded`
-    /// What the guest has said it will not do any more.
-    done: u32,
-    write_closed: bool, // the host program knows that there is no more
-    deaf: bool,         // the host program takes no more
-
-    // From the host to the guest.
-    sent: Wrapping<u32>,
-    room: u32,            // the guest's buffer
-    taken: Wrapping<u32>, // how much of `sent` the guest's program has got
-    asked: bool,          // for news of the two
-    ended: bool,          // the host program sends no more
-    told: u32,            // what the guest knows of `ended` and `deaf`
+    peer_shutdown: u32,   // SHUTDOWN_* flags received from the guest
+    host_shutdown: u32,   // SHUTDOWN_* flags of the host program
+    shutdown_sent: u32,   // the part of `host_shutdown` that was sent to the guest
+    write_shutdown: bool, // the socket was shut down for writing
 }
 
 impl Connection {
-    /// A connection by way of `socket`, which does not block.
-    pub fn new(socket: UnixStream, stage: Stage, ports: Ports) -> Self {
+    /// A connection over `socket`, which must be non-blocking.
+    pub fn new(socket: UnixStream, state: State, ports: PortPair) -> Self {
         Self {
             socket,
             ports,
-            stage,
+            state,
+            credit: Credit::default(),
             queued: false,
+            pending_op: None,
             interest: None,
-            arrival: 0,
-            line: Vec::new(),
-            owed: None,
+            command: Vec::new(),
             backlog: VecDeque::new(),
-            forwarded: Wrapping(0),
-            announced: Wrapping(0),
-            done: 0,
-            write_closed: false,
-            deaf: false,
-            sent: Wrapping(0),
-            room: 0,
-            taken: Wrapping(0),
-            asked: false,
-            ended: false,
-            told: 0,
+            peer_shutdown: 0,
+            host_shutdown: 0,
+            shutdown_sent: 0,
+            write_shutdown: false,
         }
     }
 
-    // ---- The greeting ----
+    // ---- Commands of host programs ----
 
-    /// Reads on in the host program's first line, and nothing behind it.
-    pub fn read_greeting(&mut self) -> Greeting {
+    /// Reads the `CONNECT` command of the host program, and nothing after it. Returns the port in the guest.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` while the command is incomplete. Any other error is final: the command is invalid, or the host
+    /// program has closed the socket.
+    pub fn read_connect_command(&mut self) -> io::Result<u32> {
         let mut byte = [0];
         loop {
-            match self.socket.read(&mut byte) {
-                Ok(1) if byte[0] == b'\n' => return parse_greeting(&self.line),
-                Ok(1) if self.line.len() < MAX_LINE => self.line.push(byte[0]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Greeting::Partial,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return Greeting::Bad,
+            self.socket.read_exact(&mut byte)?;
+            match byte {
+                [b'\n'] => return parse_connect_command(&self.command).ok_or(io::ErrorKind::InvalidData.into()),
+                _ if self.command.len() == MAX_COMMAND_LEN => return Err(io::ErrorKind::InvalidData.into()),
+                [byte] => self.command.push(byte),
             }
         }
     }
 
-    /// Tells the host program that the guest has accepted. False if it is gone.
-    pub fn greet(&mut self) -> bool {
-        self.stage = Stage::Open;
-        // It is the first thing ever written, so the socket has room for it.
+    /// Handles the guest's RESPONSE. Returns false if the host program has closed the socket.
+    pub fn establish(&mut self) -> bool {
+        self.state = State::Established;
+        // This is the first write to the socket, so its buffer is empty.
         self.socket.write_all(format!("OK {}\n", self.ports.host).as_bytes()).is_ok()
     }
 
-    // ---- From the guest ----
+    // ---- Packets from the guest ----
 
-    /// Notes what every packet of the guest says of its room.
-    pub fn note_room(&mut self, header: &Header) {
-        if (self.room, self.taken.0) != (header.buf_alloc, header.fwd_cnt) {
-            self.asked = false;
-        }
-        (self.room, self.taken) = (header.buf_alloc, Wrapping(header.fwd_cnt));
-    }
-
-    /// Takes the bytes of a packet: writes what the socket takes, and keeps the rest by way of `scratch`. False if the guest has
-    /// sent more than there is room for.
-    pub fn take(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        packet: &Buffers,
-        len: usize,
-        vectors: &mut IoVecs,
-        scratch: &mut [u8],
-    ) -> bool {
-        if self.pending_used() as usize + self.backlog.len() + len > BUFFER {
+    /// Forwards the `len` bytes of payload in `packet` to the host program. Returns false if the guest has exceeded its
+    /// credit.
+    pub fn forward(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, len: usize, iovecs: &mut IoVecs) -> bool {
+        if self.credit.unreported() as usize + self.backlog.len() + len > BUF_ALLOC {
             return false;
         }
-        let mut done = 0;
-        if self.backlog.is_empty() && !self.deaf && len > 0 {
-            match vectors.write(self.socket.as_fd(), memory, packet.range(HEADER, len)) {
-                Ok(written) => done = written,
+        let mut written = 0;
+        if self.backlog.is_empty() && !self.host_rx_closed() {
+            match iovecs.write(self.socket.as_fd(), memory, packet.range(HEADER_LEN, len)) {
+                Ok(count) => written = count,
                 Err(error) if is_transient(&error) => {}
-                Err(_) => self.deaf = true,
+                Err(_) => self.host_shutdown |= SHUTDOWN_RECEIVE,
             }
-            self.forwarded += done as u32; // not more than BUFFER
+            self.credit.fwd_cnt += written as u32; // at most BUF_ALLOC
         }
-        while done < len {
-            let part = scratch.len().min(len - done);
-            let part = packet.read_at(memory, HEADER + done, &mut scratch[..part]);
-            self.backlog.extend(&scratch[..part]);
-            done += part.max(1); // all is in RAM, so there is something
+        if written < len {
+            let mut rest = vec![0; len - written];
+            packet.read_at(memory, HEADER_LEN + written, &mut rest);
+            self.backlog.extend(rest);
         }
         self.flush();
         true
     }
 
-    /// Writes what the socket takes of the backlog. What a host program does not want any more is thrown away.
+    /// Writes as much of the backlog as the socket accepts. Discards it if the host program has closed its end.
     pub fn flush(&mut self) {
-        while !self.backlog.is_empty() && !self.deaf {
-            let (front, back) = self.backlog.as_slices();
-            match self.socket.write_vectored(&[IoSlice::new(front), IoSlice::new(back)]) {
-                Ok(written) => self.forward(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.deaf = true,
+        while !self.backlog.is_empty() && !self.host_rx_closed() {
+            match self.socket.write(self.backlog.as_slices().0) {
+                Ok(count) => self.consume_backlog(count),
+                Err(error) if is_transient(&error) => break,
+                Err(_) => self.host_shutdown |= SHUTDOWN_RECEIVE,
             }
         }
-        if self.deaf {
-            self.forward(self.backlog.len());
+        if self.host_rx_closed() {
+            self.consume_backlog(self.backlog.len());
         }
-        if self.done & NO_SEND != 0 && self.backlog.is_empty() && !self.write_closed {
-            self.write_closed = true;
-            let _ = self.socket.shutdown(Shutdown::Write); // the program may be gone
+        if self.peer_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_shutdown {
+            self.write_shutdown = true;
+            let _ = self.socket.shutdown(Shutdown::Write); // fails if the host program has closed its end
         }
     }
 
-    fn forward(&mut self, count: usize) {
+    fn consume_backlog(&mut self, count: usize) {
         self.backlog.drain(..count);
-        self.forwarded += count as u32; // not more than BUFFER
+        self.credit.fwd_cnt += count as u32; // at most BUF_ALLOC
     }
 
-    /// The guest will not receive or send any more.
-    pub fn shut(&mut self, flags: u32) {
-        self.done |= flags & (NO_RECEIVE | NO_SEND);
-        if self.done & NO_RECEIVE != 0 {
-            let _ = self.socket.shutdown(Shutdown::Read); // the program may be gone
+    /// Handles the flags of a SHUTDOWN packet.
+    pub fn on_shutdown(&mut self, flags: u32) {
+        self.peer_shutdown |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
+        if self.peer_shutdown & SHUTDOWN_RECEIVE != 0 {
+            let _ = self.socket.shutdown(Shutdown::Read); // fails if the host program has closed its end
         }
         self.flush();
     }
 
-    /// Whether the guest may send bytes.
-    pub fn expects_bytes(&self) -> bool {
-        self.stage == Stage::Open && self.done & NO_SEND == 0
+    /// Whether the guest may send payload.
+    pub fn accepts_payload(&self) -> bool {
+        self.state == State::Established && self.peer_shutdown & SHUTDOWN_SEND == 0
     }
 
-    /// Whether everything is written, and nobody will send any more.
-    pub fn is_over(&self) -> bool {
-        let done = self.stage == Stage::Draining || self.done == NO_RECEIVE | NO_SEND;
-        done && self.backlog.is_empty()
+    /// Whether the guest has ended the connection and the backlog is written.
+    pub fn is_finished(&self) -> bool {
+        let ended = self.state == State::Draining || self.peer_shutdown == SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
+        ended && self.backlog.is_empty()
     }
 
-    // ---- To the guest ----
+    // ---- Packets to the guest ----
 
-    /// The next packet for the guest, if there is any. Its bytes are in `packet` behind where the header goes.
-    pub fn next(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        packet: &Buffers,
-        vectors: &mut IoVecs,
-    ) -> Option<(u16, u32, u32)> {
-        if let Some(op) = self.owed.take() {
-            return Some((op, 0, 0));
+    /// Makes the next packet for the guest, if there is one: writes its payload to `packet` and returns its header.
+    pub fn next_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, iovecs: &mut IoVecs) -> Option<Header> {
+        if let Some(op) = self.pending_op.take() {
+            return Some(self.header(op, 0, 0));
         }
-        if self.stage != Stage::Open {
+        if self.state != State::Established {
             return None;
         }
-        if self.may_read() {
-            let most = self.credit().min(MOST).min(packet.len().saturating_sub(HEADER));
-            match vectors.read(self.socket.as_fd(), memory, packet.range(HEADER, most), &mut []) {
-                Ok(0) => self.ended = true,
+        if self.can_read() {
+            let max = self.credit.peer_free().min(MAX_PAYLOAD).min(packet.len().saturating_sub(HEADER_LEN));
+            match iovecs.read(self.socket.as_fd(), memory, packet.range(HEADER_LEN, max), &mut []) {
+                Ok(0) => self.host_shutdown |= SHUTDOWN_SEND,
                 Ok(len) => {
-                    self.sent += len as u32; // not more than MOST
-                    return Some((op::RW, len as u32, 0));
+                    self.credit.tx_cnt += len as u32; // at most MAX_PAYLOAD
+                    return Some(self.header(op::RW, len as u32, 0));
                 }
                 Err(error) if is_transient(&error) => {}
-                Err(_) => (self.ended, self.deaf) = (true, true),
+                Err(_) => self.host_shutdown = SHUTDOWN_RECEIVE | SHUTDOWN_SEND,
             }
         }
-        if self.untold() != 0 {
-            self.told |= self.untold();
-            return Some((op::SHUTDOWN, 0, self.told));
+        if self.shutdown_sent != self.host_shutdown {
+            self.shutdown_sent = self.host_shutdown;
+            return Some(self.header(op::SHUTDOWN, 0, self.shutdown_sent));
         }
-        if self.pending_used() >= NEWS {
-            return Some((op::CREDIT_UPDATE, 0, 0));
+        if self.credit.unreported() >= CREDIT_UPDATE_THRESHOLD {
+            return Some(self.header(op::CREDIT_UPDATE, 0, 0));
         }
-        if self.credit() == 0 && !self.asked && !self.ended {
-            self.asked = true;
-            return Some((op::CREDIT_REQUEST, 0, 0));
+        let needs_credit = self.credit.peer_free() == 0 && self.host_shutdown & SHUTDOWN_SEND == 0;
+        if needs_credit && !self.credit.requested {
+            self.credit.requested = true;
+            return Some(self.header(op::CREDIT_REQUEST, 0, 0));
         }
         None
     }
 
-    /// The header of a packet with `len` bytes to the guest whose identifier is `cid`.
-    pub fn header(&mut self, cid: u64, op: u16, len: u32, flags: u32) -> Header {
-        self.announced = self.forwarded;
+    /// The header of a packet to the guest. The muxer fills in `dst_cid`.
+    pub fn header(&mut self, op: u16, len: u32, flags: u32) -> Header {
+        self.credit.last_fwd_cnt = self.credit.fwd_cnt;
         Header {
             src_cid: HOST_CID,
-            dst_cid: cid,
+            dst_cid: 0,
             src_port: self.ports.host,
             dst_port: self.ports.guest,
             len,
-            kind: STREAM,
+            socket_type: TYPE_STREAM,
             op,
             flags,
-            buf_alloc: BUFFER as u32,
-            fwd_cnt: self.forwarded.0,
+            buf_alloc: BUF_ALLOC as u32,
+            fwd_cnt: self.credit.fwd_cnt.0,
         }
     }
 
-    /// Whether there is a packet for the guest, as far as can be said without reading.
-    pub fn has_news(&self) -> bool {
-        let open = self.stage == Stage::Open;
-        self.owed.is_some()
-            || open && (self.untold() != 0 || self.pending_used() >= NEWS)
-            || self.interest.is_none() && self.may_read() // else the event loop tells
+    /// Whether there may be a packet for the guest. `readable` states that the socket was reported as readable.
+    pub fn has_packet(&self, readable: bool) -> bool {
+        let update = self.shutdown_sent != self.host_shutdown || self.credit.unreported() >= CREDIT_UPDATE_THRESHOLD;
+        self.pending_op.is_some()
+            || self.state == State::Established && update
+            || (readable || self.interest.is_none()) && self.can_read() // no events without a registration
     }
 
-    /// The host program has closed its end, or both ways have ended. What it had sent can still be read.
-    pub fn hang_up(&mut self) {
-        self.deaf = true;
+    /// The host program has closed its end. The bytes that it sent before can still be read.
+    pub fn on_hang_up(&mut self) {
+        self.host_shutdown |= SHUTDOWN_RECEIVE;
         self.flush();
     }
 
-    /// What the event loop shall tell of.
-    pub fn wants(&self) -> EventSet {
-        let mut wanted = EventSet::empty();
-        wanted.set(EventSet::IN, !self.queued && (self.stage == Stage::Greeting || self.may_read()));
-        wanted.set(EventSet::OUT, !self.backlog.is_empty());
-        wanted
+    /// Ends the connection for the host program without closing the descriptor.
+    pub fn shut_down(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both); // fails if the host program has closed its end
     }
 
-    /// Ends the connection for the host program, without closing the descriptor.
-    pub fn cut(&self) {
-        let _ = self.socket.shutdown(Shutdown::Both); // the program may be gone
+    // ---- Event interest ----
+
+    /// Registers the socket with the event loop. Its events carry `data`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel is out of memory or of epoll watches.
+    pub fn register(&mut self, data: u32, ops: &mut EventOps) -> event::Result<()> {
+        let interest = self.wanted_interest();
+        ops.add(Events::with_data(self, data, interest))?;
+        self.interest = Some(interest);
+        Ok(())
     }
 
-    fn may_read(&self) -> bool {
-        self.stage == Stage::Open && !self.ended && self.done & NO_RECEIVE == 0 && self.credit() > 0
+    /// Changes the registered interest to what the connection waits for now.
+    pub fn update_interest(&mut self, data: u32, ops: &EventOps) {
+        let wanted = self.wanted_interest();
+        if self.interest.is_some_and(|interest| interest != wanted) {
+            self.interest = Some(wanted);
+            let _ = ops.modify(Events::with_data(self, data, wanted)); // cannot fail for a registered descriptor
+        }
     }
 
-    /// Bytes that the guest has room for.
-    fn credit(&self) -> usize {
-        self.room.saturating_sub((self.sent - self.taken).0) as usize
+    /// Removes the socket from the event loop.
+    pub fn deregister(&mut self, ops: &mut EventOps) {
+        if self.interest.take().is_some() {
+            let _ = ops.remove(Events::empty(self)); // cannot fail for a registered descriptor
+        }
     }
 
-    /// Bytes that were passed on without the guest's knowing.
-    fn pending_used(&self) -> u32 {
-        (self.forwarded - self.announced).0
+    fn wanted_interest(&self) -> EventSet {
+        let mut interest = EventSet::empty();
+        interest.set(EventSet::IN, !self.queued && (self.state == State::Unidentified || self.can_read()));
+        interest.set(EventSet::OUT, !self.backlog.is_empty());
+        interest
     }
 
-    /// What the guest does not know yet of the end.
-    fn untold(&self) -> u32 {
-        let flags = if self.ended { NO_SEND } else { 0 } | if self.deaf { NO_RECEIVE } else { 0 };
-        flags & !self.told
+    fn can_read(&self) -> bool {
+        let open = (self.host_shutdown & SHUTDOWN_SEND | self.peer_shutdown & SHUTDOWN_RECEIVE) == 0;
+        self.state == State::Established && open && self.credit.peer_free() > 0
+    }
+
+    fn host_rx_closed(&self) -> bool {
+        self.host_shutdown & SHUTDOWN_RECEIVE != 0
     }
 }
 
@@ -349,16 +343,11 @@ impl AsRawFd for Connection {
     }
 }
 
-/// The port in `CONNECT port`.
-fn parse_greeting(line: &[u8]) -> Greeting {
-    let line = std::str::from_utf8(line).unwrap_or_default().trim_end_matches('\r');
-    let port =
-        line.strip_prefix("CONNECT ").map(str::trim).filter(|port| port.starts_with(|c: char| c.is_ascii_digit()));
-    port.and_then(|port| port.parse().ok()).map_or(Greeting::Bad, Greeting::Port)
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+/// Returns the port of a `CONNECT PORT` command.
+fn parse_connect_command(command: &[u8]) -> Option<u32> {
+    let command = std::str::from_utf8(command).ok()?.trim_end_matches('\r');
+    let port = command.strip_prefix("CONNECT ")?.trim();
+    port.parse().ok().filter(|_| !port.starts_with('+')) // which `parse` accepts
 }
 
 #[cfg(test)]
@@ -366,47 +355,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_greeting_names_a_port_and_nothing_else() {
+    fn a_connect_command_has_one_decimal_port() {
         for (line, port) in [("CONNECT 0", 0), ("CONNECT 52\r", 52), ("CONNECT  4294967295 ", u32::MAX)] {
-            assert_eq!(parse_greeting(line.as_bytes()), Greeting::Port(port), "{line}");
+            assert_eq!(parse_connect_command(line.as_bytes()), Some(port), "{line}");
         }
         for line in ["", "CONNECT", "CONNECT ", "connect 1", "CONNECT -1", "CONNECT +1", "CONNECT 4294967296", "OK 1"] {
-            assert_eq!(parse_greeting(line.as_bytes()), Greeting::Bad, "{line}");
+            assert_eq!(parse_connect_command(line.as_bytes()), None, "{line}");
         }
-        assert_eq!(parse_greeting(b"CONNECT \xff"), Greeting::Bad);
+        assert_eq!(parse_connect_command(b"CONNECT \xff"), None);
     }
 
     #[test]
-    fn a_greeting_is_read_to_its_end_and_no_further() {
+    fn a_connect_command_is_read_to_its_newline_and_no_further() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut connection = Connection::new(ours, Stage::Greeting, Ports::default());
+        let mut connection = Connection::new(ours, State::Unidentified, PortPair::default());
         theirs.write_all(b"CONN").unwrap();
-        assert_eq!(connection.read_greeting(), Greeting::Partial);
+        assert_eq!(connection.read_connect_command().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         theirs.write_all(b"ECT 7\nhello").unwrap();
-        assert_eq!(connection.read_greeting(), Greeting::Port(7));
+        assert_eq!(connection.read_connect_command().unwrap(), 7);
         let mut rest = [0; 8];
         assert_eq!(connection.socket.read(&mut rest).unwrap(), 5);
 
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut connection = Connection::new(ours, Stage::Greeting, Ports::default());
+        let mut connection = Connection::new(ours, State::Unidentified, PortPair::default());
         theirs.write_all(&[b' '; 100]).unwrap();
-        assert_eq!(connection.read_greeting(), Greeting::Bad);
+        assert_eq!(connection.read_connect_command().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
-    fn credit_never_exceeds_the_guests_room_whatever_it_claims() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut connection = Connection::new(ours, Stage::Open, Ports::default());
-        let mut claim = |sent, buf_alloc, fwd_cnt| {
-            connection.sent = Wrapping(sent);
-            connection.note_room(&Header { buf_alloc, fwd_cnt, ..Header::default() });
-            connection.credit()
+    fn credit_never_exceeds_the_buffer_of_the_guest() {
+        let mut credit = Credit::default();
+        let mut peer_free = |tx_cnt, buf_alloc, fwd_cnt| {
+            credit.tx_cnt = Wrapping(tx_cnt);
+            credit.update(&Header { buf_alloc, fwd_cnt, ..Header::default() });
+            credit.peer_free()
         };
-        assert_eq!(claim(0, 100, 0), 100);
-        assert_eq!(claim(60, 100, 20), 60);
-        assert_eq!(claim(5, 100, u32::MAX - 4), 90); // the counters have gone round
-        assert_eq!(claim(60, 50, 0), 0); // the room has shrunk
-        assert_eq!(claim(0, 100, 1), 0); // it took what was never sent
+        assert_eq!(peer_free(0, 100, 0), 100);
+        assert_eq!(peer_free(60, 100, 20), 60);
+        assert_eq!(peer_free(5, 100, u32::MAX - 4), 90); // the counters have wrapped
+        assert_eq!(peer_free(60, 50, 0), 0); // the guest has shrunk its buffer
+        assert_eq!(peer_free(0, 100, 1), 0); // the guest claims to have consumed a byte that was never sent
     }
 }

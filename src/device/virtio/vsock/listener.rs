@@ -1,4 +1,4 @@
-//! The Unix sockets on the host: the one by which host programs reach the guest, and those that the guest reaches.
+//! The Unix sockets of the host: the listening socket of the device, and connections to the sockets of host programs.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,42 +12,46 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::sys::os_error;
 
-/// The longest path: an address has 108 bytes with a zero at the end, and `_` and a port of ten digits may be added.
-const LONGEST: usize = 108 - 1 - 11;
+/// Maximum length of the path: a socket address has 108 bytes, of which one is the terminator and up to 11 are `_PORT`.
+const MAX_PATH_LEN: usize = 108 - 1 - 11;
 
-/// A socket that listens, and its file, which is removed when this is dropped.
+/// A listening socket. Its file is removed on drop.
 #[derive(Debug)]
 pub struct UdsListener {
     socket: UnixListener,
     path: PathBuf,
-    file: (u64, u64), // device and inode
+    file_id: (u64, u64), // device and inode
 }
 
-/// Why there is no listening at a path.
+/// Why a socket cannot be bound to a path.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// An address has no room for it.
-    #[error("a socket's path may have {LONGEST} bytes at most")]
-    TooLong,
-    /// There is a file that is not ours to replace.
-    #[error("there is something else than a socket; remove it, or take another path")]
+    /// A socket address cannot hold the path.
+    #[error("the path is too long; use one of at most {MAX_PATH_LEN} bytes")]
+    PathTooLong,
+    /// The file at the path is not a socket.
+    #[error("the file exists and is not a socket; remove it or use another path")]
     NotASocket,
-    /// There is a socket that may not be connected to.
-    #[error("there is a socket that you may not connect to; remove it if nobody uses it, or take another path")]
-    Forbidden,
-    /// There is one that somebody listens on.
-    #[error("another program listens there")]
-    Taken,
-    /// The kernel refused.
+    /// Whether the socket at the path is in use cannot be found out.
+    #[error("no permission to connect to the existing socket; remove it if it is unused, or use another path")]
+    PermissionDenied,
+    /// The socket at the path is in use.
+    #[error("another program listens on it; use another path")]
+    InUse,
+    /// A system call failed.
     #[error("{}", os_error::describe(.0))]
     Host(#[source] io::Error),
 }
 
 impl UdsListener {
-    /// Listens at `path`. A socket that was left there by a program that is gone is replaced.
+    /// Listens at `path`. Replaces a socket that a program has left behind.
+    ///
+    /// # Errors
+    ///
+    /// The path is too long, it is the path of another file or of a socket in use, or a system call failed.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        if path.as_os_str().len() > LONGEST {
-            return Err(ListenError::TooLong);
+        if path.as_os_str().len() > MAX_PATH_LEN {
+            return Err(ListenError::PathTooLong);
         }
         if let Ok(found) = fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
@@ -57,26 +61,36 @@ impl UdsListener {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     fs::remove_file(path).map_err(ListenError::Host)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone meanwhile
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(ListenError::Forbidden),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(ListenError::PermissionDenied);
+                }
                 Err(error) if is_out_of_descriptors(&error) => return Err(ListenError::Host(error)),
-                _ => return Err(ListenError::Taken), // even if it is too busy to answer
+                _ => return Err(ListenError::InUse), // `WouldBlock` too: the listener's backlog is full
             }
         }
         let socket = UnixListener::bind(path).map_err(ListenError::Host)?;
         socket.set_nonblocking(true).map_err(ListenError::Host)?;
         let file = fs::symlink_metadata(path).map_err(ListenError::Host)?;
-        Ok(Self { socket, path: path.to_owned(), file: (file.dev(), file.ino()) })
+        Ok(Self { socket, path: path.to_owned(), file_id: (file.dev(), file.ino()) })
     }
 
-    /// Takes the next connection, which is non-blocking.
+    /// Accepts a connection. The stream is non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is no connection to accept, or the error of accept(2).
     pub fn accept(&self) -> io::Result<UnixStream> {
         let (stream, _) = self.socket.accept()?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     }
 
-    /// Connects to the program that serves `port` to the guest.
+    /// Connects to the host program that listens for `port` of the host. The stream is non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// No program listens, its backlog is full (`WouldBlock`), or there are too many open files.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
@@ -84,7 +98,7 @@ impl UdsListener {
     }
 }
 
-/// Connects without waiting, as `UnixStream::connect` does while a listener's backlog is full.
+/// Connects without blocking; `UnixStream::connect` blocks while the listener's backlog is full.
 fn connect_to(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -92,7 +106,7 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Whether a descriptor could not be had because there are too many.
+/// Whether the process or the system has too many open files.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
@@ -105,9 +119,9 @@ impl AsRawFd for UdsListener {
 
 impl Drop for UdsListener {
     fn drop(&mut self) {
-        // Somebody may have put another file there.
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path); // there is nobody to tell
+        // Another program may have replaced the file.
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file_id) {
+            let _ = fs::remove_file(&self.path); // `drop` cannot report an error
         }
     }
 }
@@ -133,19 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
         let dir = Dir::new("stale");
         let path = dir.0.join("socket");
-        drop(UnixListener::bind(&path).unwrap()); // the file stays
+        drop(UnixListener::bind(&path).unwrap()); // leaves the file behind
         let listener = UdsListener::bind(&path).unwrap();
-        assert!(matches!(UdsListener::bind(&path), Err(ListenError::Taken)));
-        assert!(listener.accept().is_ok(), "that was an attempt to connect");
+        assert!(matches!(UdsListener::bind(&path), Err(ListenError::InUse)));
+        assert!(listener.accept().is_ok(), "`bind` has tried to connect");
         drop(listener);
         assert!(!path.exists());
     }
 
     #[test]
-    fn a_file_that_is_not_a_socket_stays() {
+    fn a_file_that_is_not_a_socket_is_kept() {
         let dir = Dir::new("file");
         let path = dir.0.join("socket");
         fs::write(&path, "precious").unwrap();
@@ -154,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_put_there_stays() {
+    fn a_file_that_has_replaced_the_socket_is_kept() {
         let dir = Dir::new("other");
         let path = dir.0.join("socket");
         let listener = UdsListener::bind(&path).unwrap();
@@ -165,16 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn a_path_has_room_for_every_port() {
+    fn the_longest_path_leaves_space_for_every_port() {
         let dir = Dir::new("long");
         let name = |len: usize| dir.0.join("x".repeat(len - dir.0.as_os_str().len() - 1));
-        let longest = UdsListener::bind(&name(LONGEST)).unwrap();
-        let mut peer = name(LONGEST).into_os_string();
+        let longest = UdsListener::bind(&name(MAX_PATH_LEN)).unwrap();
+        let mut peer = name(MAX_PATH_LEN).into_os_string();
         peer.push("_4294967295");
         let peer = UnixListener::bind(peer).unwrap();
         longest.connect(u32::MAX).unwrap();
         peer.accept().unwrap();
-        assert!(matches!(UdsListener::bind(&name(LONGEST + 1)), Err(ListenError::TooLong)));
+        assert!(matches!(UdsListener::bind(&name(MAX_PATH_LEN + 1)), Err(ListenError::PathTooLong)));
         let missing = longest.connect(1).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

@@ -1,11 +1,11 @@
-//! Sockets between guest and host (virtio 1.3, 5.10), without a network: streams, each with a Unix socket at its host end.
+//! Socket device (virtio 1.3, 5.10): streams between programs in the guest and Unix sockets on the host.
 //!
 //! ```text
-//!   host program ── connects to PATH, says "CONNECT 1024\n", hears "OK 1073741824\n" ──▶ program in the guest, port 1024
-//!   program in the guest ── connects to CID 2, port 52 ──▶ host program that listens at PATH_52
+//!   host program ── connects to PATH, writes "CONNECT 1024\n", reads "OK 1073741824\n" ──▶ guest program, port 1024
+//!   guest program ── connects to CID 2, port 52 ──▶ host program that listens at PATH_52
 //! ```
 //!
-//! That is Firecracker's convention, so that programs made for it work.
+//! This is the protocol of Firecracker, so existing host programs work.
 
 mod connection;
 mod listener;
@@ -18,45 +18,38 @@ use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use muxer::Muxer;
 
-// The queues. The device has no events to tell of, so the third is the driver's alone.
-const RECEIVE: u32 = 0;
-const TRANSMIT: u32 = 1;
-
 /// A socket device.
 #[derive(Debug)]
 pub struct Vsock {
-    config: [u8; 8],
+    config: [u8; 8], // guest_cid
     muxer: Muxer,
     chain: Chain,
-    /// Whether packets of the guest were left because answers to others wait for the guest.
-    behind: bool,
-    /// Whether there are connections of a driver that is gone.
+    /// Whether the connections belong to a driver that has reset the device.
     stale: bool,
 }
 
 impl Vsock {
-    /// A device for the guest whose context identifier is `cid`, which host programs reach by way of `listener`.
+    /// A device for the guest with context identifier `cid`. Host programs connect to `listener`.
     pub fn new(cid: u32, listener: UdsListener) -> Self {
-        let muxer = Muxer::new(cid, listener);
-        Self { config: u64::from(cid).to_le_bytes(), muxer, chain: Chain::default(), behind: false, stale: false }
+        let (config, muxer) = (u64::from(cid).to_le_bytes(), Muxer::new(cid, listener));
+        Self { config, muxer, chain: Chain::default(), stale: false }
     }
 
-    fn transmit(&mut self, queue: &mut Virtqueue, ops: &mut EventOps) {
-        while self.muxer.has_room() {
-            if !queue.pop(&mut self.chain) {
-                self.behind = false;
-                return;
-            }
-            self.muxer.on_packet(queue.memory(), &self.chain.readable, ops);
-            queue.push(self.chain.head, 0);
+    /// Sends packets to the guest and handles its packets until neither is possible. This ends, because each queue has
+    /// a budget per turn.
+    fn process_queues(&mut self, rx: &mut Virtqueue, tx: &mut Virtqueue, ops: &mut EventOps) {
+        self.muxer.send_packets(rx, ops);
+        while self.muxer.accepts_packets() && tx.pop(&mut self.chain) {
+            self.muxer.on_packet(tx.memory(), &self.chain.readable, ops);
+            tx.push(self.chain.head, 0);
+            self.muxer.send_packets(rx, ops);
         }
-        self.behind = true;
     }
 }
 
 impl VirtioDevice for Vsock {
     const TYPE: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-    const QUEUES: &'static [u16] = &[256, 256, 16];
+    const QUEUES: &'static [u16] = &[256, 256, 16]; // rx, tx, and event, which has no events to report
 
     fn config(&self) -> &[u8] {
         &self.config
@@ -67,35 +60,23 @@ impl VirtioDevice for Vsock {
     }
 
     fn reset(&mut self) {
-        // The event loop closes the sockets, as only it can tell the kernel that it does not wait for them any more.
-        self.muxer.cut();
+        // The event loop closes the sockets later: `EventOps` is needed to remove their registrations.
+        self.muxer.shut_down_all();
         self.stale = true;
-        self.behind = false;
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
         if std::mem::take(&mut self.stale) {
             self.muxer.clear(ctx.ops);
         }
-        if let [receive, transmit, _] = &mut *ctx.queues {
-            match events.data() {
-                RECEIVE => self.muxer.look_again(),
-                TRANSMIT => self.transmit(transmit, ctx.ops),
-                data if data >= BACKEND => self.muxer.on_event(events, ctx.ops),
-                _ => {}
-            }
-            self.muxer.serve(receive, ctx.ops);
-            if self.behind {
-                self.transmit(transmit, ctx.ops);
-                self.muxer.serve(receive, ctx.ops);
-            }
-            if self.behind && self.muxer.has_room() {
-                let _ = transmit.doorbell().write(1); // the rest is for the next turn
-            }
-        } else if events.data() >= BACKEND {
-            self.muxer.on_event_without_driver(events, ctx.ops);
+        if events.data() >= BACKEND {
+            self.muxer.on_event(events, !ctx.queues.is_empty(), ctx.ops);
+        } else {
+            self.muxer.listen(true, ctx.ops); // the guest is active and may have closed connections
         }
-        self.muxer.listen(ctx.ops);
+        if let [rx, tx, _] = &mut *ctx.queues {
+            self.process_queues(rx, tx, ctx.ops);
+        }
     }
 }
 

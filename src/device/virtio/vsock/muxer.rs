@@ -1,329 +1,265 @@
-//! All connections of a device: which packet is whose, and whose turn it is to send one to the guest.
+//! Multiplexes the connections of a device: routes the guest's packets by port and schedules the packets to the guest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::unix::net::UnixStream;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::connection::{Connection, Greeting, Ports, Stage};
+use super::connection::{Connection, PortPair, State};
 use super::listener::{UdsListener, is_out_of_descriptors};
-use super::packet::{HEADER, HOST_CID, Header, STREAM, op};
+use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
 use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::vectored_io::IoVecs;
 
-/// The most connections at once.
 pub const MAX_CONNECTIONS: usize = if cfg!(test) { 40 } else { 1024 };
-/// While so many refusals wait for the guest to make room, no packet of the guest is taken.
-pub const MAX_REFUSALS: usize = 256;
-/// Host programs accepted in one turn of the event loop before others have theirs.
-const ACCEPTED: usize = 64;
-/// The host's ports of connections that host programs have asked for begin here, as they do for Firecracker.
-const FIRST_PORT: u32 = 1 << 30;
-/// How much of a packet is copied at once.
-const SCRATCH: usize = 64 << 10;
+/// Maximum number of RST packets that wait for receive buffers. While there are so many, the guest's packets stay in
+/// the queue.
+pub const MAX_PENDING_RSTS: usize = 256;
+/// First host port of connections that host programs request, as in Firecracker.
+const FIRST_HOST_PORT: u32 = 1 << 30;
 
-/// User data of the listening socket. Connection number n has n + 1 more.
+/// Event data of the listening socket.
 const LISTENER: u32 = BACKEND;
+/// First connection ID, which is the event data of the connection's socket.
+const FIRST_ID: u32 = LISTENER + 1;
 
-/// The connections.
 #[derive(Debug)]
 pub struct Muxer {
     cid: u64,
     listener: UdsListener,
-    listening: bool, // as the event loop has been told
-    accepting: bool, // as it should be
-    connections: Vec<Option<Connection>>,
-    free: Vec<usize>,
-    by_ports: BTreeMap<Ports, usize>,
-    /// Those that have something for the guest, perhaps, in the order of their turns.
-    waiting: VecDeque<usize>,
-    /// RST packets of no connection.
-    refusals: VecDeque<Header>,
+    listening: bool,
+    /// By ID. IDs ascend, so the oldest connection is the first (until 2^32 connections have been made).
+    connections: BTreeMap<u32, Connection>,
+    by_ports: BTreeMap<PortPair, u32>,
+    /// Connections that may have packets for the guest, in round-robin order.
+    rx_queue: VecDeque<u32>,
+    /// RST packets of closed and refused connections.
+    pending_rsts: VecDeque<Header>,
+    next_id: u32,
     next_port: u32,
-    arrivals: u64,
     chain: Chain,
-    vectors: IoVecs,
-    scratch: Box<[u8]>,
+    iovecs: IoVecs,
 }
 
 impl Muxer {
-    /// No connections yet, for the guest that is known by `cid`.
+    /// A muxer without connections for the guest with context identifier `cid`.
     pub fn new(cid: u32, listener: UdsListener) -> Self {
         Self {
             cid: cid.into(),
             listener,
             listening: true,
-            accepting: true,
-            connections: Vec::new(),
-            free: Vec::new(),
+            connections: BTreeMap::new(),
             by_ports: BTreeMap::new(),
-            waiting: VecDeque::new(),
-            refusals: VecDeque::new(),
-            next_port: FIRST_PORT,
-            arrivals: 0,
+            rx_queue: VecDeque::new(),
+            pending_rsts: VecDeque::new(),
+            next_id: FIRST_ID,
+            next_port: FIRST_HOST_PORT,
             chain: Chain::default(),
-            vectors: IoVecs::new(),
-            scratch: vec![0; SCRATCH].into(),
+            iovecs: IoVecs::new(),
         }
     }
 
-    /// Registers the listening socket.
     pub fn init(&mut self, ops: &mut EventOps) {
-        // A descriptor that was just made can be watched unless the kernel is out of memory; then no host program is heard.
+        // A new descriptor can be registered unless the kernel is out of memory. Then host programs cannot connect.
         let _ = ops.add(Events::with_data(&self.listener, LISTENER, EventSet::IN));
     }
 
-    /// How many connections there are.
-    pub fn len(&self) -> usize {
-        self.connections.len() - self.free.len()
+    /// Whether a packet of the guest can be handled: it may cause an RST packet.
+    pub fn accepts_packets(&self) -> bool {
+        self.pending_rsts.len() < MAX_PENDING_RSTS
     }
 
-    /// Whether a packet of the guest can be taken: it may cause a refusal, for which there must be room.
-    pub fn has_room(&self) -> bool {
-        self.refusals.len() < MAX_REFUSALS
-    }
+    // ---- Socket events ----
 
-    // ---- Events of sockets ----
-
-    /// Handles an event of a descriptor that this has registered.
-    pub fn on_event(&mut self, events: Events, ops: &mut EventOps) {
-        match events.data().checked_sub(LISTENER + 1) {
-            None => self.accept(ops),
-            Some(index) => self.on_socket(index as usize, events.event_set(), ops),
+    /// Handles an event of a socket. If no driver is running, host programs are disconnected at once.
+    pub fn on_event(&mut self, events: Events, running: bool, ops: &mut EventOps) {
+        match events.data() {
+            LISTENER => self.accept(running, ops),
+            id => self.on_socket(id, events.event_set(), ops),
         }
     }
 
-    /// The same while there is no driver: whoever connects is turned away.
-    pub fn on_event_without_driver(&mut self, events: Events, ops: &mut EventOps) {
-        match events.data().checked_sub(LISTENER + 1) {
-            None => {
-                let refused = (0..ACCEPTED).find_map(|_| self.listener.accept().map(drop).err());
-                // Out of descriptors: until there is a driver.
-                self.accepting = refused.is_none_or(|error| error.kind() == io::ErrorKind::WouldBlock);
-            }
-            Some(index) => self.close(index as usize, ops),
+    /// Accepts one host program. If more of them wait, the event is reported again.
+    fn accept(&mut self, running: bool, ops: &mut EventOps) {
+        if self.connections.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops) {
+            return self.listen(false, ops);
         }
-    }
-
-    fn accept(&mut self, ops: &mut EventOps) {
-        for _ in 0..ACCEPTED {
-            let full = self.len() == MAX_CONNECTIONS;
-            let silent = if full { self.silent(ops) } else { None };
-            if silent.is_none() && self.len() == MAX_CONNECTIONS {
-                self.accepting = false; // until one is closed, or the guest stirs
-                return;
-            }
-            match self.listener.accept() {
-                Ok(socket) => {
-                    if let Some(silent) = silent {
-                        self.close(silent, ops);
-                    }
-                    let connection = Connection::new(socket, Stage::Greeting, Ports::default());
-                    if let Some(index) = self.insert(connection, ops) {
-                        self.on_socket(index, EventSet::IN, ops); // it may have said already what it wants
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
-                }
-                // Out of descriptors.
-                Err(_) => {
-                    let before = self.len();
-                    self.close_silent(ops);
-                    if self.len() == before {
-                        self.accepting = false; // until one is closed, or the guest stirs
-                        return;
-                    }
+        match self.listener.accept() {
+            Ok(socket) if running => {
+                let connection = Connection::new(socket, State::Unidentified, PortPair::default());
+                if let Some(id) = self.insert(connection, ops) {
+                    self.on_socket(id, EventSet::IN, ops); // the command may have arrived already
                 }
             }
-        }
-    }
-
-    /// The host program that has waited longest without saying what it wants.
-    fn silent(&mut self, ops: &mut EventOps) -> Option<usize> {
-        loop {
-            let places = self.connections.iter().enumerate();
-            let connections = places.filter_map(|(index, place)| Some((place.as_ref()?, index)));
-            let silent = connections.filter(|(connection, _)| connection.stage == Stage::Greeting);
-            let (_, index) = silent.min_by_key(|(connection, _)| connection.arrival)?;
-            self.on_socket(index, EventSet::IN, ops); // it may have said it just now, or be gone
-            if connection(&mut self.connections, index).is_some_and(|it| it.stage == Stage::Greeting) {
-                return Some(index);
-            }
-        }
-    }
-
-    /// Closes the connection of that program, if there is one.
-    fn close_silent(&mut self, ops: &mut EventOps) {
-        if let Some(silent) = self.silent(ops) {
-            self.close(silent, ops);
-        }
-    }
-
-    fn on_socket(&mut self, index: usize, happened: EventSet, ops: &mut EventOps) {
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        let hung_up = happened.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        if hung_up && connection.interest.take().is_some() {
-            // These are told of whether they are asked for or not, again and again.
-            let _ = ops.remove(Events::empty(connection)); // it is registered
-        }
-        match connection.stage {
-            Stage::Greeting => match connection.read_greeting() {
-                Greeting::Port(port) if !hung_up => self.request(index, port),
-                Greeting::Partial if !hung_up => {}
-                _ => return self.close(index, ops),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                _ if self.close_oldest_unidentified(ops) => {} // which frees a descriptor
+                _ => self.listen(false, ops),
             },
-            Stage::Requested if hung_up => {
-                let guest_knows = connection.owed != Some(op::REQUEST);
-                return if guest_knows { self.reset(index, ops) } else { self.close(index, ops) };
-            }
-            Stage::Requested => {}
-            Stage::Open | Stage::Draining if hung_up => {
-                connection.hang_up();
-                self.enqueue(index);
-            }
-            Stage::Open | Stage::Draining => {
-                connection.flush();
-                if happened.contains(EventSet::IN) {
-                    self.enqueue(index);
-                }
-            }
         }
-        self.settle(index, ops);
     }
 
-    /// Asks the guest for a connection to `port`.
-    fn request(&mut self, index: usize, port: u32) {
-        let host = loop {
-            let host = self.next_port;
-            self.next_port = host.wrapping_add(1).max(FIRST_PORT);
-            if !self.by_ports.contains_key(&Ports { guest: port, host }) {
-                break host;
+    /// Starts or stops to watch the listening socket. It is not watched while no connection can be accepted, because
+    /// the event is level-triggered, until the guest is active or a connection is closed.
+    pub fn listen(&mut self, on: bool, ops: &EventOps) {
+        if self.listening != on {
+            self.listening = on;
+            let interest = if on { EventSet::IN } else { EventSet::empty() };
+            let _ = ops.modify(Events::with_data(&self.listener, LISTENER, interest)); // registered by `init`
+        }
+    }
+
+    /// Closes the oldest connection whose host program has not sent its command, for the benefit of another connection.
+    /// Returns false if there is no such connection.
+    fn close_oldest_unidentified(&mut self, ops: &mut EventOps) -> bool {
+        let is_unidentified = |connection: &Connection| connection.state == State::Unidentified;
+        while let Some((&id, _)) = self.connections.iter().find(|(_, connection)| is_unidentified(connection)) {
+            self.on_socket(id, EventSet::IN, ops); // the command may have arrived by now
+            if self.connections.get(&id).is_none_or(is_unidentified) {
+                self.close(id, ops);
+                return true;
             }
-        };
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        connection.ports = Ports { guest: port, host };
-        connection.stage = Stage::Requested;
-        connection.owed = Some(op::REQUEST);
-        self.by_ports.insert(connection.ports, index);
+        }
+        false
+    }
+
+    fn on_socket(&mut self, id: u32, events: EventSet, ops: &mut EventOps) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        if hung_up {
+            connection.deregister(ops); // epoll would report these events forever, whatever the interest is
+        }
+        match connection.state {
+            State::Unidentified => match connection.read_connect_command() {
+                Ok(port) if !hung_up => self.request(id, port),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !hung_up => {}
+                _ => return self.close(id, ops),
+            },
+            State::Requested if hung_up && connection.pending_op == Some(op::REQUEST) => return self.close(id, ops),
+            State::Requested if hung_up => return self.reset(id, ops),
+            State::Requested => {}
+            State::Established | State::Draining if hung_up => connection.on_hang_up(),
+            State::Established | State::Draining => connection.flush(),
+        }
+        self.settle(id, events.contains(EventSet::IN), ops);
+    }
+
+    /// Requests a connection to `port` of the guest.
+    fn request(&mut self, id: u32, port: u32) {
+        let in_use = |host| self.by_ports.contains_key(&PortPair { guest: port, host });
+        let ports = PortPair { guest: port, host: allocate(&mut self.next_port, FIRST_HOST_PORT, in_use) };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        (connection.ports, connection.state) = (ports, State::Requested);
+        connection.pending_op = Some(op::REQUEST);
+        self.by_ports.insert(ports, id);
     }
 
     // ---- Packets from the guest ----
 
-    /// Handles a packet.
     pub fn on_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
-        self.accepting = true; // or else `accept` takes that back
-        let mut bytes = [0; HEADER];
-        if packet.read_at(memory, 0, &mut bytes) < HEADER {
-            return; // nobody to answer
-        }
+        let mut bytes = [0; HEADER_LEN];
+        let complete = packet.read_at(memory, 0, &mut bytes) == HEADER_LEN;
         let header = Header::from_bytes(&bytes);
-        if header.src_cid != self.cid {
-            return; // it claims to be somebody else
+        if !complete || header.src_cid != self.cid {
+            return; // there is no valid sender to answer
         }
-        let ours = header.dst_cid == HOST_CID && header.kind == STREAM;
-        let ports = Ports { guest: header.src_port, host: header.dst_port };
+        let supported = header.dst_cid == HOST_CID && header.socket_type == TYPE_STREAM;
+        let ports = PortPair { guest: header.src_port, host: header.dst_port };
         match self.by_ports.get(&ports) {
-            Some(index) if ours => self.on_packet_of(*index, &header, memory, packet, ops),
+            Some(id) if supported => self.on_connection_packet(*id, &header, memory, packet, ops),
             _ if header.op == op::RST => {}
-            None if ours && header.op == op::REQUEST => self.connect(ports, &header, ops),
-            _ => self.refusals.push_back(header.refusal()),
+            None if supported && header.op == op::REQUEST => self.connect(ports, &header, ops),
+            _ => self.pending_rsts.push_back(header.rst()),
         }
     }
 
-    fn connect(&mut self, ports: Ports, header: &Header, ops: &mut EventOps) {
+    /// Handles a REQUEST: connects to the host program that listens for `ports.host`.
+    fn connect(&mut self, ports: PortPair, header: &Header, ops: &mut EventOps) {
         let mut socket = self.listener.connect(ports.host);
-        if socket.as_ref().is_err_and(is_out_of_descriptors) {
-            self.close_silent(ops);
+        if socket.as_ref().is_err_and(is_out_of_descriptors) && self.close_oldest_unidentified(ops) {
             socket = self.listener.connect(ports.host);
         }
-        if socket.is_ok() && self.len() == MAX_CONNECTIONS {
-            self.close_silent(ops);
-        }
-        // A program that was heard just now may have been given the same ports.
-        let fits = self.len() < MAX_CONNECTIONS && !self.by_ports.contains_key(&ports);
-        let socket = socket.ok().filter(|_| fits);
-        let index = socket.and_then(|socket: UnixStream| {
-            let mut connection = Connection::new(socket, Stage::Open, ports);
-            connection.owed = Some(op::RESPONSE);
-            connection.note_room(header);
+        let full = socket.is_ok() && self.connections.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops);
+        // A host program whose command was read meanwhile may have been assigned the same ports.
+        let socket = socket.ok().filter(|_| !full && !self.by_ports.contains_key(&ports));
+        let id = socket.and_then(|socket| {
+            let mut connection = Connection::new(socket, State::Established, ports);
+            connection.pending_op = Some(op::RESPONSE);
+            connection.credit.update(header);
             self.insert(connection, ops)
         });
-        let Some(index) = index else {
-            return self.refusals.push_back(header.refusal());
+        let Some(id) = id else {
+            return self.pending_rsts.push_back(header.rst());
         };
-        self.by_ports.insert(ports, index);
-        self.settle(index, ops);
+        self.by_ports.insert(ports, id);
+        self.settle(id, false, ops);
     }
 
-    fn on_packet_of(
+    fn on_connection_packet(
         &mut self,
-        index: usize,
+        id: u32,
         header: &Header,
         memory: &GuestMemoryMmap,
         packet: &Buffers,
         ops: &mut EventOps,
     ) {
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        connection.note_room(header);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.credit.update(header);
         let len = header.len as usize;
-        let in_order = match header.op {
-            op::RESPONSE => connection.stage == Stage::Requested && connection.greet(),
+        let valid = match header.op {
+            op::RESPONSE => connection.state == State::Requested && connection.establish(),
             op::RW => {
-                len <= packet.len() - HEADER
-                    && connection.expects_bytes()
-                    && connection.take(memory, packet, len, &mut self.vectors, &mut self.scratch)
+                len <= packet.len() - HEADER_LEN
+                    && connection.accepts_payload()
+                    && connection.forward(memory, packet, len, &mut self.iovecs)
             }
             op::SHUTDOWN => {
-                connection.shut(header.flags);
-                connection.stage == Stage::Open
+                connection.on_shutdown(header.flags);
+                connection.state == State::Established
             }
             op::CREDIT_UPDATE => true,
             op::CREDIT_REQUEST => {
-                connection.owed.get_or_insert(op::CREDIT_UPDATE);
+                connection.pending_op.get_or_insert(op::CREDIT_UPDATE);
                 true
             }
             op::RST => {
-                // What the guest has sent before is still written.
-                connection.stage = Stage::Draining;
-                connection.owed = None;
+                // The backlog is still written, while the guest may use the ports again.
+                connection.state = State::Draining;
+                connection.pending_op = None;
                 self.by_ports.remove(&connection.ports);
                 true
             }
             _ => false,
         };
-        if in_order { self.settle(index, ops) } else { self.reset(index, ops) }
+        if valid { self.settle(id, false, ops) } else { self.reset(id, ops) }
     }
 
     // ---- Packets to the guest ----
 
-    /// Sends what there is for the guest, a packet a connection and again, while the guest has buffers.
-    pub fn serve(&mut self, queue: &mut Virtqueue, ops: &mut EventOps) {
-        while !(self.refusals.is_empty() && self.waiting.is_empty()) && queue.pop(&mut self.chain) {
+    /// Sends packets to the guest, one per connection in turn, while there are packets and receive buffers.
+    pub fn send_packets(&mut self, queue: &mut Virtqueue, ops: &mut EventOps) {
+        while !(self.pending_rsts.is_empty() && self.rx_queue.is_empty()) && queue.pop(&mut self.chain) {
             let packet = &self.chain.writable;
-            if packet.len() <= HEADER {
-                return queue.fail("a receive buffer has no room behind a packet's header");
+            if packet.len() <= HEADER_LEN {
+                return queue.fail("a receive buffer has no space after the packet header");
             }
-            if let Some(header) = self.refusals.pop_front() {
-                send(queue, &self.chain, header);
-                continue;
-            }
-            let index = self.waiting.pop_front().unwrap_or(usize::MAX); // there is one, see above
-            let connection = connection(&mut self.connections, index);
-            let next = connection.and_then(|connection| {
-                let (op, len, flags) = connection.next(queue.memory(), packet, &mut self.vectors)?;
-                Some(connection.header(self.cid, op, len, flags))
-            });
-            match next {
-                Some(header) => {
-                    send(queue, &self.chain, header);
-                    self.waiting.push_back(index);
-                }
-                None => {
-                    queue.undo_pop();
-                    self.dequeue(index, ops);
+            let id = if self.pending_rsts.is_empty() { self.rx_queue.pop_front() } else { None };
+            let header = match id.and_then(|id| self.connections.get_mut(&id)) {
+                Some(connection) => connection.next_packet(queue.memory(), packet, &mut self.iovecs),
+                None => self.pending_rsts.pop_front(),
+            };
+            if let Some(header) = header {
+                let header = Header { dst_cid: self.cid, ..header };
+                packet.write_at(queue.memory(), 0, &header.to_bytes());
+                queue.push(self.chain.head, HEADER_LEN + header.len as usize);
+                self.rx_queue.extend(id);
+            } else {
+                queue.undo_pop();
+                if let Some((id, connection)) = id.and_then(|id| Some((id, self.connections.get_mut(&id)?))) {
+                    connection.queued = false;
+                    connection.update_interest(id, ops);
                 }
             }
         }
@@ -331,111 +267,66 @@ impl Muxer {
 
     // ---- Housekeeping ----
 
-    /// Lets the event loop know whether host programs can be accepted. To be called at the end of a ctx.
-    pub fn listen(&mut self, ops: &mut EventOps) {
-        if self.listening != self.accepting {
-            self.listening = self.accepting;
-            let interest = if self.listening { EventSet::IN } else { EventSet::empty() };
-            let _ = ops.modify(Events::with_data(&self.listener, LISTENER, interest)); // it is registered
-        }
+    /// Ends all connections for the host programs, without closing the descriptors.
+    pub fn shut_down_all(&self) {
+        self.connections.values().for_each(Connection::shut_down);
     }
 
-    /// The guest stirs, so it is worth another look whether there are descriptors.
-    pub fn look_again(&mut self) {
-        self.accepting = true; // or else `accept` takes that back
-    }
-
-    /// Ends all connections for the programs of the host.
-    pub fn cut(&self) {
-        self.connections.iter().flatten().for_each(Connection::cut);
-    }
-
-    /// Closes all connections.
     pub fn clear(&mut self, ops: &mut EventOps) {
-        (0..self.connections.len()).for_each(|index| self.close(index, ops));
-        self.refusals.clear();
+        while let Some((&id, _)) = self.connections.first_key_value() {
+            self.close(id, ops);
+        }
+        self.pending_rsts.clear();
     }
 
-    fn insert(&mut self, mut connection: Connection, ops: &mut EventOps) -> Option<usize> {
-        let index = self.free.last().copied().unwrap_or(self.connections.len());
-        let interest = connection.wants();
-        connection.interest = Some(interest);
-        self.arrivals += 1;
-        connection.arrival = self.arrivals;
-        ops.add(Events::with_data(&connection, LISTENER + 1 + index as u32, interest)).ok()?;
-        match self.free.pop() {
-            Some(index) => self.connections[index] = Some(connection),
-            None => self.connections.push(Some(connection)),
-        }
-        Some(index)
+    /// Adds a connection and registers its socket. Returns its ID, or `None` if the kernel is out of memory.
+    fn insert(&mut self, mut connection: Connection, ops: &mut EventOps) -> Option<u32> {
+        let id = allocate(&mut self.next_id, FIRST_ID, |id| self.connections.contains_key(&id));
+        connection.register(id, ops).ok()?;
+        self.connections.insert(id, connection);
+        Some(id)
     }
 
-    /// To be called when something has changed about a connection.
-    fn settle(&mut self, index: usize, ops: &mut EventOps) {
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        match connection.stage {
-            Stage::Draining if connection.is_over() => return self.close(index, ops),
-            _ if connection.is_over() => return self.reset(index, ops),
-            _ if connection.has_news() => self.enqueue(index),
-            _ => {}
+    /// Follows up on a change of a connection. `readable` states that the socket was reported as readable.
+    fn settle(&mut self, id: u32, readable: bool, ops: &mut EventOps) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.is_finished() {
+            let is_reset = connection.state == State::Draining;
+            return if is_reset { self.close(id, ops) } else { self.reset(id, ops) };
         }
-        self.watch(index, ops);
+        if connection.has_packet(readable) && !std::mem::replace(&mut connection.queued, true) {
+            self.rx_queue.push_back(id);
+        }
+        connection.update_interest(id, ops);
     }
 
-    fn enqueue(&mut self, index: usize) {
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        if !std::mem::replace(&mut connection.queued, true) {
-            self.waiting.push_back(index);
-        }
+    /// Closes a connection and sends an RST packet to the guest.
+    fn reset(&mut self, id: u32, ops: &mut EventOps) {
+        let header = self.connections.get_mut(&id).map(|connection| connection.header(op::RST, 0, 0));
+        self.pending_rsts.extend(header);
+        self.close(id, ops);
     }
 
-    fn dequeue(&mut self, index: usize, ops: &mut EventOps) {
-        if let Some(connection) = connection(&mut self.connections, index) {
-            connection.queued = false;
-            self.watch(index, ops);
-        }
-    }
-
-    fn watch(&mut self, index: usize, ops: &mut EventOps) {
-        let Some(connection) = connection(&mut self.connections, index) else { return };
-        let wanted = connection.wants();
-        if connection.interest.is_some_and(|interest| interest != wanted) {
-            connection.interest = Some(wanted);
-            let events = Events::with_data(connection, LISTENER + 1 + index as u32, wanted);
-            let _ = ops.modify(events); // it is registered
-        }
-    }
-
-    /// Closes a connection and tells the guest.
-    fn reset(&mut self, index: usize, ops: &mut EventOps) {
-        if let Some(connection) = connection(&mut self.connections, index) {
-            let header = connection.header(self.cid, op::RST, 0, 0);
-            self.refusals.push_back(header);
-        }
-        self.close(index, ops);
-    }
-
-    fn close(&mut self, index: usize, ops: &mut EventOps) {
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
-        if connection.interest.is_some() {
-            let _ = ops.remove(Events::empty(&connection)); // it is registered
-        }
-        if self.by_ports.get(&connection.ports) == Some(&index) {
+    fn close(&mut self, id: u32, ops: &mut EventOps) {
+        let Some(mut connection) = self.connections.remove(&id) else { return };
+        connection.deregister(ops);
+        if self.by_ports.get(&connection.ports) == Some(&id) {
             self.by_ports.remove(&connection.ports);
         }
         if connection.queued {
-            self.waiting.retain(|waiting| *waiting != index);
+            self.rx_queue.retain(|queued| *queued != id);
         }
-        self.free.push(index);
-        self.accepting = true;
+        self.listen(true, ops);
     }
 }
 
-fn connection(connections: &mut [Option<Connection>], index: usize) -> Option<&mut Connection> {
-    connections.get_mut(index)?.as_mut()
-}
-
-fn send(queue: &mut Virtqueue, chain: &Chain, header: Header) {
-    chain.writable.write_at(queue.memory(), 0, &header.to_bytes());
-    queue.push(chain.head, HEADER + header.len as usize);
+/// Returns the next number that is not in use, counting from `first` and starting again after `u32::MAX`.
+fn allocate(next: &mut u32, first: u32, in_use: impl Fn(u32) -> bool) -> u32 {
+    loop {
+        let number = *next;
+        *next = number.wrapping_add(1).max(first);
+        if !in_use(number) {
+            return number;
+        }
+    }
 }

@@ -1,68 +1,69 @@
-//! Packets (virtio 1.3, 5.10.6): a header, and for some the bytes of a stream behind it.
+//! Packets (virtio 1.3, 5.10.6): a header, followed by the payload in OP_RW packets.
 //!
-//! The crate virtio-vsock has a type for them, but it takes raw descriptor chains, refuses what is in more than two pieces,
-//! and has no way to build a packet for a chain that was checked already.
+//! The crate virtio-vsock does not replace this file: version 0.12 parses raw descriptor chains only, requires the
+//! payload in one descriptor, and has private fields in its `PacketHeader`. A [`Chain`](crate::device::virtio::Chain)
+//! is already checked and may split a packet anywhere.
 
-/// Bytes of a header.
-pub const HEADER: usize = 44;
+/// Size of a header in bytes.
+pub const HEADER_LEN: usize = 44;
 
-/// The host's context identifier, and the only one that guests can reach.
+/// The context identifier (CID) of the host, the only one that a guest can reach.
 pub const HOST_CID: u64 = 2;
 
-/// The one type of socket there is: a stream.
-pub const STREAM: u16 = 1;
+/// The socket type `VIRTIO_VSOCK_TYPE_STREAM`, the only one supported.
+pub const TYPE_STREAM: u16 = 1;
 
-/// What a packet is for.
+/// Operations (`VIRTIO_VSOCK_OP_*`).
 pub mod op {
-    /// Asks for a connection.
+    /// Requests a connection.
     pub const REQUEST: u16 = 1;
-    /// Grants one.
+    /// Accepts a connection.
     pub const RESPONSE: u16 = 2;
-    /// Ends one at once, or refuses it.
+    /// Refuses or resets a connection.
     pub const RST: u16 = 3;
-    /// Says that the sender will not send or receive any more.
+    /// Announces that the sender will receive or send no more.
     pub const SHUTDOWN: u16 = 4;
-    /// Carries bytes.
+    /// Carries payload.
     pub const RW: u16 = 5;
-    /// Says how much room there is, as every packet does.
+    /// Carries `buf_alloc` and `fwd_cnt` only, which every packet has.
     pub const CREDIT_UPDATE: u16 = 6;
-    /// Asks for that.
+    /// Requests a [`CREDIT_UPDATE`].
     pub const CREDIT_REQUEST: u16 = 7;
 }
 
-/// In the flags of a SHUTDOWN: its sender will not receive any more.
-pub const NO_RECEIVE: u32 = 1;
-/// In the flags of a SHUTDOWN: its sender will not send any more.
-pub const NO_SEND: u32 = 2;
+/// Flag of a SHUTDOWN packet: its sender will receive no more.
+pub const SHUTDOWN_RECEIVE: u32 = 1;
+/// Flag of a SHUTDOWN packet: its sender will send no more.
+pub const SHUTDOWN_SEND: u32 = 2;
 
-/// The header of a packet.
+/// `struct virtio_vsock_hdr`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// The sender's context identifier.
+    /// CID of the sender.
     pub src_cid: u64,
-    /// The receiver's.
+    /// CID of the receiver.
     pub dst_cid: u64,
-    /// The sender's port.
+    /// Port of the sender.
     pub src_port: u32,
-    /// The receiver's.
+    /// Port of the receiver.
     pub dst_port: u32,
-    /// How many bytes follow.
+    /// Length of the payload in bytes.
     pub len: u32,
-    /// The type of socket.
-    pub kind: u16,
-    /// What the packet is for, one of [`op`].
+    /// The socket type (`type` in the specification), [`TYPE_STREAM`].
+    pub socket_type: u16,
+    /// One of [`op`].
     pub op: u16,
-    /// For a SHUTDOWN, [`NO_RECEIVE`] and [`NO_SEND`].
+    /// [`SHUTDOWN_RECEIVE`] and [`SHUTDOWN_SEND`] in a SHUTDOWN packet.
     pub flags: u32,
-    /// How many bytes its sender can hold.
+    /// Size of the sender's receive buffer in bytes.
     pub buf_alloc: u32,
-    /// How many bytes its sender has passed on since the connection began, modulo 2^32.
+    /// Number of bytes that the sender has consumed since the connection was established, modulo 2^32.
     pub fwd_cnt: u32,
 }
 
 impl Header {
-    /// Takes a header apart.
-    pub fn from_bytes(bytes: &[u8; HEADER]) -> Self {
+    /// Decodes a header.
+    pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut rest = &bytes[..];
         Self {
             src_cid: u64::from_le_bytes(take(&mut rest)),
@@ -70,7 +71,7 @@ impl Header {
             src_port: u32::from_le_bytes(take(&mut rest)),
             dst_port: u32::from_le_bytes(take(&mut rest)),
             len: u32::from_le_bytes(take(&mut rest)),
-            kind: u16::from_le_bytes(take(&mut rest)),
+            socket_type: u16::from_le_bytes(take(&mut rest)),
             op: u16::from_le_bytes(take(&mut rest)),
             flags: u32::from_le_bytes(take(&mut rest)),
             buf_alloc: u32::from_le_bytes(take(&mut rest)),
@@ -78,46 +79,36 @@ impl Header {
         }
     }
 
-    /// Puts a header together.
-    pub fn to_bytes(self) -> [u8; HEADER] {
-        let mut bytes = [0; HEADER];
-        let mut rest = &mut bytes[..];
-        put(&mut rest, &self.src_cid.to_le_bytes());
-        put(&mut rest, &self.dst_cid.to_le_bytes());
-        put(&mut rest, &self.src_port.to_le_bytes());
-        put(&mut rest, &self.dst_port.to_le_bytes());
-        put(&mut rest, &self.len.to_le_bytes());
-        put(&mut rest, &self.kind.to_le_bytes());
-        put(&mut rest, &self.op.to_le_bytes());
-        put(&mut rest, &self.flags.to_le_bytes());
-        put(&mut rest, &self.buf_alloc.to_le_bytes());
-        put(&mut rest, &self.fwd_cnt.to_le_bytes());
+    /// Encodes the header.
+    pub fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let cids = [self.src_cid, self.dst_cid].map(u64::to_le_bytes);
+        let ports_and_len = [self.src_port, self.dst_port, self.len].map(u32::to_le_bytes);
+        let type_and_op = [self.socket_type, self.op].map(u16::to_le_bytes);
+        let rest = [self.flags, self.buf_alloc, self.fwd_cnt].map(u32::to_le_bytes);
+        let fields =
+            [cids.as_flattened(), ports_and_len.as_flattened(), type_and_op.as_flattened(), rest.as_flattened()];
+        let mut bytes = [0; HEADER_LEN];
+        bytes.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         bytes
     }
 
-    /// The packet that refuses this one.
-    pub fn refusal(&self) -> Self {
+    /// The RST packet that answers this packet.
+    pub fn rst(&self) -> Self {
         Self {
             src_cid: self.dst_cid,
             dst_cid: self.src_cid,
             src_port: self.dst_port,
             dst_port: self.src_port,
-            kind: self.kind,
+            socket_type: self.socket_type,
             op: op::RST,
             ..Self::default()
         }
     }
 }
 
-/// The next bytes; zeros behind the end, where no header's field is.
+/// Splits off the next `N` bytes. The fields fill the header exactly, so the default is never used.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     rest.split_off(..N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
-}
-
-fn put(rest: &mut &mut [u8], field: &[u8]) {
-    if let Some(part) = rest.split_off_mut(..field.len()) {
-        part.copy_from_slice(field);
-    }
 }
 
 #[cfg(test)]
@@ -125,8 +116,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_what_the_specification_says_byte_by_byte() {
-        let bytes: [u8; HEADER] = std::array::from_fn(|index| index as u8);
+    fn each_header_field_has_the_offset_of_the_specification() {
+        let bytes: [u8; HEADER_LEN] = std::array::from_fn(|index| index as u8);
         let header = Header::from_bytes(&bytes);
         let expected = Header {
             src_cid: 0x0706_0504_0302_0100,
@@ -134,7 +125,7 @@ mod tests {
             src_port: 0x1312_1110,
             dst_port: 0x1716_1514,
             len: 0x1b1a_1918,
-            kind: 0x1d1c,
+            socket_type: 0x1d1c,
             op: 0x1f1e,
             flags: 0x2322_2120,
             buf_alloc: 0x2726_2524,
@@ -142,7 +133,7 @@ mod tests {
         };
         assert_eq!(header, expected);
         assert_eq!(header.to_bytes(), bytes);
-        let refusal = header.refusal();
-        assert_eq!((refusal.src_cid, refusal.dst_port, refusal.op), (header.dst_cid, header.src_port, op::RST));
+        let rst = header.rst();
+        assert_eq!((rst.src_cid, rst.dst_port, rst.op), (header.dst_cid, header.src_port, op::RST));
     }
 }
