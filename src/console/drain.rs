@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least of [`STALL_TIMEOUT`] that is left when the vCPUs took long to stop.
 const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long the last output of a run that the user, a signal or a timeout ended is examined.
+const URGENT_EXAMINE_TIME: Duration = Duration::from_millis(100);
 /// The time from the kick to the end of the process, less what the end itself takes.
 const TEARDOWN_TIME: Duration = Duration::from_millis(1800);
 
@@ -64,8 +66,8 @@ impl<'a> Drain<'a> {
         self.give_up_at = self.give_up_at.min(Instant::now() + self.stall);
     }
 
-    /// How long the monitor may examine the last output: all of it, unless the end is urgent.
+    /// How long the monitor may examine the last output: as long as it takes, unless the end is urgent.
     pub(super) fn examine_time(&self) -> Duration {
-        if self.urgent { self.remaining().unwrap_or_default() / 4 } else { Duration::MAX }
+        if self.urgent { URGENT_EXAMINE_TIME } else { Duration::MAX }
     }
 }

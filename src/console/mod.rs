@@ -57,7 +57,7 @@ const VERDICT_TIMER: u32 = 6;
 /// How long a kernel may go on printing after a rule was violated: the report should show the whole oops.
 const VERDICT_DELAY: Duration = Duration::from_millis(500);
 /// How long the monitor examines output in one turn of the event loop. The rest is examined in the next turn.
-const EXAMINE_TIME: Duration = Duration::from_millis(20);
+const EXAMINE_TIME: Duration = Duration::from_millis(10);
 
 /// What the console reports to the VMM.
 #[derive(Debug)]
@@ -107,19 +107,12 @@ pub struct ConsoleIo {
     parts: ConsoleParts,
     size_changes: Option<Signals>,
     flush_timer: Timer,
-    timer_mode: TimerMode,
+    flush_timer_armed: bool,
     silence_timer: Timer,
     verdict_timer: Timer,
     last_flush: Instant,
     output_blocked: bool,
     output_error: Option<io::Error>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TimerMode {
-    Off,
-    Once,
-    Periodic,
 }
 
 /// The console that takes the input, as a sink.
@@ -146,7 +139,7 @@ impl ConsoleIo {
             parts,
             size_changes,
             flush_timer: Timer::new()?,
-            timer_mode: TimerMode::Off,
+            flush_timer_armed: false,
             silence_timer: Timer::new()?,
             verdict_timer: Timer::new()?,
             last_flush: Instant::now() - FLUSH_DELAY,
@@ -181,9 +174,11 @@ impl ConsoleIo {
     /// Output cannot be written, or could not be written before.
     pub fn finish(&mut self, drain: &mut Drain<'_>) -> io::Result<()> {
         let mut result = self.output_error.take().map_or(Ok(()), Err);
+        let mut examine_time = drain.examine_time();
         loop {
             self.drain_ports();
-            self.parts.monitor.examine(drain.examine_time());
+            self.parts.monitor.examine(examine_time);
+            examine_time = if drain.is_urgent() { Duration::ZERO } else { examine_time };
             if self.parts.output.is_empty() {
                 self.parts.monitor.finish();
                 return result;
@@ -205,8 +200,11 @@ impl ConsoleIo {
         })
     }
 
-    fn fail(&mut self, what: &str, error: &dyn fmt::Display) {
-        (self.parts.on_event)(ConsoleEvent::Failed(format!("{what}: {error}")));
+    /// Ends the run if `result` is an error.
+    fn check(&mut self, action: &str, result: Result<(), impl fmt::Display>) {
+        if let Err(error) = result {
+            (self.parts.on_event)(ConsoleEvent::Failed(format!("{action}: {error}")));
+        }
     }
 
     /// Does the ports' work.
@@ -216,40 +214,29 @@ impl ConsoleIo {
             let since = self.last_flush.elapsed();
             if pending.flush_now || since >= FLUSH_DELAY {
                 self.flush(ops);
-            } else if self.timer_mode == TimerMode::Off {
-                self.set_flush_timer(TimerMode::Once, FLUSH_DELAY - since);
+            } else {
+                self.arm_flush_timer(FLUSH_DELAY - since);
             }
         }
-        if pending.needs_timer && self.timer_mode != TimerMode::Periodic {
-            self.set_flush_timer(TimerMode::Periodic, FLUSH_DELAY);
+        if pending.needs_timer {
+            self.arm_flush_timer(FLUSH_DELAY);
         }
         if pending.wants_input {
             self.pump_input(ops, false);
         }
     }
 
-    fn set_flush_timer(&mut self, mode: TimerMode, after: Duration) {
-        let result = match mode {
-            TimerMode::Off => self.flush_timer.disarm(),
-            TimerMode::Once => self.flush_timer.arm(after),
-            TimerMode::Periodic => self.flush_timer.arm_periodic(after),
-        };
-        self.timer_mode = mode;
-        if let Err(error) = result {
-            self.fail("cannot set the console's timer", &error);
+    fn arm_flush_timer(&mut self, after: Duration) {
+        if !std::mem::replace(&mut self.flush_timer_armed, true) {
+            let result = self.flush_timer.arm(after);
+            self.check("cannot set the console's timer", result);
         }
     }
 
     fn on_flush_timer(&mut self, ops: &mut EventOps) {
         let _ = self.flush_timer.read(); // the number of expirations does not matter
-        if self.timer_mode == TimerMode::Periodic {
-            self.parts.ports.iter().for_each(|port| port.on_timer());
-            if !self.poll().needs_timer {
-                self.set_flush_timer(TimerMode::Off, FLUSH_DELAY);
-            }
-        } else {
-            self.timer_mode = TimerMode::Off;
-        }
+        self.flush_timer_armed = false; // `serve` arms it again if a port needs it
+        self.parts.ports.iter().for_each(|port| port.on_timer());
         if !self.output_blocked {
             self.flush(ops);
         }
@@ -278,9 +265,8 @@ impl ConsoleIo {
             }
             Ok(false) => {
                 self.output_blocked = true;
-                if let Err(error) = ops.add(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)) {
-                    self.fail("cannot wait for the console's reader", &error);
-                }
+                let result = ops.add(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT));
+                self.check("cannot wait for the console's reader", result);
             }
             Err(error) => {
                 self.close();
@@ -288,7 +274,7 @@ impl ConsoleIo {
                     let _ = ops.remove(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)); // it was added
                 }
                 self.parts.output = OutputFile::discard();
-                self.fail("cannot write the guest's output", &os_error::describe(&error));
+                self.check("cannot write the guest's output", Err(os_error::describe(&error)));
                 self.output_error = Some(error); // the guest's end may have been the first kick
             }
         }
@@ -305,25 +291,19 @@ impl ConsoleIo {
             self.on_verdict();
         }
         if drained && let Some(silence) = self.parts.monitor.silence() {
-            self.arm_silence_timer(silence);
+            let result = self.silence_timer.arm(silence);
+            self.check("cannot set the console's timer", result);
         }
     }
 
     fn on_verdict(&mut self) {
         match self.parts.monitor.verdict().cloned() {
             Some(Verdict::RuleViolated(_)) => {
-                if let Err(error) = self.verdict_timer.arm(VERDICT_DELAY) {
-                    self.fail("cannot set the console's timer", &error);
-                }
+                let result = self.verdict_timer.arm(VERDICT_DELAY);
+                self.check("cannot set the console's timer", result);
             }
             Some(met) => (self.parts.on_event)(ConsoleEvent::Verdict(met)),
             None => {}
-        }
-    }
-
-    fn arm_silence_timer(&mut self, after: Duration) {
-        if let Err(error) = self.silence_timer.arm(after) {
-            self.fail("cannot set the console's timer", &error);
         }
     }
 
@@ -396,9 +376,8 @@ impl MutEventSubscriber for ConsoleIo {
         ];
         let timers = timers.map(|(timer, data)| Events::with_data(timer, data, EventSet::IN));
         let window = self.size_changes.as_ref().map(|signals| Events::with_data(signals, WINDOW, EventSet::IN));
-        if let Err(error) = [wake].into_iter().chain(timers).chain(window).try_for_each(|events| ops.add(events)) {
-            self.fail("cannot wait for the console", &error);
-        }
+        let result = [wake].into_iter().chain(timers).chain(window).try_for_each(|events| ops.add(events));
+        self.check("cannot wait for the console", result);
         self.serve(ops);
     }
 }

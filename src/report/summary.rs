@@ -12,6 +12,8 @@ use crate::exec::Timings;
 use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, code};
 
+/// Characters of a line that are shown.
+const LINE_CHARS: usize = 500;
 /// Lines of the console that are shown after a bad end.
 const LAST_LINES: usize = 20;
 
@@ -73,7 +75,7 @@ impl RunReporter {
                 Image::Raw(_) => PathBuf::new(),
             },
             memory: config.memory,
-            console_hidden: !matches!(config.console, ConsoleConfig::Stdio | ConsoleConfig::Stderr),
+            console_hidden: matches!(config.console, ConsoleConfig::None | ConsoleConfig::File(_)),
             json,
             junit,
             symbols: paths.symbols.map(read).transpose()?.unwrap_or_default(),
@@ -144,7 +146,7 @@ impl RunReporter {
                 if first.is_some() { "the console's lines about that:" } else { "the console's last lines:" }
             );
             let shown = lines.iter().skip(first.unwrap_or(last).min(last)).take(LAST_LINES);
-            shown.for_each(|line| log::error!("| {line}"));
+            shown.for_each(|line| log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>()));
         }
     }
 }
