@@ -20,5 +20,7 @@ mod smp;
 mod virtio;
 #[path = "tiny/block.rs"]
 mod block;
+#[path = "tiny/stuck_disk.rs"]
+mod stuck_disk;
 #[path = "tiny/vsock.rs"]
 mod vsock;

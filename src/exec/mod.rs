@@ -199,6 +199,6 @@ impl Ended {
     pub fn failed(why: String) -> Self {
         let reason = ExitReason::Failed(why);
         let (stats, vcpus, console) = (ExitStats::default(), Vec::new(), ConsoleLog::default());
-        Outcome { reason, stats, vcpus, console, guest: None }.into()
+        Outcome { reason, stats, vcpus, console, notes: Vec::new(), guest: None }.into()
     }
 }

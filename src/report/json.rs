@@ -57,6 +57,7 @@ pub fn json(report: &Report) -> String {
             "path": report.kernel.to_string_lossy(),
             "banner": report.banner.as_ref().or(report.console.banner.as_ref()),
         },
+        "notes": report.notes,
         "out_of_memory": report.console.killed,
         "console": report.console_lines(),
     });

@@ -43,6 +43,8 @@ pub struct Report {
     pub vcpus: Vec<VcpuSummary>,
     /// What the console had to say.
     pub console: ConsoleLog,
+    /// Problems that did not change the reason.
+    pub notes: Vec<String>,
     /// When the guest began to run, and when the run was known to be over.
     pub guest: Option<(Instant, Instant)>,
     /// What the command's guest went through.

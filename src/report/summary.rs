@@ -91,6 +91,7 @@ impl RunReporter {
         if self.verbose || !report.reason.is_ordinary() {
             complain(&report.reason);
         }
+        report.notes.iter().for_each(complain);
         let code = report.reason.code();
         if let (Some(victim), true) = (&report.console.killed, code != code::OK) {
             complain(format_args!("the guest ran out of memory and killed {victim}; try more --memory"));
@@ -112,6 +113,7 @@ impl RunReporter {
             reason: ended.outcome.reason,
             vcpus: ended.outcome.vcpus,
             console: ended.outcome.console,
+            notes: ended.outcome.notes,
             guest: ended.outcome.guest,
             timings: ended.timings,
             banner: ended.banner,

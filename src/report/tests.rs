@@ -16,6 +16,7 @@ fn report(reason: ExitReason) -> Report {
         reason,
         vcpus: vec![VcpuSummary { id: 0, rip: Some(0xffff_ffff_8100_0000), stats: ExitStats::default() }],
         console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 300], ..ConsoleLog::default() },
+        notes: vec!["disk 'a' did not answer: 1 request abandoned".into()],
         guest: Some((began, began + Duration::from_secs(1))),
         timings: Timings { init: Some(began + Duration::from_millis(100)), ..Timings::default() },
         banner: None,

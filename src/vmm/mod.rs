@@ -63,6 +63,8 @@ pub struct Outcome {
     pub vcpus: Vec<VcpuSummary>,
     /// What the console had to say.
     pub console: ConsoleLog,
+    /// Problems that did not change the reason, such as disks that did not answer.
+    pub notes: Vec<String>,
     /// When the vCPUs were started, and when the run was known to be over; between the two the guest ran.
     pub guest: Option<(Instant, Instant)>,
 }
@@ -204,6 +206,7 @@ impl Vmm {
 
         self.console().close(); // a vCPU that waits for room in the console's buffer must not wait any longer
         let shutdown = self.vm.shutdown();
+        let notes = self.virtio.stop();
         drop(terminal); // Ctrl-C is a signal again, should the last words find no reader
         let reason = self.drain_output(reason, &stop, deadline);
         let vcpus = shutdown?;
@@ -211,7 +214,7 @@ impl Vmm {
         let mut stats = ExitStats::default();
         vcpus.iter().for_each(|vcpu| stats.add(&vcpu.stats));
         self.report(&stats);
-        Ok(Outcome { reason, stats, vcpus, console: self.watch.log(), guest })
+        Ok(Outcome { reason, stats, vcpus, console: self.watch.log(), notes, guest })
     }
 
     /// Empties the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.

@@ -1,6 +1,7 @@
 //! What the tests of the program share: guests of a few instructions as kernel files, and a kickvm under a deadline.
 #![allow(dead_code)] // each test binary needs its part
 
+pub mod fuse;
 pub mod guest;
 pub mod images;
 pub mod run;

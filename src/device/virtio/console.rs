@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BACKEND, Chain, DeviceContext, VirtioDevice};
+use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice};
 use crate::device::console_port::{ConsolePort, Output, OutputTap, Pending, SILENT_TICKS};
 use crate::device::{GuestRequest, Response};
 use crate::event::{EventOps, EventSet, Events, Timer};
@@ -256,10 +256,11 @@ impl VirtioDevice for Console {
         ring(&self.port.work);
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> ResetState {
         self.unsent = false;
         self.open = false;
         let _ = self.patience.disarm(); // it can be
+        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

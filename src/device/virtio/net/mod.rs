@@ -21,7 +21,7 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::GuestMemoryMmap;
 
-use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::vectored_io::{IOV_MAX, IoVecs};
 use tap::{HEADER, Tap};
@@ -267,11 +267,12 @@ impl VirtioDevice for Net {
         let _ = self.tap.set_offloads(flags); // it could when it was opened; if not now, it is gone
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> ResetState {
         self.incoming.forget();
         self.outgoing.waits = false;
         self.features = 0;
         let _ = self.tap.set_offloads(0); // for the next driver; if not now, it is gone
+        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

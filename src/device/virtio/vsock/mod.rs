@@ -14,7 +14,7 @@ mod packet;
 
 pub use listener::{ListenError, UdsListener};
 
-use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use muxer::Muxer;
 
@@ -66,11 +66,12 @@ impl VirtioDevice for Vsock {
         self.muxer.init(ops);
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> ResetState {
         // The event loop closes the sockets, as only it can tell the kernel that it does not wait for them any more.
         self.muxer.cut();
         self.stale = true;
         self.behind = false;
+        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
