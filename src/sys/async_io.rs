@@ -34,7 +34,7 @@ pub enum Operation {
     Transfer {
         /// Which way.
         direction: Direction,
-        /// In bytes.
+        /// In bytes, inside the file.
         offset: u64,
         /// `RWF_` flags.
         flags: i32,
@@ -250,9 +250,9 @@ impl<T: Payload> AsyncIo<T> {
     }
 
     /// Waits until the process has ended and closed its files, at most until `deadline`. To be called after
-    /// [`drain`](AsyncIo::drain).
+    /// [`drain`](AsyncIo::drain). A process with abandoned operations is not waited for.
     pub fn wait(&mut self, deadline: Instant) {
-        if let Some(Backend { process, .. }) = &mut self.backend {
+        if let (0, Some(Backend { process, .. })) = (self.in_flight(), &mut self.backend) {
             process.wait(deadline);
         }
     }
@@ -265,7 +265,7 @@ impl<T: Payload> Drop for AsyncIo<T> {
             self.drain(Instant::now() + PATIENCE);
         }
         if self.in_flight() > 0 {
-            mem::forget((take(&mut self.slots), self.memory.clone()));
+            mem::forget((self.backend.take(), take(&mut self.slots), self.memory.clone()));
         }
     }
 }
@@ -308,5 +308,115 @@ impl<T> Slot<T> {
             Operation::Sync => (libc::SYS_fdatasync, [file, 0, 0, 0, 0, 0]),
         };
         Call { number, args, tag, quiet: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File, OpenOptions};
+    use std::os::fd::AsFd;
+    use std::path::PathBuf;
+    use vm_memory::{Bytes, GuestAddress};
+
+    const OTHER: usize = 0x8000;
+
+    impl Payload for Vec<(u64, usize)> {
+        fn buffers(&self) -> impl Iterator<Item = Buffer> {
+            self.iter().map(|&(address, len)| Buffer { address: GuestAddress(address), len })
+        }
+    }
+
+    struct Temporary(PathBuf);
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    fn file(name: &str, len: usize) -> (File, Temporary) {
+        let path = std::env::temp_dir().join(format!("kickvm-async-{}-{name}", std::process::id()));
+        fs::write(&path, vec![0x11; len]).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        (file, Temporary(path))
+    }
+
+    fn end(io: &mut AsyncIo<Vec<(u64, usize)>>) -> io::Result<usize> {
+        io.submit();
+        loop {
+            if let Some((_, result)) = io.completed() {
+                return result;
+            }
+            wait_readable(io.event(), Instant::now() + Duration::from_secs(30));
+        }
+    }
+
+    #[test]
+    fn each_operation_changes_the_file_as_its_system_call_does() {
+        for use_uring in [true, false] {
+            let (file, path) = file(if use_uring { "uring" } else { "calls" }, 1 << 16);
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 16)]).unwrap();
+            memory.write_slice(&[0x22; 0x1000], GuestAddress(0x1000)).unwrap();
+            let mut io = AsyncIo::new(memory.clone()).unwrap();
+            let transfer = |direction, offset| Operation::Transfer { direction, offset, flags: 0 };
+            assert!(io.add(0, Operation::Sync, vec![]).is_err(), "nothing was started");
+            io.start(&[file.as_fd()], use_uring).unwrap();
+            drop(file);
+            assert!(io.add(1, Operation::Sync, vec![]).is_err(), "no such file");
+
+            io.add(0, transfer(Direction::Write, 0x2000), vec![(0x1000, 100), (0x1800, 400)]).unwrap();
+            assert_eq!((io.in_flight(), end(&mut io).unwrap(), io.in_flight()), (1, 500, 0));
+            io.add(0, Operation::Sync, vec![]).unwrap();
+            assert_eq!(end(&mut io).unwrap(), 0);
+            io.add(0, Operation::WriteZeros { offset: 0x3000, len: 5000 }, vec![]).unwrap();
+            assert_eq!(end(&mut io).unwrap(), 5000);
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            io.add(0, Operation::Allocate { mode, offset: 0x8000, len: 0x1000 }, vec![]).unwrap();
+            assert_eq!(end(&mut io).unwrap(), 0);
+            let mut expected = vec![0x11; 1 << 16];
+            expected[0x2000..][..500].fill(0x22);
+            expected[0x3000..][..5000].fill(0);
+            expected[0x8000..][..0x1000].fill(0);
+            assert!(fs::read(&path.0).unwrap() == expected);
+
+            io.add(0, transfer(Direction::Read, 0x21ff), vec![(OTHER as u64, 3), (OTHER as u64 + 8, 2)]).unwrap();
+            assert_eq!(end(&mut io).unwrap(), 5);
+            let mut read = [0; 10];
+            memory.read_slice(&mut read, GuestAddress(OTHER as u64)).unwrap();
+            assert_eq!(read, [0x11, 0x11, 0x11, 0, 0, 0, 0, 0, 0x11, 0x11]);
+            io.add(0, transfer(Direction::Read, 1 << 16), vec![(0, 512)]).unwrap();
+            assert_eq!(end(&mut io).unwrap(), 0, "behind the end");
+            io.add(0, Operation::Allocate { mode: -1, offset: 0, len: 1 }, vec![]).unwrap();
+            assert_eq!(end(&mut io).unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
+            assert_eq!(io.drain(Instant::now()), 0);
+        }
+    }
+
+    #[test]
+    fn io_uring_is_used_where_the_host_has_it() {
+        let mut io = AsyncIo::<Vec<(u64, usize)>>::new(GuestMemoryMmap::default()).unwrap();
+        io.start(&[], true).unwrap();
+        let available = io_uring::IoUring::new(8).is_ok();
+        assert_eq!(io.backend.as_ref().is_some_and(|backend| backend.ring.is_some()), available);
+    }
+
+    #[test]
+    fn no_more_operations_are_in_flight_than_the_table_has_entries() {
+        for use_uring in [true, false] {
+            let (file, _path) = file(if use_uring { "full-uring" } else { "full-calls" }, 512);
+            let mut io = AsyncIo::new(GuestMemoryMmap::default()).unwrap();
+            io.start(&[file.as_fd()], use_uring).unwrap();
+            for _ in 0..3 {
+                for _ in 0..MAX_IN_FLIGHT {
+                    io.add(0, Operation::Sync, vec![]).unwrap();
+                }
+                assert!(io.add(0, Operation::Sync, vec![]).is_err());
+                for _ in 0..MAX_IN_FLIGHT {
+                    end(&mut io).unwrap();
+                }
+                assert_eq!(io.in_flight(), 0);
+            }
+        }
     }
 }

@@ -81,7 +81,7 @@ pub(crate) struct IoProcess {
 
 impl IoProcess {
     /// Starts the process with copies of `event`, which it notifies, and of the descriptors `kept`, three at most. All
-    /// others it closes. Other threads may run, but the process ends with the calling thread.
+    /// others it closes. Other threads may run, but once the process executes calls it ends with the calling thread.
     ///
     /// # Errors
     ///
@@ -216,7 +216,9 @@ impl IoProcess {
 impl Drop for IoProcess {
     fn drop(&mut self) {
         const PATIENCE: Duration = Duration::from_millis(50);
-        self.exit();
+        if self.pidfd.is_some() {
+            self.exit();
+        }
         if self.wait(Instant::now() + PATIENCE) {
             // SAFETY: the process has ended, so nobody uses the mapping, and it is not used after this.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
@@ -369,5 +371,114 @@ unsafe fn close_all_but(kept: &[RawFd; MAX_KEPT]) {
             }
         }
         first = end.wrapping_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::thread;
+
+    fn eventfd() -> EventFd {
+        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap()
+    }
+
+    fn call(number: libc::c_long, first: u64, tag: u16) -> Call {
+        Call { number, args: [first, libc::F_GETFD as u64, 0, 0, 0, 0], tag, quiet: false }
+    }
+
+    fn deadline() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    /// Executes `calls` and returns their tags and results.
+    fn execute(process: &mut IoProcess, event: &EventFd, calls: &[Call]) -> Vec<(u16, i64)> {
+        // SAFETY: the calls of these tests refer to no memory.
+        calls.iter().for_each(|call| unsafe { process.push(*call) }.unwrap());
+        process.wake();
+        let mut results = Vec::new();
+        while results.len() < calls.len() {
+            match process.reap() {
+                Some(result) => results.push(result),
+                None => wait_readable(event, deadline()),
+            }
+        }
+        assert_eq!((process.outstanding(), process.reap()), (0, None));
+        results
+    }
+
+    #[test]
+    fn calls_are_executed_in_order_by_a_process_of_its_own() {
+        let event = eventfd();
+        let mut process = IoProcess::start(&event, &[]).unwrap();
+        let id = i64::from(process.id());
+        let calls = [call(libc::SYS_getpid, 0, 7), call(libc::SYS_getppid, 0, 8), call(libc::SYS_close, 9999, 9)];
+        let results = [(7, id), (8, i64::from(std::process::id())), (9, -i64::from(libc::EBADF))];
+        assert_eq!(execute(&mut process, &event, &calls), results);
+        process.exit();
+        assert!(process.wait(deadline()));
+    }
+
+    #[test]
+    fn only_descriptors_that_are_kept_are_copied() {
+        let event = eventfd();
+        let files = [(); 3].map(|()| File::open("/dev/null").unwrap());
+        let [kept, closed, also_kept] = files.each_ref().map(AsRawFd::as_raw_fd);
+        let mut process = IoProcess::start(&event, &[also_kept, kept]).unwrap();
+        let fds = [kept, closed, also_kept, event.as_raw_fd(), 0, 1, 2];
+        let calls = fds.map(|fd| call(libc::SYS_fcntl, fd as u64, 0));
+        let open = execute(&mut process, &event, &calls).into_iter().map(|(_, result)| result >= 0);
+        assert_eq!(open.collect::<Vec<_>>(), [true, false, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn only_errors_of_quiet_calls_are_notified() {
+        let event = eventfd();
+        let mut process = IoProcess::start(&event, &[]).unwrap();
+        let quiet = |number, tag| Call { quiet: true, ..call(number, 9999, tag) };
+        execute(&mut process, &event, &[quiet(libc::SYS_getpid, 0), call(libc::SYS_getpid, 0, 0)]);
+        execute(&mut process, &event, &[quiet(libc::SYS_close, 0)]);
+        assert_eq!(event.read().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_full_table_takes_no_more_calls() {
+        let event = eventfd();
+        let mut process = IoProcess::start(&event, &[]).unwrap();
+        for round in 0..3 {
+            let calls: Vec<_> = (0..MAX_CALLS).map(|tag| call(libc::SYS_getpid, 0, tag as u16)).collect();
+            assert_eq!(execute(&mut process, &event, &calls).len(), MAX_CALLS, "round {round}");
+        }
+        for _ in 0..MAX_CALLS {
+            // SAFETY: the call refers to no memory.
+            unsafe { process.push(call(libc::SYS_getpid, 0, 0)) }.unwrap();
+        }
+        // SAFETY: as above.
+        assert!(unsafe { process.push(call(libc::SYS_getpid, 0, 0)) }.is_err());
+    }
+
+    #[test]
+    fn cancelled_calls_are_not_executed() {
+        let event = eventfd();
+        let mut process = IoProcess::start(&event, &[]).unwrap();
+        process.set_cancelled(true);
+        let cancelled = -i64::from(libc::ECANCELED);
+        assert_eq!(execute(&mut process, &event, &[call(libc::SYS_getpid, 0, 1)]), [(1, cancelled)]);
+        process.set_cancelled(false);
+        let id = i64::from(process.id());
+        assert_eq!(execute(&mut process, &event, &[call(libc::SYS_getpid, 0, 2)]), [(2, id)]);
+    }
+
+    #[test]
+    fn the_process_ends_with_the_thread_that_started_it() {
+        let event = eventfd();
+        let start = || {
+            let mut process = IoProcess::start(&event, &[]).unwrap();
+            execute(&mut process, &event, &[call(libc::SYS_getpid, 0, 0)]);
+            process
+        };
+        let mut process = thread::scope(|scope| scope.spawn(start).join().unwrap());
+        assert!(process.wait(deadline()));
     }
 }

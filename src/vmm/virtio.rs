@@ -30,8 +30,10 @@ use crate::device::virtio::{Interrupt, REGISTERS, RegisterPage, Registers, Virti
 use crate::memory::GuestRam;
 use crate::sys::os_error;
 
-/// How long all disks together have to finish requests when the machine stops, and to release their locks.
+/// How long all disks together have to finish their requests when the machine stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long all disks without requests then have to close their files, which releases the locks.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The virtio devices of one machine.
 pub struct VirtioDevices {
@@ -158,7 +160,7 @@ impl VirtioDevices {
                 notes.push(format!("disk '{}' did not answer: {count} {requests} abandoned", path.display()));
             }
         }
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
         for (_, disk) in &self.disks {
             disk.lock().unwrap_or_else(PoisonError::into_inner).device_mut().wait(deadline);
         }

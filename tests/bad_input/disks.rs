@@ -64,8 +64,7 @@ fn disks_that_may_not_be_written() {
         (
             "image",
             125,
-            &["kickvm: cannot open disk 'image': Permission denied; append ',ro' if the guest need not write"]
-                [..],
+            &["kickvm: cannot open disk 'image': Permission denied; append ',ro' if the guest need not write"][..],
         ),
         ("image,ro", 7, &[]),
     ] {

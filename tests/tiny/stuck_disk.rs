@@ -1,8 +1,8 @@
 //! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
 
 use crate::common::fuse::{self, Fuse};
-use crate::common::run::{Run, eventually, run};
-use crate::common::{DEADLINE, TempDir, can_run, has_kvm};
+use crate::common::run::{Run, Running, eventually, run};
+use crate::common::{TempDir, can_run, has_kvm};
 use crate::{guest, power_off, say};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -238,6 +238,23 @@ enum Kick {
     PowerOffAfterReset,
 }
 
+/// Starts a guest at a terminal, and waits until it is up.
+fn start(mut run: Run) -> (Running, File) {
+    let pty = openpty(None, None).unwrap();
+    run.command.stdin(pty.slave);
+    let mut running = run.start();
+    running.wait_for("up\n");
+    (running, pty.master.into())
+}
+
+/// Stops `fs`, lets the guest use its disk there, and waits until a request is stuck.
+fn get_stuck(running: &mut Running, keys: &mut File, fs: &dyn Stuck) {
+    fs.stop();
+    keys.write_all(b"g").unwrap();
+    running.wait_for("busy\n");
+    eventually("a request to be stuck", || fs.has_stopped(running.pid()).then_some(()));
+}
+
 /// Runs `guest`, which uses the disk on `fs`, stops `fs`, and asserts that `kick` ends the run in time.
 #[track_caller]
 fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
@@ -251,17 +268,10 @@ fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
     if !io_uring {
         without_io_uring(&mut run.command);
     }
-    let pty = openpty(None, None).unwrap();
-    run.command.stdin(pty.slave);
-    let mut keys = File::from(pty.master);
     let began = Instant::now();
-    let mut running = run.start();
-    running.wait_for("up\n");
+    let (mut running, mut keys) = start(run);
     let release = Release(fs);
-    fs.stop();
-    keys.write_all(b"g").unwrap();
-    running.wait_for("busy\n");
-    eventually("a request to be stuck", || fs.has_stopped(running.pid()).then_some(()));
+    get_stuck(&mut running, &mut keys, fs);
     if kick == Kick::PowerOffAfterReset {
         keys.write_all(b"r").unwrap();
         running.wait_for("reset pending\n");
@@ -281,13 +291,7 @@ fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
             (0, Instant::now())
         }
     };
-    let status = loop {
-        match running.child.try_wait().unwrap() {
-            Some(status) => break status,
-            None => assert!(Instant::now() < kicked + LIMIT.max(DEADLINE), "{kick:?}: it does not end"),
-        }
-        thread::sleep(Duration::from_millis(2));
-    };
+    let status = eventually("the process to end", || running.child.try_wait().unwrap());
     let late = Instant::now().saturating_duration_since(kicked);
     assert!(late < LIMIT, "{kick:?}: it ended after {late:?}");
     assert_eq!(status.code(), Some(code), "{kick:?}");
@@ -346,6 +350,32 @@ stuck_disks! {
     writes_to_a_frozen_file_system_end_by_power_off: WRITER on frozen_ext4, PowerOff;
     writes_to_a_frozen_file_system_end_by_ctrl_a_x: WRITER on frozen_ext4, CtrlAX;
     writes_to_a_frozen_file_system_end_by_a_reset: WRITER on frozen_ext4, PowerOffAfterReset;
+}
+
+#[test]
+fn a_disk_with_abandoned_requests_stays_locked_until_they_have_ended() {
+    need_mounts!();
+    in_mount_namespace(|| {
+        let dir = TempDir::new();
+        let fs = frozen_ext4(&dir);
+        let disk = fs.file().display().to_string();
+        let writer = || run(&WRITER, &["--no-rng", "--disk", &disk]);
+        let (mut running, mut keys) = start(writer());
+        let release = Release(&fs);
+        get_stuck(&mut running, &mut keys, &fs);
+        running.signal(Signal::SIGTERM);
+        let first = running.pid();
+        eventually("the process to end", || running.child.try_wait().unwrap());
+
+        let ended = writer().end();
+        let why = format!("it is in use: requests of process {first}, which has ended, are still in flight");
+        ended.assert(125, "", &[&format!("kickvm: cannot use disk '{disk}': {why}")]);
+        drop(release);
+        eventually("the I/O process to end", || (killpg(first, None) == Err(Errno::ESRCH)).then_some(()));
+        let (running, mut keys) = start(writer());
+        keys.write_all(b"o").unwrap();
+        running.end().assert(0, "", &[]);
+    });
 }
 
 #[test]
