@@ -107,7 +107,7 @@ impl IoProcess {
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
         // SAFETY: `stack_end` is the end of a stack that nobody else uses and the start of a `Shared`.
-        let started = unsafe { clone_process(stack_end) };
+        let started = unsafe { clone_process(stack_end.cast()) };
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         let (pid, pidfd) = started?;
         Ok(Self {
@@ -240,38 +240,15 @@ pub(crate) fn wait_readable(source: &impl AsRawFd, deadline: Instant) {
 ///
 /// `stack_end` is the end of a mapped stack and the start of a [`Shared`]; both live as long as the process. All signals
 /// are blocked, as a handler would run with the thread-local storage of the calling thread.
-unsafe fn clone_process(stack_end: *mut u8) -> io::Result<(i32, OwnedFd)> {
+unsafe fn clone_process(stack_end: *mut libc::c_void) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
-    let result: i64;
-    // SAFETY: the parent only gets a result. The child, on its own stack, calls `run`, which never returns. The kernel
-    // writes `pidfd`, a live local, before either goes on.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp", // the outermost frame
-            "mov rdi, r12",
-            "call r13",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone => result,
-            in("rdi") (libc::CLONE_VM | libc::CLONE_PIDFD) as u64, // and no signal for the parent
-            in("rsi") stack_end,
-            in("rdx") &raw mut pidfd,
-            in("r10") 0u64,
-            in("r8") 0u64,
-            in("r12") stack_end,
-            in("r13") run as unsafe extern "C" fn(*const Shared) -> !,
-            out("rcx") _,
-            out("r11") _,
-        );
+    let flags = libc::CLONE_VM | libc::CLONE_PIDFD; // and no signal to the parent when it ends
+    // SAFETY: the child, on its own stack, does nothing but call `run`. The kernel writes `pidfd` before either goes on.
+    match unsafe { libc::clone(run, stack_end, flags, stack_end, &raw mut pidfd) } {
+        // SAFETY: the kernel has just made the descriptor for us.
+        pid if pid > 0 => Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        _ => Err(io::Error::last_os_error()),
     }
-    if result < 0 {
-        return Err(io::Error::from_raw_os_error(-result as i32));
-    }
-    // SAFETY: the kernel has just made the descriptor for us.
-    Ok((result as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
 /// Makes a system call without libc, which would write the `errno` of another thread.
@@ -298,12 +275,12 @@ unsafe fn syscall(number: libc::c_long, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
 ///
 /// # Safety
 ///
-/// `shared` is valid until the process ends, and only one process runs this with it.
-unsafe extern "C" fn run(shared: *const Shared) -> ! {
+/// `shared` is a [`Shared`] that is valid until the process ends, and only one process runs this with it.
+extern "C" fn run(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: the calls take no pointers but to statics, to `Shared` and to a live local. Entries of `calls` are ours
     // between `done` and `queued`; whoever queued a call answers for its arguments. The index is less than MAX_CALLS.
     unsafe {
-        let shared = &*shared;
+        let shared = &*shared.cast::<Shared>();
         syscall(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0]);
         syscall(libc::SYS_prctl, [libc::PR_SET_NAME as u64, NAME.as_ptr() as u64, 0, 0, 0, 0]);
         // The parent may have ended before the kernel knew of the signal.

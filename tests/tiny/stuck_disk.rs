@@ -353,6 +353,25 @@ stuck_disks! {
 }
 
 #[test]
+fn an_idle_disk_whose_server_is_silent_does_not_keep_a_run_from_ending() {
+    need_mounts!();
+    in_mount_namespace(|| {
+        let dir = TempDir::new();
+        let fs = silent_fuse(&dir);
+        let (mut running, mut keys) =
+            start(run(&READER, &["--no-rng", "--disk", &Fuse::file(&fs).display().to_string()]));
+        let release = Release(&fs);
+        fs.stop();
+        keys.write_all(b"o").unwrap();
+        let kicked = Instant::now();
+        let status = eventually("the process to end", || running.child.try_wait().unwrap());
+        assert!(kicked.elapsed() < LIMIT);
+        assert_eq!(status.code(), Some(0));
+        drop(release);
+    });
+}
+
+#[test]
 fn a_disk_with_abandoned_requests_stays_locked_until_they_have_ended() {
     need_mounts!();
     in_mount_namespace(|| {

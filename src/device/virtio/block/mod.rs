@@ -6,7 +6,7 @@
 //!   Virtqueue ◀── status ◀─────────────────────────────────────────────────┘
 //! ```
 //!
-//! No thread of this program makes a file call that may block; see [`engine`]. So a disk that does not answer stops neither
+//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops neither
 //! the event loop nor the end of the program.
 
 mod config;
@@ -227,11 +227,12 @@ impl VirtioDevice for Block {
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
-        let Some(queue) = ctx.queues.first_mut() else { return };
-        self.reap_completions(queue);
-        if events.data() != COMPLETED || take(&mut self.starved) {
-            self.take_requests(queue);
+        if let Some(queue) = ctx.queues.first_mut() {
             self.reap_completions(queue);
+            if events.data() != COMPLETED || take(&mut self.starved) {
+                self.take_requests(queue);
+                self.reap_completions(queue);
+            }
         }
         self.engine.submit();
     }

@@ -148,7 +148,7 @@ impl Inflight {
     /// # Errors
     ///
     /// The request has failed.
-    pub fn advance(&mut self, result: io::Result<usize>, durable: bool) -> io::Result<()> {
+    pub fn resume(&mut self, result: io::Result<usize>, durable: bool) -> io::Result<()> {
         let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
         // The latter where a block device's blocks are larger than the guest's.
         let unsupported = matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));

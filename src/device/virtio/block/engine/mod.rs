@@ -105,17 +105,17 @@ impl Engine {
             let result = match inline::execute(&self.disk, operation, &self.memory, inflight.data(), budget) {
                 Some(result) => result,
                 None if self.disk.inline == Inline::Everything => return Progress::Paused(inflight),
-                None => return self.add(inflight, operation),
+                None => return self.submit_async(inflight, operation),
             };
-            if let Err(error) = inflight.advance(result, self.durable) {
+            if let Err(error) = inflight.resume(result, self.durable) {
                 return Progress::Ended(inflight, Err(error));
             }
         }
         Progress::Ended(inflight, Ok(()))
     }
 
-    /// Only on the event loop's thread: the process must not end before that thread does.
-    fn add(&mut self, inflight: Box<Inflight>, operation: Operation) -> Progress {
+    /// Only on the event loop's thread, as the process ends with the thread that starts it.
+    fn submit_async(&mut self, inflight: Box<Inflight>, operation: Operation) -> Progress {
         if let Err(error) = self.ensure_started() {
             return Progress::Ended(inflight, Err(error));
         }
@@ -134,9 +134,9 @@ impl Engine {
     /// Continues the next request of which an operation has ended.
     pub fn completed(&mut self) -> Option<Progress> {
         let (mut inflight, result) = self.asynchronous.completed()?;
-        let result = inflight.advance(result, self.durable);
+        let result = inflight.resume(result, self.durable);
         Some(match inflight.operation(self.durable) {
-            Some(operation) if result.is_ok() && !self.cancelled => self.add(inflight, operation),
+            Some(operation) if result.is_ok() && !self.cancelled => self.submit_async(inflight, operation),
             _ => Progress::Ended(inflight, result),
         })
     }
