@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// The size of the file.
-pub const SIZE: usize = 1 << 20;
+pub const SIZE: usize = 16 << 20;
 
 const NAME: &[u8] = b"disk\0";
 const ROOT: u64 = 1;

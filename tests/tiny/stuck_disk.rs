@@ -1,10 +1,11 @@
 //! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
 
-use crate::common::fuse::{self, Fuse};
+use crate::common::fuse::Fuse;
 use crate::common::run::{Run, Running, eventually, run};
 use crate::common::{TempDir, can_run, has_kvm};
 use crate::{guest, power_off, say};
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::pty::openpty;
 use nix::sched::{CloneFlags, unshare};
@@ -14,7 +15,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,21 +23,30 @@ use std::time::{Duration, Instant};
 /// How long a run may last after the kick.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Does what keys tell it: `g` makes 64 requests of this type available, which share their three descriptors; `r` resets the
-/// device and prints whether that is done; `o` powers off.
+/// Does what keys tell it: `g` makes 64 requests of this type for different parts of the disk available; `r` resets the device and
+/// prints whether that is done; `o` powers off.
 macro_rules! disk_user {
     ($name:ident, $kind:literal, $data_flags:literal) => {
         driver!(
             $name,
-            [("0x101000", "16", "1", "1"), ("0x102000", "4096", $data_flags, "2"), ("0x103000", "1", "2", "0")],
+            [],
             negotiate!(),
-            queue!("64", "0x100600", "0x104000", "0x105000"),
-            concat!("mov dword ptr [0x101000], ", $kind, ";"),
+            queue!("256", "0x104000", "0x105000", "0x106000"),
             driver_ok!(),
             say!(r"up\n"),
             "7: mov dx, 0x3fd; in al, dx; test al, 1; jz 7b",
             "mov dx, 0x3f8; in al, dx; cmp al, 111; je 8f; cmp al, 114; je 9f; cmp al, 103; jne 7b",
-            "mov word ptr [0x104002], 64;",
+            // Headers are at 0x108000, statuses at 0x107000, data is at 0x120000.
+            "xor ecx, ecx; mov edi, 0x104000;",
+            "3: mov edx, ecx; shl edx, 4; add edx, 0x108000;",
+            concat!("mov dword ptr [rdx], ", $kind, "; mov eax, ecx; shl eax, 5; mov [rdx + 8], eax;"),
+            "lea eax, [rcx + 2 * rcx]; mov [0x105004 + 2 * rcx], ax; inc eax; shl eax, 16;",
+            "mov [rdi], rdx; mov dword ptr [rdi + 8], 16; mov [rdi + 12], eax; or word ptr [rdi + 12], 1;",
+            "add eax, 0x10000; mov edx, ecx; shl edx, 12; add edx, 0x120000;",
+            "mov [rdi + 16], rdx; mov dword ptr [rdi + 24], 4096; mov [rdi + 28], eax;",
+            concat!("or word ptr [rdi + 28], ", $data_flags, "; lea edx, [rcx + 0x107000];"),
+            "mov [rdi + 32], rdx; mov dword ptr [rdi + 40], 1; mov dword ptr [rdi + 44], 2;",
+            "add edi, 48; inc ecx; cmp ecx, 64; jne 3b; mov word ptr [0x105002], 64;",
             reg!("0x50", "0"),
             say!(r"busy\n"),
             "jmp 7b; 9:",
@@ -130,20 +140,23 @@ impl Stuck for Fuse {
     }
 }
 
-/// A loop-mounted ext4 file system.
+/// A loop-mounted ext4 file system, which can be frozen, or whose device can stop answering.
 struct Ext4 {
     directory: PathBuf,
+    device: Option<Fuse>,
 }
 
 impl Ext4 {
-    fn mount(dir: &TempDir) -> Self {
-        let (image, directory) = (dir.path().join("image"), dir.path().join("mounted"));
+    fn mount(directory: PathBuf, image: &Path, device: Option<Fuse>) -> Self {
         fs::create_dir(&directory).unwrap();
-        File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        command(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
-        command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(&image).arg(&directory));
-        let fs = Self { directory };
-        fs::write(fs.file(), vec![0; fuse::SIZE]).unwrap();
+        command(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
+        command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(image).arg(&directory));
+        let fs = Self { directory, device };
+        fs::write(fs.file(), vec![1; 1 << 20]).unwrap();
+        // Nothing of it stays in the page cache.
+        let file = File::open(fs.file()).unwrap();
+        file.sync_all().unwrap();
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
         fs
     }
 }
@@ -154,15 +167,25 @@ impl Stuck for Ext4 {
     }
 
     fn stop(&self) {
-        command(Command::new("fsfreeze").arg("--freeze").arg(&self.directory));
+        match &self.device {
+            Some(device) => device.stop_answering(),
+            None => command(Command::new("fsfreeze").arg("--freeze").arg(&self.directory)),
+        }
     }
 
     fn has_stopped(&self, process: Pid) -> bool {
-        io_process(process).is_some_and(sleeps_uninterruptibly)
+        match &self.device {
+            Some(device) => device.unanswered() > 0,
+            None => io_process(process).is_some_and(sleeps_uninterruptibly),
+        }
     }
 
     fn release(&self) {
-        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.directory).output(); // it may not be frozen
+        match &self.device {
+            Some(device) => device.abort(),
+            // It may not be frozen.
+            None => drop(Command::new("fsfreeze").arg("--unfreeze").arg(&self.directory).output()),
+        }
     }
 }
 
@@ -331,7 +354,16 @@ fn silent_fuse(dir: &TempDir) -> Fuse {
 }
 
 fn frozen_ext4(dir: &TempDir) -> Ext4 {
-    Ext4::mount(dir)
+    let image = dir.path().join("image");
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    Ext4::mount(dir.path().join("mounted"), &image, None)
+}
+
+/// ext4 on a loop device whose file's server stops answering: like a disk or a network disk that is gone.
+fn dead_device(dir: &TempDir) -> Ext4 {
+    let device = silent_fuse(dir);
+    let image = Fuse::file(&device);
+    Ext4::mount(dir.path().join("ext4"), &image, Some(device))
 }
 
 stuck_disks! {
@@ -345,6 +377,8 @@ stuck_disks! {
     writes_to_a_silent_fuse_server_end_by_power_off: WRITER on silent_fuse, PowerOff;
     writes_to_a_silent_fuse_server_end_by_ctrl_a_x: WRITER on silent_fuse, CtrlAX;
     writes_to_a_silent_fuse_server_end_by_a_reset: WRITER on silent_fuse, PowerOffAfterReset;
+    reads_of_a_dead_device_end_by_the_timeout: READER on dead_device, Timeout;
+    reads_of_a_dead_device_end_by_power_off: READER on dead_device, PowerOff;
     writes_to_a_frozen_file_system_end_by_the_timeout: WRITER on frozen_ext4, Timeout;
     writes_to_a_frozen_file_system_end_by_sigterm: WRITER on frozen_ext4, Sigterm;
     writes_to_a_frozen_file_system_end_by_power_off: WRITER on frozen_ext4, PowerOff;

@@ -104,7 +104,7 @@ impl Block {
     fn take_requests(&mut self, queue: &mut Virtqueue) {
         let limits = Limits { sectors: self.engine.disk().sectors(), read_only: self.engine.disk().read_only() };
         let direct = self.engine.disk().direct();
-        let mut budget = TurnBudget::new();
+        let mut budget = TurnBudget::new(self.engine.in_flight());
         if let Some(inflight) = self.paused.take() {
             self.start(inflight, &mut budget, queue);
         }

@@ -552,7 +552,7 @@ fn more_pieces_than_one_call_takes_are_moved_in_parts() {
     let mut inflight = Box::new(Inflight { request, ..Inflight::default() });
     pieces.iter().for_each(|piece| inflight.chain.writable.push(*piece).unwrap());
     let mut engine = Engine::new(image.open(true), &memory, false).unwrap();
-    let Progress::Ended(inflight, Ok(())) = engine.start(inflight, &mut TurnBudget::new()) else {
+    let Progress::Ended(inflight, Ok(())) = engine.start(inflight, &mut TurnBudget::new(0)) else {
         panic!("not cached")
     };
     let request = Request::Transfer { direction: Direction::Read, offset: 512 + 75 * 105 };

@@ -17,6 +17,10 @@ const MAX_BYTES: usize = 1 << 20;
 /// The most bytes that are moved in one turn of the event loop or one exit of a vCPU.
 const MAX_TURN_BYTES: usize = 8 << 20;
 
+/// With so many requests in flight, reads are not tried inline. A read that finds nothing in the page cache starts readahead,
+/// and even that waits for a device which does not answer as soon as its queue is full.
+const MAX_MISSES: usize = 8;
+
 /// What may still be done in this turn.
 #[derive(Debug)]
 pub struct TurnBudget {
@@ -25,9 +29,9 @@ pub struct TurnBudget {
 }
 
 impl TurnBudget {
-    /// The budget of a new turn.
-    pub fn new() -> Self {
-        Self { bytes: MAX_TURN_BYTES, cached: true }
+    /// The budget of a new turn, which begins with `in_flight` requests in flight.
+    pub fn new(in_flight: usize) -> Self {
+        Self { bytes: MAX_TURN_BYTES, cached: in_flight < MAX_MISSES }
     }
 
     /// Whether nothing is left.
