@@ -1,161 +1,99 @@
-//! io_uring for requests that move bytes between files and guest memory (io_uring(7)).
+//! io_uring (io_uring(7)), entered by an [`IoProcess`]: requests are written and completions are read here, but whatever
+//! the kernel does for a request it does in that process.
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::thread;
 
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::vectored_io::{Buffer, Direction, IOV_MAX, iovec};
+use super::io_process::{Call, IoProcess};
 
-/// What a ring's request moves at most: the kernel may do it at once, on the thread that submits it.
-const MAX_BYTES: usize = 1 << 20;
-
-/// An io_uring whose requests move bytes between files and guest memory. Each request has a ticket, a small number that is
-/// its own until it is done.
-pub struct Uring {
+/// A ring for reads, writes, flushes and allocations.
+pub(crate) struct Uring {
     ring: IoUring,
-    files: Vec<OwnedFd>, // not registered: the kernel closes registered files, and so drops their locks, some time after the process
-    event: EventFd,
-    memory: GuestMemoryMmap,
-    tickets: Box<[Ticket]>,
-    in_flight: usize,
+    unsubmitted: bool,
 }
-
-/// What belongs to one request.
-#[derive(Default)]
-struct Ticket {
-    pieces: Vec<libc::iovec>, // the kernel may look at it while the ticket is taken
-    taken: bool,
-}
-
-// SAFETY: the pointers in `pieces` are only handed to the kernel, for which they mean the same on every thread.
-unsafe impl Send for Ticket {}
 
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uring").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Uring").field("unsubmitted", &self.unsubmitted).finish_non_exhaustive()
     }
 }
 
 impl Uring {
-    /// A ring for `tickets` requests at a time on `files`, which it keeps open. Fails where the host has no io_uring.
-    pub fn new(memory: GuestMemoryMmap, files: &[BorrowedFd<'_>], tickets: u16) -> io::Result<Self> {
-        let ring = IoUring::builder().dontfork().build(tickets.into())?;
-        let files = files.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        ring.submitter().register_eventfd(event.as_raw_fd())?;
-        let tickets = (0..tickets).map(|_| Ticket::default()).collect();
-        Ok(Self { ring, files, event, memory, tickets, in_flight: 0 })
+    /// A ring of `entries`, which notifies `event` of each completion. It is restricted to what it is made for: io_uring
+    /// is not subject to seccomp, and could open any file.
+    ///
+    /// # Errors
+    ///
+    /// The host has no io_uring, or one without restrictions (before Linux 5.10), or does not permit its use.
+    pub(crate) fn new(entries: u16, event: &EventFd) -> io::Result<Self> {
+        // On a thread of its own: when a thread ends that has set up or entered a ring, it waits for whoever is inside
+        // io_uring_enter(2). This one ends at once.
+        let event = event.as_raw_fd();
+        let ring = thread::Builder::new().spawn(move || Self::set_up(entries, event))?.join();
+        Ok(Self { ring: ring.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?, unsubmitted: false })
     }
 
-    /// Becomes readable when a request is done.
-    pub fn event(&self) -> &EventFd {
-        &self.event
+    fn set_up(entries: u16, event: RawFd) -> io::Result<IoUring> {
+        // Files are not registered: the kernel would close them, and so release their locks, some time after the process.
+        let ring = IoUring::builder().dontfork().setup_r_disabled().build(entries.into())?;
+        let operations = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+        let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
+        restrictions.push(Restriction::sqe_flags_allowed(squeue::Flags::ASYNC.bits()));
+        let submitter = ring.submitter();
+        submitter.register_eventfd(event)?;
+        submitter.register_restrictions(&mut restrictions)?;
+        submitter.register_enable_rings()?;
+        Ok(ring)
     }
 
-    /// Asks to move bytes between the file of that index, from `offset` on, and `buffers`, with `flags` as for preadv2(2):
-    /// 1 MiB at most.
-    pub fn transfer(
-        &mut self,
-        ticket: u16,
-        file: usize,
-        direction: Direction,
-        buffers: impl Iterator<Item = Buffer>,
-        offset: u64,
-        flags: i32,
-    ) -> io::Result<()> {
-        let file = self.file(file)?;
-        let list =
-            &mut self.tickets.get_mut(usize::from(ticket)).filter(|ticket| !ticket.taken).ok_or_else(busy)?.pieces;
-        list.clear();
-        let mut room = MAX_BYTES;
-        for buffer in buffers.take(IOV_MAX) {
-            let mut piece = iovec(&self.memory, buffer)?;
-            piece.iov_len = piece.iov_len.min(room);
-            list.push(piece);
-            room -= piece.iov_len;
-            if room == 0 {
-                break;
-            }
-        }
-        let (list, count) = (list.as_ptr(), list.len() as u32);
-        let entry = match direction {
-            Direction::Read => opcode::Readv::new(file, list, count).offset(offset).rw_flags(flags).build(),
-            Direction::Write => opcode::Writev::new(file, list, count).offset(offset).rw_flags(flags).build(),
-        };
-        self.push(ticket, entry)
+    /// The descriptor that the process needs.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
     }
 
-    /// Asks to bring the data of the file of that index to its medium.
-    pub fn sync(&mut self, ticket: u16, file: usize) -> io::Result<()> {
-        let file = self.file(file)?;
-        self.push(ticket, opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build())
-    }
-
-    fn file(&self, index: usize) -> io::Result<Fd> {
-        self.files.get(index).map(|file| Fd(file.as_raw_fd())).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Puts a request in. It points to nothing but guest RAM and the pieces of its ticket.
-    fn push(&mut self, ticket: u16, entry: squeue::Entry) -> io::Result<()> {
-        let state = self.tickets.get_mut(usize::from(ticket)).filter(|ticket| !ticket.taken).ok_or_else(busy)?;
-        // SAFETY: the ticket is free, so its pieces lie still from here until the request is done. They are guest RAM, to which
-        // nobody has Rust references; it stays mapped while `memory` lives, and that is not dropped while a request is in flight.
-        unsafe { self.ring.submission().push(&entry.user_data(ticket.into())) }.map_err(|_| busy())?;
-        state.taken = true;
-        self.in_flight += 1;
+    /// Adds a request.
+    ///
+    /// # Errors
+    ///
+    /// The ring is full.
+    ///
+    /// # Safety
+    ///
+    /// The memory that `entry` refers to stays valid until the request has been completed, even if `self` is dropped.
+    /// Its descriptor is one of the process's.
+    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.ring.submission().push(entry) }.map_err(|_| io::ErrorKind::ResourceBusy)?;
+        self.unsubmitted = true;
         Ok(())
     }
 
-    /// Hands what was asked for to the kernel, which may do some of it at once.
-    pub fn submit(&mut self) {
-        while !self.ring.submission().is_empty() {
-            match self.ring.submit() {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    let _ = self.event.write(1); // the kernel is short of memory; next turn again
-                    break;
-                }
-            }
+    /// Lets `process`, which serves this ring alone, submit what was added.
+    pub(crate) fn submit(&mut self, process: &mut IoProcess) {
+        while let Some((_, result)) = process.reap() {
+            self.unsubmitted |= result < 0; // the kernel was short of memory: try again
         }
-    }
-
-    /// Becomes readable once more.
-    pub fn again(&self) {
-        let _ = self.event.write(1); // a full counter is readable
-    }
-
-    /// Takes a request that is done, and how many bytes it moved.
-    pub fn completed(&mut self) -> Option<(u16, io::Result<usize>)> {
-        let entry = self.ring.completion().next()?;
-        let ticket = entry.user_data() as u16;
-        self.tickets[usize::from(ticket)].taken = false; // it is what `push` gave
-        self.in_flight -= 1;
-        let result = usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
-        Some((ticket, result))
-    }
-
-    /// Waits until nothing is in flight, and forgets how it ended.
-    pub fn drain(&mut self) {
-        while self.in_flight > 0 {
-            // What can fail here is interrupted, or out of memory, both for a moment.
-            let _ = self.ring.submit_and_wait(1);
-            while self.completed().is_some() {}
+        if !std::mem::take(&mut self.unsubmitted) {
+            return;
         }
+        // A call that has not begun will submit this, too.
+        if process.outstanding() < 2 {
+            let args = [self.fd() as u64, u32::MAX.into(), 0, 0, 0, 0]; // submit all; wait for nothing
+            let enter = Call { number: libc::SYS_io_uring_enter, args, tag: 0, quiet: true };
+            // SAFETY: the arguments refer to no memory, and the process has its own copy of the ring's descriptor.
+            let _ = unsafe { process.push(enter) }; // has room: there are two at most
+        }
+        process.wake();
     }
-}
 
-impl Drop for Uring {
-    fn drop(&mut self) {
-        self.drain();
+    /// Takes a request that has ended: its user data, and its result or negative error number.
+    pub(crate) fn completed(&mut self) -> Option<(u64, i32)> {
+        self.ring.completion().next().map(|entry| (entry.user_data(), entry.result()))
     }
-}
-
-fn busy() -> io::Error {
-    io::ErrorKind::ResourceBusy.into()
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -27,18 +28,17 @@ pub enum Direction {
     Write,
 }
 
-/// The address of `buffer` in this process. It stays valid while `memory` or a clone of it lives.
-///
-/// # Errors
-///
-/// The buffer is not inside one region of `memory`.
-pub(crate) fn iovec(memory: &GuestMemoryMmap, buffer: Buffer) -> io::Result<libc::iovec> {
+/// A page of zeros to write.
+pub static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
+
+/// The first `max` bytes of `buffer` as an address in this process, which is valid while `memory` or a clone of it lives.
+fn iovec(memory: &GuestMemoryMmap, buffer: Buffer, max: usize) -> io::Result<libc::iovec> {
     let slice = memory.get_slice(buffer.address, buffer.len).map_err(io::Error::other)?;
-    Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+    Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len().min(max) })
 }
 
 /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Returns the
-/// number of bytes, which may be smaller than the buffers; only the first 64 buffers are used.
+/// number of bytes, which may be smaller than the buffers; only their first `max` bytes and the first 64 of them are used.
 ///
 /// # Errors
 ///
@@ -48,15 +48,19 @@ pub fn transfer(
     direction: Direction,
     memory: &GuestMemoryMmap,
     buffers: impl Iterator<Item = Buffer>,
+    max: usize,
     offset: u64,
     flags: i32,
 ) -> io::Result<usize> {
     const MAX_SEGMENTS: usize = 64;
     let mut list = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_SEGMENTS];
-    let mut count = 0;
+    let (mut count, mut room) = (0, max);
     for (entry, buffer) in list.iter_mut().zip(buffers) {
-        entry.write(iovec(memory, buffer)?);
+        room -= entry.write(iovec(memory, buffer, room)?).iov_len;
         count += 1;
+        if room == 0 {
+            break;
+        }
     }
     let call = match direction {
         Direction::Read => libc::preadv2,
@@ -74,11 +78,20 @@ pub fn transfer(
     }
 }
 
-/// A reusable list for readv(2) and writev(2), so that I/O allocates nothing.
-#[derive(Debug)]
+/// Whether reads of `file`, which has `size` bytes, can be told not to wait (`RWF_NOWAIT`).
+pub fn supports_nowait(file: BorrowedFd<'_>, size: u64) -> bool {
+    let mut byte = 0u8;
+    let list = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    let Ok(end) = i64::try_from(size) else { return false };
+    // SAFETY: the list has one entry, which is a live local. Reading at the end needs no medium.
+    unsafe { libc::preadv2(file.as_raw_fd(), &list, 1, end, libc::RWF_NOWAIT) >= 0 }
+}
+
+/// A reusable list of buffers for the kernel, so that I/O allocates nothing.
+#[derive(Debug, Default)]
 pub struct IoVecs(Vec<libc::iovec>);
 
-// SAFETY: the list holds pointers only while one of the methods below runs, and they take `&mut self`.
+// SAFETY: the list is only handed to the kernel, for which the pointers mean the same on every thread.
 unsafe impl Send for IoVecs {}
 
 impl IoVecs {
@@ -100,7 +113,7 @@ impl IoVecs {
         buffers: impl Iterator<Item = Buffer>,
         rest: &mut [u8],
     ) -> io::Result<usize> {
-        self.fill(memory, buffers, IOV_MAX - 1);
+        self.fill(memory, buffers, IOV_MAX - 1, usize::MAX);
         self.0.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
         // SAFETY: each entry but the last is a slice of guest RAM, which `memory` keeps mapped and to which no Rust
         // reference exists; the last is `rest`, borrowed for writing. There are IOV_MAX at most.
@@ -120,7 +133,7 @@ impl IoVecs {
         memory: &GuestMemoryMmap,
         buffers: impl Iterator<Item = Buffer>,
     ) -> io::Result<usize> {
-        self.fill(memory, buffers, IOV_MAX);
+        self.fill(memory, buffers, IOV_MAX, usize::MAX);
         // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest that
         // changes it meanwhile harms only itself. There are IOV_MAX at most.
         let len = unsafe { libc::writev(to.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
@@ -128,7 +141,36 @@ impl IoVecs {
         usize::try_from(len).map_err(|_| io::Error::last_os_error())
     }
 
-    fn fill(&mut self, memory: &GuestMemoryMmap, buffers: impl Iterator<Item = Buffer>, max: usize) {
-        self.0.extend(buffers.map_while(|buffer| iovec(memory, buffer).ok()).take(max));
+    /// Replaces the list by the first `max` bytes of `buffers`, `count` at most, up to the first that is not in RAM.
+    pub(super) fn fill(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        buffers: impl Iterator<Item = Buffer>,
+        count: usize,
+        max: usize,
+    ) {
+        let mut room = max;
+        self.0.clear();
+        self.0.extend(buffers.take(count).map_while(|buffer| {
+            let entry = iovec(memory, buffer, room).ok().filter(|entry| entry.iov_len > 0)?;
+            room -= entry.iov_len;
+            Some(entry)
+        }));
+    }
+
+    /// Replaces the list by `len` bytes of zeros, which are only to be read.
+    pub(super) fn fill_zeros(&mut self, len: usize) {
+        self.0.clear();
+        self.0.extend(
+            (0..len).step_by(ZEROS.len()).map(|at| libc::iovec {
+                iov_base: ZEROS.as_ptr().cast_mut().cast(),
+                iov_len: ZEROS.len().min(len - at),
+            }),
+        );
+    }
+
+    /// The list for the kernel: its address and its length.
+    pub(super) fn as_raw(&self) -> (*const libc::iovec, usize) {
+        (self.0.as_ptr(), self.0.len())
     }
 }

@@ -1,8 +1,9 @@
-//! What spares a running virtio device its exits: doorbells and acknowledgements stay in the kernel, registers are read as memory.
+//! Exit avoidance for virtio devices: ioeventfds for QueueNotify and InterruptACK, and a read-only memory slot for the
+//! registers.
 //!
-//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of setting the machine up: the
-//! first driver that is ready has them made, on a thread of its own, while the guest goes on by exits. Should one fail, it does
-//! so for good.
+//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of the machine's set-up: the
+//! first driver that sets DRIVER_OK has them installed, on a thread of its own, while the guest continues with exits. What
+//! fails is left out.
 
 use std::fmt;
 use std::io;
@@ -19,18 +20,18 @@ use crate::boot::layout::VIRTIO_REGISTERS;
 use crate::device::virtio::{INT_VRING, INTERRUPT_ACK, QUEUE_NOTIFY, REGISTERS};
 use crate::memory::GuestRam;
 
-/// The fast_path of one machine.
+/// The fast path of one machine.
 pub struct FastPath {
     vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
     registers: Arc<MmapRegion>,
     devices: Mutex<Vec<Doorbells>>,
-    begun: AtomicBool,
+    started: AtomicBool,
     cancelled: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where a device is, and what rings when its queues are notified, in order.
+/// The address of a device's registers, and the eventfds of its queues, in order.
 #[derive(Debug)]
 struct Doorbells {
     registers: u64,
@@ -39,51 +40,58 @@ struct Doorbells {
 
 impl fmt::Debug for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FastPath").field("devices", &self.devices).field("begun", &self.begun).finish_non_exhaustive()
+        f.debug_struct("FastPath")
+            .field("devices", &self.devices)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
     }
 }
 
 impl FastPath {
-    /// None yet, for devices of `vm` whose registers are `registers`, one behind the other.
+    /// The fast path of devices of `vm` whose registers are the pages of `registers`. Nothing is installed yet.
     pub fn new(vm: &Arc<VmFd>, ram: &Arc<GuestRam>, registers: Arc<MmapRegion>) -> Self {
         Self {
             vm: vm.clone(),
             ram: ram.clone(),
             registers,
             devices: Mutex::default(),
-            begun: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             thread: Mutex::default(),
         }
     }
 
-    /// Adds the next device, which is at `registers` and has these `doorbells`.
+    /// Adds the next device, whose registers are at the address `registers` and whose queues are notified by `doorbells`.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more descriptors.
     pub fn add<'a>(&self, registers: u64, doorbells: impl Iterator<Item = &'a EventFd>) -> io::Result<()> {
         let events = doorbells.map(EventFd::try_clone).collect::<io::Result<_>>()?;
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Doorbells { registers, events });
         Ok(())
     }
 
-    /// Makes them, unless somebody has begun with that.
-    pub fn make(self: &Arc<Self>) {
-        if !self.begun.swap(true, Ordering::Relaxed) {
+    /// Installs the fast path of all devices, on a thread of its own. Only the first call has an effect.
+    pub fn install(self: &Arc<Self>) {
+        if !self.started.swap(true, Ordering::Relaxed) {
             let own = self.clone();
-            let thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.make_all());
+            let thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all());
             *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread.ok();
         }
     }
 
-    fn make_all(&self) {
+    fn install_all(&self) {
         let devices = std::mem::take(&mut *self.devices.lock().unwrap_or_else(PoisonError::into_inner));
         if self.vm.check_extension_raw(KVM_CAP_READONLY_MEM.into()) > 0 {
             let len = devices.len() * REGISTERS as usize;
             let _ = self.ram.show(&self.vm, VIRTIO_REGISTERS, &self.registers, len);
         }
-        let Ok(nobody) = EventFd::new(libc::EFD_CLOEXEC) else { return };
+        let Ok(ignored) = EventFd::new(libc::EFD_CLOEXEC) else { return };
         for Doorbells { registers, events } in devices {
             let bells = (0..).zip(&events).map(|(index, event)| (QUEUE_NOTIFY, event, index));
-            // Nobody needs to hear of an acknowledgement.
-            for (offset, event, value) in bells.chain([(INTERRUPT_ACK, &nobody, INT_VRING)]) {
+            // An acknowledgement of used buffers has no effect.
+            for (offset, event, value) in bells.chain([(INTERRUPT_ACK, &ignored, INT_VRING)]) {
                 if self.cancelled.load(Ordering::Relaxed) {
                     return;
                 }
@@ -92,7 +100,7 @@ impl FastPath {
         }
     }
 
-    /// Makes no more, and waits until nobody does.
+    /// Cancels what is not installed yet, and waits for the thread.
     pub fn stop(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -121,14 +121,13 @@ impl Vmm {
 
         self.console().close(); // a vCPU that waits for room in the output buffer must not wait any longer
         let shutdown = self.vm.shutdown();
+        let mut notes = self.virtio.stop();
         log::trace!("vm.shutdown(): every vCPU has left the guest, every thread is joined");
         drop(terminal); // Ctrl-C is a signal again, in case the last output finds no reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
-        let mut notes = Vec::new();
         let reason = self.drain(reason, &mut drain, &mut notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
-        notes.extend(self.virtio.notes());
         let console = self.console().monitor().log();
         Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
     }

@@ -1,9 +1,11 @@
-//! Puts virtio devices into a machine: registers on the MMIO bus, interrupts as irqfds, and fast_path between the two.
+//! The virtio devices of a machine: registers on the MMIO bus, interrupts by irqfd, and a fast path between the two.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 use vm_memory::MmapRegion;
@@ -27,12 +29,18 @@ use crate::device::virtio::{Interrupt, REGISTERS, RegisterPage, Registers, Virti
 use crate::memory::GuestRam;
 use crate::sys::os_error;
 
+/// How long all disks together have to finish their requests when the machine stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long all disks without requests then have to close their files, which releases the locks.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The virtio devices of one machine.
 pub struct VirtioDevices {
-    /// Their ends on the event loop, in the order of [`virtio_slots`].
+    /// The devices as subscribers of the event loop, in the order of [`virtio_slots`].
     pub subscribers: Vec<Subscriber>,
-    /// How many frames each network interface has dropped, by its tap.
+    /// The number of frames that each network interface has dropped, by the name of its tap.
     pub dropped: Vec<(String, Arc<AtomicU64>)>,
+    disks: Vec<(PathBuf, Arc<Mutex<Virtio<Block>>>)>,
     registers: Arc<MmapRegion>,
     fast_path: Arc<FastPath>,
 }
@@ -43,10 +51,10 @@ impl fmt::Debug for VirtioDevices {
     }
 }
 
-/// What a device is connected to.
+/// The parts of a machine that a device is attached to.
 #[derive(Debug)]
 pub struct Attachment<'a> {
-    /// The machine.
+    /// The VM.
     pub vm: &'a Arc<VmFd>,
     /// Its RAM.
     pub ram: &'a Arc<GuestRam>,
@@ -55,7 +63,12 @@ pub struct Attachment<'a> {
 }
 
 impl VirtioDevices {
-    /// Makes the devices that `config` asks for: disks first, so that they are in order. A virtio console is the end of `hvc`.
+    /// Creates the devices of `config`: disks first, so that they are in order. A virtio console is connected to `hvc`.
+    ///
+    /// # Errors
+    ///
+    /// The host does not provide what a device needs (a disk, a tap interface, a socket, memory, descriptors), or there are
+    /// more devices than a machine can have.
     pub fn new(
         config: &VMMConfig,
         hvc: Option<&Arc<console::Port>>,
@@ -64,15 +77,22 @@ impl VirtioDevices {
         let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS as usize).map_err(io::Error::other);
         let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
         let fast_path = Arc::new(FastPath::new(attachment.vm, attachment.ram, registers.clone()));
-        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), registers, fast_path };
+        let (subscribers, dropped, disks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut devices = Self { subscribers, dropped, disks, registers, fast_path };
         for disk in &config.disks {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
-            let on_error = Box::new(move |error: &io::Error| {
-                log::warn!("disk '{}' fails: {}; the guest sees I/O errors", path.display(), os_error::describe(error));
+            let report_host_error = Box::new(move |error: &io::Error| {
+                log::warn!(
+                    "disk '{}' failed: {}; the guest gets I/O errors",
+                    path.display(),
+                    os_error::describe(error)
+                );
             });
-            let block = Block::new(file, disk.id.as_deref().unwrap_or(""), attachment.ram.memory(), on_error);
-            devices.attach(block.map_err(Error::host("make a disk"))?, attachment)?;
+            let id = disk.id.as_deref().unwrap_or("");
+            let block = Block::new(file, id, attachment.ram.memory(), report_host_error);
+            let block = devices.attach(block.map_err(Error::host("create a disk"))?, attachment)?;
+            devices.disks.push((disk.path.clone(), block));
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
@@ -88,7 +108,7 @@ impl VirtioDevices {
             devices.attach(Vsock::new(*cid, listener), attachment)?;
         }
         if let Some(port) = hvc {
-            let console = Console::new(port.clone()).map_err(Error::host("make a virtio console"))?;
+            let console = Console::new(port.clone()).map_err(Error::host("create a virtio console"))?;
             devices.attach(console, attachment)?;
         }
         if config.rng {
@@ -103,37 +123,53 @@ impl VirtioDevices {
         Ok(devices)
     }
 
-    fn attach<D: VirtioDevice + 'static>(&mut self, device: D, attachment: &mut Attachment<'_>) -> Result<(), Error> {
+    fn attach<D: VirtioDevice + 'static>(
+        &mut self,
+        device: D,
+        attachment: &mut Attachment<'_>,
+    ) -> Result<Arc<Mutex<Virtio<D>>>, Error> {
         let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
             return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
         };
         let interrupt = interrupt(attachment.vm, gsi, device.synchronous())?;
         let page = RegisterPage::new(self.registers.clone(), self.subscribers.len());
         let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page);
-        let mut virtio = virtio.map_err(Error::host("make a virtio device"))?;
+        let mut virtio = virtio.map_err(Error::host("create a virtio device"))?;
         let doorbells = virtio.doorbells().filter(|_| !virtio.synchronous());
         self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let fast_path = self.fast_path.clone();
-        virtio.on_driver_ok(Box::new(move || fast_path.make()));
+        virtio.on_driver_ok(Box::new(move || fast_path.install()));
         let virtio = Arc::new(Mutex::new(virtio));
         let registers = Arc::new(Registers::new(virtio.clone()));
         let inserted = attachment.bus.insert(address, REGISTERS, registers);
         inserted.map_err(|error| Error::host("lay out the virtio devices")(io::Error::other(error)))?;
-        self.subscribers.push(virtio);
-        Ok(())
+        self.subscribers.push(virtio.clone());
+        Ok(virtio)
     }
-}
 
-impl VirtioDevices {
-    /// What the user should know about the devices after the run. Logs how many frames were dropped.
-    pub fn notes(&self) -> Vec<String> {
-        for (tap, dropped) in &self.dropped {
-            let count = dropped.load(Ordering::Relaxed);
+    /// Stops the disks, whether they answer or not: requests that do not end in time are abandoned. Returns a note for each
+    /// disk with such requests, and logs how many frames the network interfaces have dropped. To be called on the event loop's thread after its end, when no vCPU runs any more.
+    pub fn stop(&mut self) -> Vec<String> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let mut notes = Vec::new();
+        for (path, disk) in &self.disks {
+            let count = disk.lock().unwrap_or_else(PoisonError::into_inner).device_mut().drain(deadline);
             if count > 0 {
-                log::info!("frames of tap interface '{tap}' dropped: {count}");
+                let requests = if count == 1 { "request" } else { "requests" };
+                notes.push(format!("disk '{}' did not answer: {count} {requests} abandoned", path.display()));
             }
         }
-        Vec::new()
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        for (_, disk) in &self.disks {
+            disk.lock().unwrap_or_else(PoisonError::into_inner).device_mut().wait(deadline);
+        }
+        for (tap, dropped) in &self.dropped {
+            match dropped.load(Ordering::Relaxed) {
+                0 => {}
+                count => log::info!("frames of tap interface '{tap}' dropped: {count}"),
+            }
+        }
+        notes
     }
 }
 
@@ -147,7 +183,7 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, E
     if synchronous {
         let vm = vm.clone();
         return Ok(Interrupt::direct(move || {
-            // An edge. That there is such an interrupt is sure: an irqfd would have had the same number.
+            // An edge. It cannot fail: the GSI exists, as an irqfd would have had the same number.
             let _ = vm.set_irq_line(gsi, true);
             let _ = vm.set_irq_line(gsi, false);
         }));
@@ -159,13 +195,13 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, E
 
 fn open_net(config: &NetConfig) -> Result<Net, Error> {
     let tap = Tap::open(&config.tap).map_err(|source| Error::Tap { tap: config.tap.clone(), source })?;
-    let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("make up a MAC address"))?;
+    let mac = config.mac.map_or_else(random_mac, Ok).map_err(Error::host("choose a MAC address"))?;
     let name = config.tap.clone();
     let on_gone = move || log::warn!("tap interface '{name}' was deleted; the guest sees the link go down");
     Ok(Net::new(tap, mac, Box::new(on_gone)))
 }
 
-/// An address that nobody else has, probably. One made from the tap's name would meet itself where two hosts share a network.
+/// A random address. One made from the tap's name would not be unique where two hosts share a network.
 fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0; 6];
     getrandom::fill(&mut mac).map_err(|error| io::Error::other(error.to_string()))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BACKEND, Chain, DeviceContext, VirtioDevice};
+use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice};
 use crate::device::console_port::{ConsolePort, InputQueue, OutputBuffer, Pending};
 use crate::event::{EventOps, EventSet, Events, Timer};
 use crate::sys::winsize::WinSize;
@@ -230,10 +230,11 @@ impl VirtioDevice for Console {
         signal(&self.port.work);
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> ResetState {
         self.unsent = false;
         self.open = false;
         let _ = self.open_timer.disarm(); // fails only for an invalid descriptor
+        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

@@ -1,23 +1,26 @@
-//! Virtio devices (OASIS virtio 1.3): what makes disks, networks and the like fast in a guest.
+//! Virtio devices (OASIS virtio 1.3): disk, network, socket, console, entropy and balloon.
 //!
 //! ```text
 //!   guest driver                        event loop
 //!     │ writes requests to a ring in RAM
 //!     │ QueueNotify ── ioeventfd ──────────▶ Virtio<D>::process
-//!     │                                      │  D takes requests, does them, answers
-//!     │ interrupt ◀──── irqfd ───────────────┘  unless the driver does not care
+//!     │                                      │  D takes requests, executes them, returns them
+//!     │ interrupt ◀──── irqfd ───────────────┘  unless the driver suppresses it
 //!     │
 //!     │ other registers ── exit ──▶ Registers (a Device on the MMIO bus)
 //! ```
 //!
-//! [`Virtio`] is the transport, written once: the registers of virtio over MMIO, version 2. A [`VirtioDevice`] is one file with
-//! what is special about it. A [`Virtqueue`] checks all that the driver puts in its rings, so a device sees only requests
-//! whose buffers are in RAM; what the requests say is for the device to check.
+//! [`Virtio`] is the transport that all devices share: the registers of virtio over MMIO, version 2. A [`VirtioDevice`]
+//! implements one device type. A [`Virtqueue`] validates what the driver writes into its rings, so a device gets only
+//! requests whose buffers are in RAM; their content is for the device to validate.
 //!
-//! A [`synchronous`](VirtioDevice::synchronous) device has its doorbells among the other registers: the vCPU that rings one does the work.
+//! The queues of a [`synchronous`](VirtioDevice::synchronous) device are processed by the vCPU that writes QueueNotify.
 //!
-//! A driver that breaks the rules stops the queue it breaks them on, and is told so by DEVICE_NEEDS_RESET. Other queues and other
-//! devices go on.
+//! A driver that violates the specification stops the queue concerned and gets DEVICE_NEEDS_RESET. Other queues and other
+//! devices continue.
+//!
+//! A driver's reset can take time (2.4.2): while a device still has I/O in flight, the status register does not read 0.
+//! [`VirtioDevice::reset`] explains this.
 
 pub mod balloon;
 pub mod block;
@@ -40,71 +43,85 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::event::{EventOps, Events};
 
-/// The first word of user data that is not the number of a queue. Devices number their own descriptors from here.
+/// The smallest user data that is not the number of a queue. Devices number their own descriptors from here.
 pub const BACKEND: u32 = 0x100;
 
-/// What is special about one kind of device.
+/// Whether a device has been reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetState {
+    /// It has, and accesses no guest memory any more.
+    Done,
+    /// It still has I/O in flight.
+    Pending,
+}
+
+/// A device type.
 ///
-/// All calls are made under one lock, most on the event loop's thread.
+/// All methods are called under one lock, most of them on the event loop's thread.
 pub trait VirtioDevice: Send {
     /// The device type (virtio 1.3, 5).
     const TYPE: u32;
-    /// The most entries of each queue, powers of two.
+    /// The maximum size of each queue, powers of two.
     const QUEUES: &'static [u16];
 
-    /// The features it offers besides those that the transport and the queues have.
+    /// The feature bits of this device type that are offered.
     fn features(&self) -> u64 {
         0
     }
 
-    /// Its configuration space.
+    /// The configuration space.
     fn config(&self) -> &[u8] {
         &[]
     }
 
-    /// The driver writes to the configuration space. Called on a vCPU's thread.
+    /// Called when the driver writes to the configuration space, on a vCPU's thread.
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         let _ = (offset, data);
     }
 
-    /// Registers the descriptors that are its own, with user data from [`BACKEND`] on.
+    /// Registers the device's own descriptors, with user data from [`BACKEND`] on.
     fn init(&mut self, ops: &mut EventOps) {
         let _ = ops;
     }
 
-    /// The driver has negotiated `features` and is ready. Called on a vCPU's thread; every queue's doorbell rings afterwards.
+    /// Called when the driver has negotiated `features` and sets DRIVER_OK, on a vCPU's thread. All queues are notified
+    /// afterwards.
     fn activate(&mut self, features: u64) {
         let _ = features;
     }
 
-    /// Forgets all that came from the driver. When this returns, nobody touches guest memory any more. Called on a
-    /// vCPU's thread.
-    fn reset(&mut self) {}
+    /// Resets the device to the state before [`activate`](VirtioDevice::activate). Called on a vCPU's thread. It must not
+    /// wait: if I/O that may access guest memory is in flight, it returns [`Pending`](ResetState::Pending), and is called
+    /// again after each event of the device, on the event loop's thread, until it returns [`Done`](ResetState::Done). In
+    /// between the driver reads a status other than 0, its writes are ignored, and the device gets no queues.
+    fn reset(&mut self) -> ResetState {
+        ResetState::Done
+    }
 
-    /// Whether what a doorbell asks for takes less time than waking the event loop. Then the vCPU that rings it does it itself, by
-    /// [`serve`](VirtioDevice::serve): an exit to user space, but neither a thread to wake nor a vCPU to put to sleep.
+    /// Whether the vCPU that writes QueueNotify processes the queue itself, by
+    /// [`process_inline`](VirtioDevice::process_inline), because that takes less time than waking the event loop.
     fn synchronous(&self) -> bool {
         false
     }
 
-    /// Handles the doorbells of a [`synchronous`](VirtioDevice::synchronous) device. Called on a vCPU's thread.
-    fn serve(&mut self, queues: &mut [Virtqueue]) {
+    /// Processes the queues of a [`synchronous`](VirtioDevice::synchronous) device. Called on a vCPU's thread.
+    fn process_inline(&mut self, queues: &mut [Virtqueue]) {
         let _ = queues;
     }
 
-    /// Handles one event: the doorbell of the queue whose number is the user data, or one of its own
+    /// Handles one event: a notification of the queue whose number is the user data, or one of the device's own
     /// descriptors.
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>);
 }
 
-/// What a device has at hand while it handles an event.
+/// What a device can access while it handles an event.
 #[derive(Debug)]
 pub struct DeviceContext<'a, 'b> {
-    /// The queues, as many as [`VirtioDevice::QUEUES`]; none while the driver is not ready.
+    /// The queues, as many as [`VirtioDevice::QUEUES`]; empty before DRIVER_OK and during a reset.
     pub queues: &'a mut [Virtqueue],
-    /// To register descriptors with.
+    /// Registers descriptors.
     pub ops: &'a mut EventOps<'b>,
-    /// To be set when [`VirtioDevice::config`] returns something new.
+    /// Set by the device when [`VirtioDevice::config`] has changed.
     pub config_changed: bool,
 }
 
@@ -123,19 +140,20 @@ impl fmt::Debug for Interrupt {
 }
 
 impl Interrupt {
-    /// An interrupt that `irqfd` raises: a thread of the kernel's does it.
+    /// An interrupt that a kernel thread injects when `irqfd` is written.
     pub fn new(irqfd: EventFd) -> Self {
         Self(Raise::Irqfd(irqfd))
     }
 
-    /// An interrupt that `raise` raises. Right for a [`synchronous`](VirtioDevice::synchronous) device, whose driver waits on this very thread.
+    /// An interrupt that `raise` injects. For a [`synchronous`](VirtioDevice::synchronous) device, whose driver waits on the
+    /// calling thread.
     pub fn direct(raise: impl Fn() + Send + 'static) -> Self {
         Self(Raise::Call(Box::new(raise)))
     }
 
     fn raise(&self) {
         match &self.0 {
-            Raise::Irqfd(irqfd) => drop(irqfd.write(1)), // if the counter is full, it has been raised
+            Raise::Irqfd(irqfd) => drop(irqfd.write(1)), // a full counter has been written already
             Raise::Call(raise) => raise(),
         }
     }

@@ -34,7 +34,7 @@ impl VirtioDevice for Rng {
         true // Linux requests 64 bytes at a time, which take a microsecond
     }
 
-    fn serve(&mut self, queues: &mut [Virtqueue]) {
+    fn process_inline(&mut self, queues: &mut [Virtqueue]) {
         let Some(queue) = queues.first_mut() else { return };
         while queue.pop(&mut self.chain) {
             let buffers = &mut self.chain.writable;
@@ -48,6 +48,6 @@ impl VirtioDevice for Rng {
     }
 
     fn process(&mut self, _events: Events, ctx: &mut DeviceContext<'_, '_>) {
-        self.serve(ctx.queues);
+        self.process_inline(ctx.queues);
     }
 }

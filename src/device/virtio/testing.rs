@@ -1,6 +1,7 @@
-//! A driver for tests: it does what a guest's would, and what none should.
+//! A driver for tests, which can also violate the specification.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -12,7 +13,7 @@ use crate::event::{EventManager, SubscriberOps};
 pub const RAM: usize = 1 << 20;
 /// Entries of each queue.
 pub const SIZE: u16 = 16;
-/// Where buffers may be.
+/// The address of memory for buffers.
 pub const BUFFERS: u64 = 0x8_0000;
 
 // Registers (virtio 1.3, table 4.1).
@@ -55,8 +56,9 @@ pub type Descriptor = (u64, u32, u16, u16);
 
 pub struct Driver<D> {
     pub memory: GuestMemoryMmap,
-    registers: Registers<D>,
-    manager: EventManager<Arc<Mutex<Virtio<D>>>>,
+    pub registers: Registers<D>,
+    pub virtio: Arc<Mutex<Virtio<D>>>,
+    pub manager: EventManager<Arc<Mutex<Virtio<D>>>>,
     irq: EventFd,
 }
 
@@ -65,19 +67,19 @@ pub fn ram() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap()
 }
 
-/// Where a queue's rings are.
+/// The addresses of a queue's rings.
 pub fn rings(queue: u32) -> [u64; 3] {
     let base = 0x1000 + u64::from(queue) * 0x1000;
     [base, base + 0x400, base + 0x800]
 }
 
 impl<D: VirtioDevice> Driver<D> {
-    /// A device that nobody has touched yet.
+    /// A device before its initialization.
     pub fn new(device: D) -> Self {
         Self::with_memory(device, ram())
     }
 
-    /// A device that nobody has touched yet, and that has `memory` already.
+    /// A device before its initialization, which uses `memory`.
     pub fn with_memory(device: D, memory: GuestMemoryMmap) -> Self {
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let page = RegisterPage::new(Arc::new(MmapRegion::new(REGISTERS as usize).unwrap()), 0);
@@ -85,10 +87,12 @@ impl<D: VirtioDevice> Driver<D> {
         let virtio = Arc::new(Mutex::new(virtio));
         let mut manager = EventManager::new().unwrap();
         manager.add_subscriber(virtio.clone());
-        Self { memory, registers: Registers::new(virtio), manager, irq }
+        let mut registers = Registers::new(virtio.clone());
+        registers.reset_wait = Duration::ZERO; // the loop runs on the same thread
+        Self { memory, registers, virtio, manager, irq }
     }
 
-    /// A device that runs with `features` and all its queues.
+    /// An initialized device with `features` and all its queues.
     pub fn running(device: D, features: u64) -> Self {
         let mut driver = Self::new(device);
         driver.start(features);
@@ -105,6 +109,12 @@ impl<D: VirtioDevice> Driver<D> {
         self.write(STATUS, RUNNING);
         assert_eq!(self.read(STATUS), RUNNING);
         self.run();
+    }
+
+    /// Resets the device, and waits until that is done.
+    pub fn reset(&mut self) {
+        self.write(STATUS, 0);
+        self.wait_for(|driver| driver.read(STATUS) == 0);
     }
 
     pub fn negotiate(&self, features: u64) {
@@ -157,7 +167,7 @@ impl<D: VirtioDevice> Driver<D> {
         self.memory.write_obj(index.wrapping_add(1), GuestAddress(available + 2)).unwrap();
     }
 
-    /// Writes `chain` into the descriptor table from its first entry and sends it.
+    /// Writes `chain` into the descriptor table from its first entry on, and makes it available.
     pub fn send(&mut self, queue: u32, chain: &[Descriptor]) {
         for (index, descriptor) in (0..).zip(chain) {
             self.put_descriptor(rings(queue)[0] + index * 16, *descriptor);
@@ -166,11 +176,11 @@ impl<D: VirtioDevice> Driver<D> {
         self.notify(queue);
     }
 
-    /// Sends the pieces that the device may read, then those it may write, as one chain.
+    /// Makes a chain of device-readable and device-writable buffers available.
     pub fn request(&mut self, queue: u32, readable: &[(u64, u32)], writable: &[(u64, u32)]) {
-        let pieces = readable.iter().map(|piece| (piece, 0)).chain(writable.iter().map(|piece| (piece, WRITE)));
+        let buffers = readable.iter().map(|buffer| (buffer, 0)).chain(writable.iter().map(|buffer| (buffer, WRITE)));
         let count = readable.len() + writable.len();
-        let chain = pieces.enumerate().map(|(index, (&(address, len), flags))| {
+        let chain = buffers.enumerate().map(|(index, (&(address, len), flags))| {
             let next = if index + 1 < count { NEXT } else { 0 };
             (address, len, flags | next, index as u16 + 1)
         });
@@ -183,7 +193,7 @@ impl<D: VirtioDevice> Driver<D> {
         self.run();
     }
 
-    /// Lets the event loop do all there is to do.
+    /// Runs the event loop until no event is pending.
     pub fn run(&mut self) {
         for _ in 0..1000 {
             if self.manager.run_with_timeout(0).unwrap() == 0 {
@@ -193,24 +203,29 @@ impl<D: VirtioDevice> Driver<D> {
         panic!("the device keeps the loop busy");
     }
 
-    /// Waits until the device has given so many chains back since it started, modulo 2^16, that `enough` says so.
-    pub fn wait_until(&mut self, queue: u32, enough: impl Fn(u16) -> bool) {
+    /// Runs the event loop until `done`.
+    pub fn wait_for(&mut self, done: impl Fn(&Self) -> bool) {
         for _ in 0..1000 {
             self.run();
-            if enough(self.given_back(queue)) {
+            if done(self) {
                 return;
             }
             self.manager.run_with_timeout(30).unwrap();
         }
-        panic!("the device has given no more than {} chains back", self.given_back(queue));
+        panic!("the device does not finish; the first queue's used index is {}", self.used_index(0));
     }
 
-    /// How many chains the device has given back since it started, modulo 2^16.
-    pub fn given_back(&self, queue: u32) -> u16 {
+    /// Runs the event loop until `enough` is true for the number of used entries since DRIVER_OK, modulo 2^16.
+    pub fn wait_until(&mut self, queue: u32, enough: impl Fn(u16) -> bool) {
+        self.wait_for(|driver| enough(driver.used_index(queue)));
+    }
+
+    /// The number of used entries since DRIVER_OK, modulo 2^16.
+    pub fn used_index(&self, queue: u32) -> u16 {
         self.memory.read_obj(GuestAddress(rings(queue)[2] + 2)).unwrap()
     }
 
-    /// What the device has given back: head and length of each, in order.
+    /// The used entries: head and length of each, in order.
     pub fn used(&self, queue: u32) -> Vec<(u32, u32)> {
         let [_, _, used] = rings(queue);
         let entry = |index: u16| {
@@ -218,10 +233,10 @@ impl<D: VirtioDevice> Driver<D> {
             let word = |at| self.memory.read_obj::<u32>(GuestAddress(at)).unwrap();
             (word(at), word(at + 4))
         };
-        (0..self.given_back(queue)).map(entry).collect()
+        (0..self.used_index(queue)).map(entry).collect()
     }
 
-    /// How often the interrupt was raised since this was asked last.
+    /// The number of interrupts since the last call.
     pub fn interrupts(&self) -> u64 {
         self.irq.read().unwrap_or(0)
     }

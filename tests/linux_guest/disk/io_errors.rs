@@ -38,7 +38,7 @@ fn is_an_error_until_it_grows(guest: Guest, place: Place) {
     guest.wait_for_line("good again");
     guest
         .finish()
-        .assert(0, &[&format!("kickvm: disk '{path}' fails: The file has become shorter; the guest sees I/O errors")]);
+        .assert(0, &[&format!("kickvm: disk '{path}' failed: the file was truncated; the guest gets I/O errors")]);
 }
 
 /// A tmpfs mounted for the image, which takes root's rights.
@@ -71,5 +71,5 @@ fn is_an_error_until_it_has_room(guest: Guest, place: Place) {
     guest.wait_for_line("good again");
     guest
         .finish()
-        .assert(0, &[&format!("kickvm: disk '{path}' fails: No space left on device; the guest sees I/O errors")]);
+        .assert(0, &[&format!("kickvm: disk '{path}' failed: No space left on device; the guest gets I/O errors")]);
 }

@@ -34,15 +34,15 @@ fn files_that_are_not_disks() {
     for (disk, line) in [
         ("missing", "cannot open disk 'missing': No such file or directory"),
         ("kernel/missing", "cannot open disk 'kernel/missing': Not a directory"),
-        ("empty", "cannot use disk 'empty': It is empty; 'truncate -s 1G' makes an image of 1 GiB"),
+        ("empty", "cannot use disk 'empty': it is empty; 'truncate -s 1G' makes an image of 1 GiB"),
         (
             "partial",
-            "cannot use disk 'partial': Its 513 bytes are no whole number of sectors; 'truncate -s %512' fills the last one up",
+            "cannot use disk 'partial': its size of 513 bytes is not a multiple of 512; 'truncate -s %512' fills up the last sector",
         ),
-        ("directory", "cannot use disk 'directory': It is a directory"),
-        ("directory,ro", "cannot use disk 'directory': It is a directory"),
-        ("fifo", "cannot use disk 'fifo': It is neither a regular file nor a block device"),
-        ("/dev/zero", "cannot use disk '/dev/zero': It is neither a regular file nor a block device"),
+        ("directory", "cannot use disk 'directory': it is a directory"),
+        ("directory,ro", "cannot use disk 'directory': it is a directory"),
+        ("fifo", "cannot use disk 'fifo': it is neither a regular file nor a block device"),
+        ("/dev/zero", "cannot use disk '/dev/zero': it is neither a regular file nor a block device"),
         ("two\nlines", "cannot open disk 'two?lines': No such file or directory"),
         ("with,,comma", "cannot open disk 'with,comma': No such file or directory"),
     ] {
@@ -65,8 +65,7 @@ fn disks_without_write_permission() {
         (
             "image",
             125,
-            &["kickvm: cannot open disk 'image': Permission denied; if the guest need not write, give ',ro' behind it"]
-                [..],
+            &["kickvm: cannot open disk 'image': Permission denied; append ',ro' if the guest need not write"][..],
         ),
         ("image,ro", 7, &[]),
     ] {
@@ -91,7 +90,7 @@ fn disks_that_are_in_use() {
     let dir = TempDir::new();
     let holder = format!("process {} (kickvm)", first.pid());
     let line = |holder: &str, remedy: &str| {
-        format!("kickvm: cannot use disk '{path}': It is in use: {holder} has locked it{remedy}")
+        format!("kickvm: cannot use disk '{path}': it is in use: {holder} has locked it{remedy}")
     };
     let remedy = "; guests can share a disk if each has it with ',ro'";
     end(with_disk(&dir, &path)).assert(125, "", &[&line(&holder, remedy)]);
@@ -103,7 +102,7 @@ fn disks_that_are_in_use() {
     let lock = Flock::lock(File::open(&path).unwrap(), FlockArg::LockSharedNonblock).unwrap();
     let ended = end(with_disk(&dir, &path));
     assert_eq!(ended.code, Some(125));
-    let start = format!("kickvm: cannot use disk '{path}': It is in use: process {} (", std::process::id());
+    let start = format!("kickvm: cannot use disk '{path}': it is in use: process {} (", std::process::id());
     assert!(
         ended.stderr.starts_with(&start) && ended.stderr.ends_with(&format!(") has locked it{remedy}\n")),
         "{ended:?}"
@@ -112,7 +111,7 @@ fn disks_that_are_in_use() {
     drop(lock);
     end(with_disk(&dir, &path)).assert(7, "", &[]);
 
-    let twice = format!("kickvm: cannot use disk '{path}': It is a disk of this guest already");
+    let twice = format!("kickvm: cannot use disk '{path}': it is already a disk of this guest");
     let mut command = with_disk(&dir, &path);
     command.args(["--disk", &path]);
     end(command).assert(125, "", &[&twice]);

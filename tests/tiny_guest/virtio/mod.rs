@@ -92,6 +92,7 @@ macro_rules! driver {
 // The macros above are in scope from here on.
 mod block;
 mod console;
+mod stuck_disk;
 mod vsock;
 
 driver!(GOOD, [("0x101000", "64", "2", "0")], negotiate!(), good_queue!(), driver_ok!(), notify_and_end!());

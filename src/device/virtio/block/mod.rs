@@ -1,321 +1,185 @@
-//! A disk (virtio 1.3, 5.2): requests that read, write, flush, discard and zero a file on the host.
+//! A disk (virtio 1.3, 5.2): requests that read, write, flush, discard and zero a file of the host.
 //!
 //! ```text
-//!   Virtqueue ──▶ parse ─┬─▶ done at once: what is in memory anyway
-//!                       ├─▶ Ring: reads, writes, flushes, many at a time ─┐ eventfd
-//!                       └─▶ Worker: the rest, one after the other ────────┤
-//!   Virtqueue ◀── status ◀────────────────────────────────────────────────┘
+//!   Virtqueue ──▶ parse ──▶ Engine ─┬─▶ inline ────────────────────────────┐
+//!                                  └─▶ io_uring or system calls ─ eventfd ─┤
+//!   Virtqueue ◀── status ◀─────────────────────────────────────────────────┘
 //! ```
 //!
-//! Every request that was taken and is not answered has a slot. There are as many slots as the queue has entries, so
-//! a driver that gives the same entries again and again waits until some are free.
+//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops neither
+//! the event loop nor the end of the program.
 
 mod config;
 mod disk;
+mod engine;
 mod request;
 #[cfg(test)]
 mod tests;
-mod worker;
 
 pub use disk::{Disk, DiskError};
 
 use std::fmt;
 use std::io;
 use std::mem::take;
-use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestMemoryMmap};
 
-use super::{BACKEND, Buffers, Chain, DeviceContext, VirtioDevice, Virtqueue};
-use crate::event::{EventOps, EventSet, Events};
-use crate::sys::uring::Uring;
-use crate::sys::vectored_io::Direction;
-use request::{Limits, Request, Status, parse};
-use worker::{Job, Worker};
+use super::{BACKEND, DeviceContext, ResetState, VirtioDevice, Virtqueue};
+use crate::event::{EventOps, Events};
+use crate::sys::async_io::MAX_IN_FLIGHT;
+use disk::Inline;
+use engine::{Engine, Progress, TurnBudget};
+use request::{Inflight, Limits, Request, Status, parse};
 
 /// The most bytes of a serial number.
 pub const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 
 const QUEUE_SIZE: u16 = 256;
-const RING_EVENT: u32 = BACKEND;
-const WORKER_EVENT: u32 = BACKEND + 1;
-const EDGE: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
-/// The most bytes one request moves on the time of the thread that takes it, and the most of all requests in one ctx.
-const MAX_AT_ONCE: usize = 1 << 20;
-const MAX_A_TURN: usize = 8 << 20;
+/// The most completions that are handled in one turn of the event loop, so that other devices have theirs.
+const MAX_COMPLETIONS: u16 = MAX_IN_FLIGHT;
+const COMPLETED: u32 = BACKEND;
 
-/// Hears of the first error that the host makes.
-pub type OnError = Box<dyn FnOnce(&io::Error) + Send>;
+/// Called with the first error of the host.
+pub type ReportHostError = Box<dyn FnOnce(&io::Error) + Send>;
 
 /// A disk device.
 pub struct Block {
-    disk: Arc<Disk>,
+    engine: Engine,
     memory: GuestMemoryMmap,
     id: [u8; ID_BYTES],
     config: [u8; config::LEN],
-    on_error: Option<OnError>,
-    durable: bool,
-    slots: Box<[Slot]>,
-    free: Vec<u16>,
-    starved: bool, // there may be requests for which there was no slot
-    ring: Option<Uring>,
-    worker: Worker,
-    at_once: Option<i32>,
-    nowait: [bool; 2], // whether the file knows of not waiting, for reads and for writes
-}
-
-/// A request from when it is taken to when it is answered.
-#[derive(Debug)]
-struct Slot {
-    chain: Chain,
-    request: Request,
-    status: GuestAddress,
-    len: usize,   // bytes for the driver, if all goes well
-    cached: bool, // goes through the host's page cache though the disk is direct
-}
-
-/// What may still be done on the time of the thread that takes requests.
-struct Haste {
-    bytes: usize,
-    nowait: bool,
+    report_host_error: Option<ReportHostError>,
+    #[expect(clippy::vec_box, reason = "requests move between this list and the table of those in flight")]
+    spare: Vec<Box<Inflight>>, // for the next requests, so that taking one allocates nothing
+    paused: Option<Box<Inflight>>,
+    starved: bool, // requests may wait until fewer are in flight
 }
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let in_flight = self.slots.len() - self.free.len();
-        f.debug_struct("Block").field("disk", &self.disk).field("in_flight", &in_flight).finish_non_exhaustive()
-    }
-}
-
-impl Slot {
-    fn new() -> Self {
-        Self { chain: Chain::default(), request: Request::Flush, status: GuestAddress(0), len: 0, cached: false }
-    }
-
-    /// What is still to be moved.
-    fn data(&mut self) -> &mut Buffers {
-        match self.request {
-            Request::Transfer { direction: Direction::Write, .. } => &mut self.chain.readable,
-            _ => &mut self.chain.writable,
-        }
-    }
-
-    /// Moves it, on this thread.
-    fn transfer(&mut self, disk: &Disk, memory: &GuestMemoryMmap, flags: i32) -> io::Result<()> {
-        let Request::Transfer { direction, mut offset } = self.request else { return Ok(()) };
-        let result = disk.transfer(direction, &mut offset, memory, self.data(), flags);
-        self.request = Request::Transfer { direction, offset };
-        result
+        f.debug_struct("Block").field("engine", &self.engine).finish_non_exhaustive()
     }
 }
 
 impl Block {
-    /// The device for `disk`, which moves bytes to and from `memory`, and is known to the guest by the first [`ID_BYTES`] of
-    /// `id`. Tells `on_error` of the host's first error.
-    pub fn new(disk: Disk, id: &str, memory: &GuestMemoryMmap, on_error: OnError) -> io::Result<Self> {
-        // What is in memory takes no time, but for the few large requests, which the thread can do.
-        let ring = match disk.in_memory() {
-            true => None,
-            false => Uring::new(memory.clone(), &disk.files().collect::<Vec<_>>(), QUEUE_SIZE).ok(),
-        };
-        Self::with_ring(disk, id, memory, on_error, ring)
+    /// The device for `disk`, which moves bytes to and from `memory`. The guest reads the first [`ID_BYTES`] of `id` as its
+    /// serial number.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more descriptors.
+    pub fn new(disk: Disk, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
+        Self::with_engine(Engine::new(disk, memory, true)?, id, memory, report)
     }
 
-    fn with_ring(
-        disk: Disk,
-        id: &str,
-        memory: &GuestMemoryMmap,
-        on_error: OnError,
-        ring: Option<Uring>,
-    ) -> io::Result<Self> {
+    fn with_engine(engine: Engine, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
         let mut serial = [0; ID_BYTES];
         serial.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        let at_once = disk.at_once();
-        let disk = Arc::new(disk);
         Ok(Self {
-            worker: Worker::new(disk.clone(), memory.clone(), QUEUE_SIZE)?,
-            config: config::space(&disk),
-            disk,
+            config: config::space(engine.disk()),
+            engine,
             memory: memory.clone(),
             id: serial,
-            on_error: Some(on_error),
-            durable: false,
-            slots: std::iter::repeat_with(Slot::new).take(QUEUE_SIZE.into()).collect(),
-            free: (0..QUEUE_SIZE).collect(),
+            report_host_error: Some(report),
+            spare: Vec::new(),
+            paused: None,
             starved: false,
-            ring,
-            at_once,
-            nowait: [true; 2],
         })
     }
 
-    /// Takes requests and begins with them.
+    /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that are
+    /// abandoned, together with the memory they may access. The device must not be used afterwards.
+    pub fn drain(&mut self, deadline: Instant) -> usize {
+        self.engine.drain(deadline)
+    }
+
+    /// Waits until the disk's lock is released, at most until `deadline`. To be called after [`drain`](Block::drain).
+    pub fn wait(&mut self, deadline: Instant) {
+        self.engine.wait(deadline);
+    }
+
+    /// Takes requests from the queue and begins with them.
     fn take_requests(&mut self, queue: &mut Virtqueue) {
-        let limits = Limits { sectors: self.disk.sectors(), read_only: self.disk.read_only() };
-        let mut haste = Haste { bytes: MAX_A_TURN, nowait: true };
+        let limits = Limits { sectors: self.engine.disk().sectors(), read_only: self.engine.disk().read_only() };
+        let direct = self.engine.disk().direct();
+        let mut budget = TurnBudget::new(self.engine.in_flight());
+        if let Some(inflight) = self.paused.take() {
+            self.start(inflight, &mut budget, queue);
+        }
         loop {
-            if haste.bytes == 0 {
+            if budget.is_used_up() {
                 let _ = queue.doorbell().write(1); // the rest is for the next turn
                 return;
             }
-            let Some(&index) = self.free.last() else {
+            if !self.engine.has_room() {
                 self.starved = true;
                 return;
-            };
-            let slot = &mut self.slots[usize::from(index)];
-            if !queue.pop(&mut slot.chain) {
-                return;
             }
-            let Some(status) = slot.chain.writable.pop_last_byte() else {
+            let mut inflight = self.spare.pop().unwrap_or_default();
+            if !queue.pop(&mut inflight.chain) {
+                return self.spare.push(inflight);
+            }
+            let Some(status) = inflight.chain.writable.pop_last_byte() else {
                 return queue.fail("a disk's request has no room for its status");
             };
-            self.free.pop();
-            (slot.status, slot.len, slot.cached) = (status, 0, false);
-            match parse(&mut slot.chain, &self.memory, limits) {
-                Err(status) => self.answer(index, status, queue),
+            (inflight.status, inflight.written, inflight.direct) = (status, 0, direct);
+            match parse(&mut inflight.chain, &self.memory, limits) {
+                Err(status) => self.answer(inflight, status, queue),
                 Ok(request) => {
-                    slot.request = request;
-                    if let Some(result) = self.begin(index, &mut haste) {
-                        self.finish(index, result, queue);
+                    inflight.request = request;
+                    match request {
+                        Request::Identify => inflight.written = inflight.chain.writable.write(&self.memory, &self.id),
+                        Request::Transfer { .. } => inflight.written = inflight.chain.writable.len(),
+                        _ => {}
                     }
+                    self.start(inflight, &mut budget, queue);
                 }
             }
         }
     }
 
-    /// Does a request if that takes no time, else hands it over. Returns how it ended, if it has.
-    fn begin(&mut self, index: u16, haste: &mut Haste) -> Option<io::Result<()>> {
-        let slot = &mut self.slots[usize::from(index)];
-        let done = match slot.request {
-            Request::Transfer { direction, .. } => self.begin_transfer(index, direction, haste),
-            Request::Identify => {
-                slot.len = slot.chain.writable.write(&self.memory, &self.id);
-                Some(Ok(()))
-            }
-            Request::Flush if self.disk.read_only() || self.disk.in_memory() => Some(Ok(())),
-            _ => None,
-        };
-        done.or_else(|| self.hand_over(index))
-    }
-
-    fn begin_transfer(&mut self, index: u16, direction: Direction, haste: &mut Haste) -> Option<io::Result<()>> {
-        let slot = &mut self.slots[usize::from(index)];
-        let len = slot.data().len();
-        slot.len = if direction == Direction::Read { len } else { 0 };
-        if len == 0 {
-            return Some(Ok(()));
-        }
-        let knows_nowait = &mut self.nowait[direction as usize];
-        let flags = self.at_once.filter(|flags| *flags == 0 || haste.nowait && *knows_nowait);
-        let flags = flags.filter(|_| len <= MAX_AT_ONCE)? | disk::flags(direction, self.durable);
-        haste.bytes = haste.bytes.saturating_sub(len);
-        let result = slot.transfer(&self.disk, &self.memory, flags);
-        match result.as_ref().map_err(io::Error::raw_os_error) {
-            Err(Some(libc::EAGAIN)) => haste.nowait = false, // what follows will not be in memory either
-            Err(Some(libc::EOPNOTSUPP)) => *knows_nowait = false,
-            // Linux 5.9 and 5.10 may find nothing where they would have to wait (readv(2)).
-            Err(None) if flags & libc::RWF_NOWAIT != 0 => {}
-            _ => return Some(result),
-        }
-        None
-    }
-
-    /// Leaves a request, or the rest of it, to the ring or to the thread. Returns why that is not possible.
-    fn hand_over(&mut self, index: u16) -> Option<io::Result<()>> {
-        let slot = &mut self.slots[usize::from(index)];
-        let begun = match (&mut self.ring, slot.request) {
-            (Some(ring), Request::Transfer { direction, offset }) => {
-                let file = if slot.cached { 0 } else { self.disk.files().count() - 1 };
-                let flags = disk::flags(direction, self.durable);
-                ring.transfer(index, file, direction, slot.data().iter().copied(), offset, flags)
-            }
-            (Some(ring), Request::Flush) => ring.sync(index, 0),
-            _ => return self.hand_to_worker(index),
-        };
-        begun.err().map(Err)
-    }
-
-    fn hand_to_worker(&mut self, index: u16) -> Option<io::Result<()>> {
-        let slot = &mut self.slots[usize::from(index)];
-        let job = Job { slot: index, request: slot.request, buffers: take(slot.data()), durable: self.durable };
-        self.worker.start(job).err().map(Err)
-    }
-
-    /// Answers what others have done, and gives them what is left of it.
-    fn settle(&mut self, queue: &mut Virtqueue) {
-        while let Some((job, result)) = self.worker.completed() {
-            *self.slots[usize::from(job.slot)].data() = job.buffers; // for its room
-            self.finish(job.slot, result, queue);
-        }
-        for _ in 0..QUEUE_SIZE {
-            let Some((index, result)) = self.next_of_ring() else { return };
-            if let Some(result) = self.go_on(index, result) {
-                self.finish(index, result, queue);
-            }
-        }
-        // Others must have their ctx.
-        if let Some(ring) = &mut self.ring {
-            ring.submit();
-            ring.again();
+    fn start(&mut self, inflight: Box<Inflight>, budget: &mut TurnBudget, queue: &mut Virtqueue) {
+        match self.engine.start(inflight, budget) {
+            Progress::Ended(inflight, result) => self.finish(inflight, result, queue),
+            Progress::Pending => {}
+            Progress::Paused(inflight) => self.paused = Some(inflight),
         }
     }
 
-    /// What the ring has done, after it was given all it is to do.
-    fn next_of_ring(&mut self) -> Option<(u16, io::Result<usize>)> {
-        let ring = self.ring.as_mut()?;
-        ring.completed().or_else(|| {
-            ring.submit();
-            ring.completed()
-        })
-    }
-
-    /// What becomes of a request of which the ring has done what it could: nothing yet, or its end.
-    fn go_on(&mut self, index: u16, result: io::Result<usize>) -> Option<io::Result<()>> {
-        let direct = self.disk.files().count() > 1;
-        let slot = &mut self.slots[usize::from(index)];
-        let Request::Transfer { offset, .. } = &mut slot.request else { return Some(result.map(drop)) };
-        match result {
-            Ok(0) => Some(Err(disk::shorter())),
-            Ok(count) => {
-                *offset += count as u64; // is inside the disk
-                slot.data().skip(count);
-                if slot.data().is_empty() { Some(Ok(())) } else { self.hand_over(index) }
+    /// Returns requests that the engine has finished to the driver.
+    fn reap_completions(&mut self, queue: &mut Virtqueue) {
+        for _ in 0..MAX_COMPLETIONS {
+            match self.engine.completed() {
+                Some(Progress::Ended(inflight, result)) => self.finish(inflight, result, queue),
+                Some(_) => {}
+                None => return,
             }
-            // The driver need not care for the alignment that passing the page cache takes.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && direct && !slot.cached => {
-                slot.cached = true;
-                self.hand_over(index)
-            }
-            // A kernel that is short of something may do better when it can wait.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {
-                self.hand_to_worker(index)
-            }
-            Err(error) => Some(Err(error)),
         }
+        self.engine.notify();
     }
 
-    fn finish(&mut self, index: u16, result: io::Result<()>, queue: &mut Virtqueue) {
+    fn finish(&mut self, inflight: Box<Inflight>, result: io::Result<()>, queue: &mut Virtqueue) {
         let status = match result {
             Ok(()) => Status::Ok,
             Err(error) => {
-                if let Some(on_error) = self.on_error.take() {
-                    on_error(&error);
+                if let Some(report) = self.report_host_error.take() {
+                    report(&error);
                 }
                 Status::IoError
             }
         };
-        self.answer(index, status, queue);
+        self.answer(inflight, status, queue);
     }
 
-    /// Gives a request back to the driver.
-    fn answer(&mut self, index: u16, status: Status, queue: &mut Virtqueue) {
-        let slot = &self.slots[usize::from(index)];
+    /// Returns a request to the driver.
+    fn answer(&mut self, inflight: Box<Inflight>, status: Status, queue: &mut Virtqueue) {
         // What counts as written begins at the first byte, and the status is the last.
-        let written = if status == Status::Ok { slot.len + 1 } else { 0 };
-        let _ = self.memory.write_obj(status as u8, slot.status); // was checked to be in RAM
-        queue.push(slot.chain.head, written);
-        self.free.push(index);
+        let written = if status == Status::Ok { inflight.written + 1 } else { 0 };
+        let _ = self.memory.write_obj(status as u8, inflight.status); // was checked to be in RAM
+        queue.push(inflight.chain.head, written);
+        self.spare.push(inflight);
     }
 }
 
@@ -324,7 +188,7 @@ impl VirtioDevice for Block {
     const QUEUES: &'static [u16] = &[QUEUE_SIZE];
 
     fn features(&self) -> u64 {
-        config::features(&self.disk)
+        config::features(self.engine.disk())
     }
 
     fn config(&self) -> &[u8] {
@@ -332,44 +196,44 @@ impl VirtioDevice for Block {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let ring = self.ring.as_ref().map(|ring| Events::with_data(ring.event(), RING_EVENT, EDGE));
-        let worker = Events::with_data(self.worker.event(), WORKER_EVENT, EDGE);
-        for events in ring.into_iter().chain([worker]) {
-            let _ = ops.add(events); // fails only when the host is out of memory
-        }
+        self.engine.init(COMPLETED, ops);
     }
 
     fn activate(&mut self, features: u64) {
-        // A driver that does not know of a cache must not need to (5.2.6.2).
-        self.durable = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+        // Without VIRTIO_BLK_F_FLUSH the driver does not know of a cache (5.2.6.2).
+        self.engine.activate(features & 1 << VIRTIO_BLK_F_FLUSH == 0);
     }
 
-    fn reset(&mut self) {
-        if let Some(ring) = &mut self.ring {
-            ring.drain();
-        }
-        self.worker.drain();
-        self.free.clear();
-        self.free.extend(0..QUEUE_SIZE);
+    fn reset(&mut self) -> ResetState {
         self.starved = false;
+        self.spare.extend(self.paused.take());
+        self.engine.cancel();
+        while let Some(progress) = self.engine.completed() {
+            if let Progress::Ended(inflight, _) = progress {
+                self.spare.push(inflight);
+            }
+        }
+        if self.engine.in_flight() == 0 { ResetState::Done } else { ResetState::Pending }
     }
 
     fn synchronous(&self) -> bool {
-        self.disk.in_memory()
+        self.engine.disk().inline == Inline::Everything
     }
 
-    fn serve(&mut self, queues: &mut [Virtqueue]) {
-        let Some(queue) = queues.first_mut() else { return };
-        self.take_requests(queue);
-        self.settle(queue);
+    fn process_inline(&mut self, queues: &mut [Virtqueue]) {
+        if let Some(queue) = queues.first_mut() {
+            self.take_requests(queue);
+        }
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
-        let Some(queue) = ctx.queues.first_mut() else { return };
-        self.settle(queue);
-        if !matches!(events.data(), RING_EVENT | WORKER_EVENT) || take(&mut self.starved) {
-            self.take_requests(queue);
-            self.settle(queue);
+        if let Some(queue) = ctx.queues.first_mut() {
+            self.reap_completions(queue);
+            if events.data() != COMPLETED || take(&mut self.starved) {
+                self.take_requests(queue);
+                self.reap_completions(queue);
+            }
         }
+        self.engine.submit();
     }
 }

@@ -1,22 +1,31 @@
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use proptest::prelude::*;
+use vm_memory::GuestAddress;
 
-use super::request::{MAX_DISCARDED, MAX_ZEROED, SECTOR};
+use super::request::{MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS, SECTOR};
 use super::*;
+use crate::device::Device;
 use crate::device::virtio::Buffer;
 use crate::device::virtio::testing::{
-    BUFFERS, CONFIG, DEVICE_FEATURES, Driver, NEEDS_RESET, QUEUE_NOTIFY, RAM, RUNNING, SIZE, STATUS, VERSION_1, ram,
-    rings,
+    ACKNOWLEDGE, BUFFERS, CONFIG, DEVICE_FEATURES, Driver, NEEDS_RESET, QUEUE_NOTIFY, QUEUE_READY, QUEUE_SEL, RAM,
+    RUNNING, SIZE, STATUS, VERSION_1, ram, rings,
 };
+use crate::sys::async_io::Operation;
+use crate::sys::vectored_io::Direction;
 
 const SECTORS: u64 = 64;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
-// Where requests are put.
+// The addresses of a request.
 const HEADER: u64 = BUFFERS;
 const RESULT: u64 = BUFFERS + 0x100;
 const DATA: u64 = BUFFERS + 0x1000;
@@ -32,25 +41,25 @@ const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 
-/// How requests are done.
+/// How requests are executed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// On the event loop's own time.
-    AtOnce,
-    /// On the time of the vCPU that rings the doorbell.
-    Prompt,
-    /// By io_uring.
-    Ring,
-    /// By a thread.
-    Worker,
-    /// By io_uring or a thread, past the page cache.
-    Direct,
-    DirectWorker,
+    /// Inline where that does not block, on the event loop.
+    CachedReads,
+    /// Inline, on tmpfs.
+    Everything,
+    /// By io_uring, and the device has closed its files.
+    Uring,
+    /// By system calls of the I/O process, and the device has closed its files.
+    Calls,
+    /// The same without the page cache.
+    DirectUring,
+    DirectCalls,
 }
 
-const WAYS: [Way; 6] = [Way::AtOnce, Way::Prompt, Way::Ring, Way::Worker, Way::Direct, Way::DirectWorker];
+const WAYS: [Way; 6] = [Way::CachedReads, Way::Everything, Way::Uring, Way::Calls, Way::DirectUring, Way::DirectCalls];
 
-/// An image file that goes away.
+/// An image file that is removed when dropped.
 struct Image(PathBuf);
 
 impl Drop for Image {
@@ -61,13 +70,13 @@ impl Drop for Image {
 
 impl Image {
     fn new(content: &[u8]) -> Self {
-        Self::of(Way::AtOnce, content)
+        Self::of(Way::CachedReads, content)
     }
 
     fn of(way: Way, content: &[u8]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("kickvm-disk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = if way == Way::Prompt { "/dev/shm".into() } else { std::env::temp_dir() };
+        let directory = if way == Way::Everything { "/dev/shm".into() } else { std::env::temp_dir() };
         let path = directory.join(name);
         fs::write(&path, content).unwrap();
         Self(path)
@@ -83,23 +92,21 @@ fn content() -> Vec<u8> {
     (0..SECTORS * SECTOR).map(|at| (at / SECTOR * 7 + at % 251) as u8).collect()
 }
 
-/// A disk on `image` with its driver. None if the host cannot do it that `way`.
+/// A disk on `image` with its driver. None if the host does not support that `way`.
 fn running(image: &Image, way: Way, read_only: bool) -> Option<Driver<Block>> {
-    let direct = matches!(way, Way::Direct | Way::DirectWorker);
-    let disk = match Disk::open(&image.0, read_only, direct) {
+    let direct = matches!(way, Way::DirectUring | Way::DirectCalls);
+    let mut disk = match Disk::open(&image.0, read_only, direct) {
         Err(_) if direct => return None, // a file system without O_DIRECT
         disk => disk.unwrap(),
     };
+    match way {
+        Way::CachedReads => {}
+        Way::Everything => assert_eq!(disk.inline, Inline::Everything, "/dev/shm is a tmpfs"),
+        _ => disk.inline = Inline::Nothing,
+    }
     let memory = ram();
-    let ring = match way {
-        Way::Ring | Way::Direct => {
-            Some(Uring::new(memory.clone(), &disk.files().collect::<Vec<_>>(), QUEUE_SIZE).ok()?)
-        }
-        _ => None,
-    };
-    let mut block = Block::with_ring(disk, "the serial number", &memory, Box::new(|_| {}), ring).unwrap();
-    block.at_once = block.at_once.filter(|_| matches!(way, Way::AtOnce | Way::Prompt));
-    assert!(block.synchronous() || way != Way::Prompt, "/dev/shm is in memory");
+    let engine = Engine::new(disk, &memory, !matches!(way, Way::Calls | Way::DirectCalls)).unwrap();
+    let block = Block::with_engine(engine, "the serial number", &memory, Box::new(|_| {})).unwrap();
     let mut driver = Driver::with_memory(block, memory);
     driver.start(if read_only { VERSION_1 } else { VERSION_1 | FLUSH });
     Some(driver)
@@ -114,10 +121,10 @@ fn segment(sector: u64, count: u32, flags: u32) -> Vec<u8> {
 }
 
 impl Driver<Block> {
-    /// Sends a request with `readable` bytes behind its header and room for `len` bytes, waits, and returns the status and
-    /// how many bytes were written.
+    /// Sends a request with `readable` bytes behind its header and room for `len` bytes, waits for it, and returns its status
+    /// and the number of bytes written.
     fn ask(&mut self, kind: u32, sector: u64, readable: &[u8], len: u32) -> (u8, u32) {
-        let before = self.given_back(0);
+        let before = self.used_index(0);
         self.put(HEADER, &header(kind, sector));
         self.put(RESULT, &[0xaa]);
         let mut from = vec![(HEADER, 16)];
@@ -133,7 +140,7 @@ impl Driver<Block> {
     }
 
     fn last_len(&self) -> u32 {
-        let last = self.given_back(0).wrapping_sub(1) % SIZE;
+        let last = self.used_index(0).wrapping_sub(1) % SIZE;
         self.memory.read_obj(GuestAddress(rings(0)[2] + 8 + u64::from(last) * 8)).unwrap()
     }
 }
@@ -142,7 +149,7 @@ impl Driver<Block> {
 fn the_driver_reads_size_and_features() {
     let image = Image::new(&content());
     for (read_only, expected) in [(false, 0b110_0110_0100_0100), (true, 0b000_0100_0110_0100)] {
-        let driver = running(&image, Way::AtOnce, read_only).unwrap();
+        let driver = running(&image, Way::CachedReads, read_only).unwrap();
         assert_eq!(driver.read(CONFIG), SECTORS as u32);
         assert_eq!(driver.read(CONFIG + 12), 254, "segments");
         assert_eq!(driver.read(CONFIG + 20), 512, "block size");
@@ -192,9 +199,9 @@ fn how_a_request_is_cut_into_buffers_does_not_matter() {
 }
 
 #[test]
-fn the_serial_number_is_told() {
+fn the_serial_number_is_returned() {
     let image = Image::new(&content());
-    let mut driver = running(&image, Way::AtOnce, true).unwrap();
+    let mut driver = running(&image, Way::CachedReads, true).unwrap();
     assert_eq!(driver.ask(GET_ID, 0, &[], 20), (OK, 21));
     assert_eq!(driver.get(DATA, 20), b"the serial number\0\0\0");
     driver.put(DATA, &[0; 20]);
@@ -223,7 +230,7 @@ fn ranges_are_discarded_and_zeroed() {
 #[test]
 fn requests_that_make_no_sense_get_their_status() {
     let image = Image::new(&content());
-    let mut driver = running(&image, Way::AtOnce, false).unwrap();
+    let mut driver = running(&image, Way::CachedReads, false).unwrap();
     let two = [segment(0, 1, 0), segment(1, 1, 0)].concat();
     for (kind, sector, readable, len, status) in [
         (IN, 0, vec![], 511, IOERR),
@@ -246,10 +253,10 @@ fn requests_that_make_no_sense_get_their_status() {
         (DISCARD, 0, segment(0, 1, 2), 0, UNSUPP),
         (DISCARD, 0, segment(SECTORS, 1, 0), 0, IOERR),
         (DISCARD, 0, segment(u64::MAX, u32::MAX, 0), 0, IOERR),
-        (DISCARD, 0, segment(0, MAX_DISCARDED + 1, 0), 0, IOERR),
+        (DISCARD, 0, segment(0, MAX_DISCARD_SECTORS + 1, 0), 0, IOERR),
         (WRITE_ZEROES, 0, two, 0, IOERR),
         (WRITE_ZEROES, 0, segment(0, 1, 3), 0, UNSUPP),
-        (WRITE_ZEROES, 0, segment(0, MAX_ZEROED + 1, 0), 0, IOERR),
+        (WRITE_ZEROES, 0, segment(0, MAX_ZERO_SECTORS + 1, 0), 0, IOERR),
         (WRITE_ZEROES, 0, segment(SECTORS - 1, 2, 1), 0, IOERR),
     ] {
         let answer = driver.ask(kind, sector, &readable, len);
@@ -262,7 +269,7 @@ fn requests_that_make_no_sense_get_their_status() {
 #[test]
 fn a_header_that_is_too_short_is_an_error() {
     let image = Image::new(&content());
-    let mut driver = running(&image, Way::AtOnce, false).unwrap();
+    let mut driver = running(&image, Way::CachedReads, false).unwrap();
     driver.request(0, &[(HEADER, 15)], &[(RESULT, 1)]);
     driver.request(0, &[], &[(DATA, 512), (RESULT, 1)]);
     assert_eq!(driver.used(0).len(), 2);
@@ -272,11 +279,11 @@ fn a_header_that_is_too_short_is_an_error() {
 #[test]
 fn a_request_without_room_for_its_status_stops_the_queue() {
     let image = Image::new(&content());
-    let mut driver = running(&image, Way::AtOnce, false).unwrap();
+    let mut driver = running(&image, Way::CachedReads, false).unwrap();
     driver.put(HEADER, &header(IN, 0));
     driver.request(0, &[(HEADER, 16)], &[]);
     assert_eq!((driver.read(STATUS), driver.used(0)), (RUNNING | NEEDS_RESET, vec![]));
-    driver.write(STATUS, 0);
+    driver.reset();
     driver.start(VERSION_1);
     assert_eq!(driver.ask(IN, 0, &[], 512), (OK, 513));
 }
@@ -323,7 +330,7 @@ fn the_first_error_of_the_host_is_reported() {
     fs::OpenOptions::new().write(true).open(&image.0).unwrap().set_len(0).unwrap();
     assert_eq!(driver.ask(IN, 0, &[], 512), (IOERR, 0));
     assert_eq!(driver.ask(IN, 0, &[], 512), (IOERR, 0));
-    assert_eq!(*said.lock().unwrap(), ["The file has become shorter"]);
+    assert_eq!(*said.lock().unwrap(), ["the file was truncated"]);
 }
 
 /// More requests in flight than entries, because the driver gives the same entry again and again without waiting.
@@ -365,7 +372,7 @@ fn a_reset_in_the_middle_of_requests_ends_them() {
             }
             driver.write(QUEUE_NOTIFY, 0);
             driver.run();
-            driver.write(STATUS, 0);
+            driver.reset();
             driver.put(DATA, &[0x22; 0x4_0000]);
             driver.start(VERSION_1 | FLUSH);
             driver.run();
@@ -377,12 +384,20 @@ fn a_reset_in_the_middle_of_requests_ends_them() {
 
 #[test]
 fn a_driver_without_flushes_has_its_writes_on_the_medium() {
-    assert_eq!(disk::flags(Direction::Write, true), libc::RWF_DSYNC);
-    assert_eq!(disk::flags(Direction::Read, true), 0);
+    let transfer = |direction, durable| {
+        let mut inflight = Inflight { request: Request::Transfer { direction, offset: 512 }, ..Inflight::default() };
+        inflight.chain.readable.push(Buffer { address: GuestAddress(DATA), len: 512 }).unwrap();
+        inflight.chain.writable.push(Buffer { address: GuestAddress(DATA), len: 512 }).unwrap();
+        inflight.operation(durable).unwrap()
+    };
+    let operation = |direction, flags| Operation::Transfer { direction, offset: 512, flags };
+    assert_eq!(transfer(Direction::Write, true), operation(Direction::Write, libc::RWF_DSYNC));
+    assert_eq!(transfer(Direction::Write, false), operation(Direction::Write, 0));
+    assert_eq!(transfer(Direction::Read, true), operation(Direction::Read, 0));
     for way in WAYS {
         let image = Image::of(way, &content());
         let Some(mut driver) = running(&image, way, false) else { continue };
-        driver.write(STATUS, 0);
+        driver.reset();
         driver.start(VERSION_1);
         assert_eq!(driver.ask(OUT, 1, &[9; 512], 0), (OK, 1), "{way:?}");
         assert_eq!(driver.ask(WRITE_ZEROES, 0, &segment(2, 1, 0), 0), (OK, 1), "{way:?}");
@@ -427,7 +442,7 @@ fn model(image: &mut [u8], kind: u32, sector: u64, data: &[u8], len: u32) -> u8 
             let (start, count, flags) = (u64::from_le_bytes(data[..8].try_into().unwrap()), word(8), word(12));
             match range(start, count as usize * 512) {
                 _ if flags > u32::from(kind == WRITE_ZEROES) => UNSUPP,
-                Some(range) if count <= MAX_ZEROED => {
+                Some(range) if count <= MAX_ZERO_SECTORS => {
                     image[range].fill(0); // a regular file's holes read as zeros
                     OK
                 }
@@ -486,7 +501,7 @@ proptest! {
         driver.notify(0);
         prop_assert!(matches!(driver.read(STATUS), RUNNING | 0x4f));
         prop_assert_eq!(fs::metadata(&image.0).unwrap().len(), SECTORS * 512);
-        driver.write(STATUS, 0);
+        driver.reset();
         driver.start(VERSION_1 | FLUSH);
         prop_assert_eq!(driver.ask(IN, 0, &[], 512), (OK, 513));
     }
@@ -499,7 +514,7 @@ fn a_disk_that_is_written_has_no_other_user() {
     let image = Image::new(&content());
     let why = |read_only| Disk::open(&image.0, read_only, false).unwrap_err().to_string();
     let path = image.0.display();
-    let already = format!("cannot use disk '{path}': It is a disk of this guest already");
+    let already = format!("cannot use disk '{path}': it is already a disk of this guest");
     {
         let _writer = image.open(false);
         assert_eq!([why(false), why(true)], [already.clone(), already.clone()]);
@@ -513,15 +528,15 @@ fn files_that_are_no_disk_say_why() {
     let why = |path: &Path| Disk::open(path, false, false).unwrap_err().to_string();
     let image = Image::new(&[0; 1000]);
     let path = image.0.display();
-    let partial = "Its 1000 bytes are no whole number of sectors; 'truncate -s %512' fills the last one up";
+    let partial = "its size of 1000 bytes is not a multiple of 512; 'truncate -s %512' fills up the last sector";
     assert_eq!(why(&image.0), format!("cannot use disk '{path}': {partial}"));
     fs::write(&image.0, b"").unwrap();
     assert_eq!(
         why(&image.0),
-        format!("cannot use disk '{path}': It is empty; 'truncate -s 1G' makes an image of 1 GiB")
+        format!("cannot use disk '{path}': it is empty; 'truncate -s 1G' makes an image of 1 GiB")
     );
-    assert_eq!(why(Path::new("/")), "cannot use disk '/': It is a directory");
-    let neither = "cannot use disk '/dev/null': It is neither a regular file nor a block device";
+    assert_eq!(why(Path::new("/")), "cannot use disk '/': it is a directory");
+    let neither = "cannot use disk '/dev/null': it is neither a regular file nor a block device";
     assert_eq!(why(Path::new("/dev/null")), neither);
     assert_eq!(why(Path::new("/nowhere")), "cannot open disk '/nowhere': No such file or directory");
 }
@@ -533,11 +548,15 @@ fn more_pieces_than_one_call_takes_are_moved_in_parts() {
     let pieces: Vec<_> = (0..150)
         .map(|n| Buffer { address: GuestAddress(DATA + n * 1000), len: if n < 75 { 100 } else { 5 } })
         .collect();
-    let mut buffers = Buffers::default();
-    pieces.iter().for_each(|piece| buffers.push(*piece).unwrap());
-    let mut offset = 512;
-    image.open(true).transfer(Direction::Read, &mut offset, &memory, &mut buffers, 0).unwrap();
-    assert_eq!((offset, buffers.len()), (512 + 75 * 105, 0));
+    let request = Request::Transfer { direction: Direction::Read, offset: 512 };
+    let mut inflight = Box::new(Inflight { request, ..Inflight::default() });
+    pieces.iter().for_each(|piece| inflight.chain.writable.push(*piece).unwrap());
+    let mut engine = Engine::new(image.open(true), &memory, false).unwrap();
+    let Progress::Ended(inflight, Ok(())) = engine.start(inflight, &mut TurnBudget::new(0)) else {
+        panic!("not cached")
+    };
+    let request = Request::Transfer { direction: Direction::Read, offset: 512 + 75 * 105 };
+    assert_eq!((inflight.request, inflight.data().len()), (request, 0));
     let mut read = Vec::new();
     for Buffer { address, len } in pieces {
         let start = read.len();
@@ -551,8 +570,8 @@ fn more_pieces_than_one_call_takes_are_moved_in_parts() {
 fn a_request_larger_than_the_kernel_is_given_at_once_is_done_in_parts() {
     const PIECE: usize = 0x3_0000;
     let content: Vec<u8> = (0..12 * PIECE).map(|at| (at / 4099) as u8).collect();
-    let image = Image::of(Way::Ring, &content);
-    let Some(mut driver) = running(&image, Way::Ring, true) else { return };
+    let image = Image::of(Way::Uring, &content);
+    let Some(mut driver) = running(&image, Way::Uring, true) else { return };
     driver.put(HEADER, &header(IN, 0));
     // Each piece is read to the same place, and the last one stays.
     let mut to = vec![(DATA, PIECE as u32); 12];
@@ -561,4 +580,143 @@ fn a_request_larger_than_the_kernel_is_given_at_once_is_done_in_parts() {
     driver.wait_until(0, |given| given == 1);
     assert_eq!((driver.get(RESULT, 1), driver.last_len()), (vec![OK], 12 * PIECE as u32 + 1));
     assert!(driver.get(DATA, PIECE) == content[11 * PIECE..]);
+}
+
+// ---- Requests that do not end ----
+
+impl Driver<Block> {
+    /// Makes `count` reads available, and lets the device take them.
+    fn read_without_waiting(&mut self, count: u16) {
+        self.put(HEADER, &header(IN, 1));
+        self.put(RESULT, &[0xaa]);
+        for (index, (address, len, flags)) in (0..).zip([(HEADER, 16, 1), (DATA, 512, 3), (RESULT, 1, 2)]) {
+            self.put_descriptor(rings(0)[0] + u64::from(index) * 16, (address, len, flags, index + 1));
+        }
+        for _ in 0..count / SIZE {
+            (0..SIZE).for_each(|_| self.offer(0, 0));
+            self.notify(0);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.virtio.lock().unwrap().device_mut().engine.in_flight()
+    }
+
+    /// Stops or continues the process that does the I/O.
+    fn signal(&self, signal: Signal) {
+        let pid = self.virtio.lock().unwrap().device_mut().engine.process_id();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+}
+
+/// A disk that does not answer, because its process is stopped.
+fn stuck(image: &Image, way: Way) -> Driver<Block> {
+    let driver = running(image, way, false).unwrap();
+    driver.signal(Signal::SIGSTOP);
+    driver
+}
+
+#[test]
+fn a_reset_is_pending_until_the_last_of_64_requests_has_ended() {
+    for way in [Way::Uring, Way::Calls] {
+        let image = Image::new(&content());
+        let mut driver = stuck(&image, way);
+        driver.read_without_waiting(64);
+        driver.write(STATUS, 0);
+        driver.run();
+        assert_eq!((driver.in_flight(), driver.read(STATUS)), (64, RUNNING), "{way:?}");
+        // Nothing that the driver writes has an effect.
+        driver.write(STATUS, ACKNOWLEDGE);
+        driver.set_up(0, SIZE, rings(0));
+        driver.write(STATUS, 0);
+        driver.notify(0);
+        assert_eq!(driver.read(STATUS), RUNNING, "{way:?}");
+
+        driver.interrupts();
+        driver.signal(Signal::SIGCONT);
+        driver.wait_for(|driver| driver.read(STATUS) == 0);
+        driver.write(QUEUE_SEL, 0);
+        assert_eq!((driver.in_flight(), driver.read(QUEUE_READY)), (0, 0), "{way:?}");
+        assert_eq!((driver.used(0), driver.get(RESULT, 1), driver.interrupts()), (vec![], vec![0xaa], 0), "{way:?}");
+
+        driver.start(VERSION_1 | FLUSH);
+        driver.read_without_waiting(16);
+        driver.wait_until(0, |index| index == 16);
+        assert_eq!((driver.read(STATUS), driver.get(RESULT, 1)), (RUNNING, vec![OK]), "{way:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_that_resets_a_device_waits_for_the_event_loop_without_the_lock() {
+    let image = Image::new(&content());
+    let mut driver = stuck(&image, Way::Uring);
+    driver.read_without_waiting(16);
+    driver.registers.reset_wait = Duration::from_secs(30);
+    thread::scope(|scope| {
+        let registers = &driver.registers;
+        let vcpu = scope.spawn(|| {
+            assert!(registers.write(STATUS, &0u32.to_le_bytes()).is_continue());
+            let mut status = [0xff; 4];
+            registers.read(STATUS, &mut status);
+            assert_eq!(status, [0; 4]);
+        });
+        driver.manager.run_with_timeout(30).unwrap(); // takes the lock
+        let pid = driver.virtio.lock().unwrap().device_mut().engine.process_id();
+        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+        while !vcpu.is_finished() {
+            driver.manager.run_with_timeout(30).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_vcpu_that_resets_a_device_does_not_wait_for_ever() {
+    let image = Image::new(&content());
+    let mut driver = stuck(&image, Way::Uring);
+    driver.read_without_waiting(16);
+    driver.registers.reset_wait = Duration::from_millis(20);
+    driver.write(STATUS, 0);
+    assert_eq!(driver.read(STATUS), RUNNING);
+    driver.signal(Signal::SIGCONT);
+    driver.wait_for(|driver| driver.read(STATUS) == 0);
+}
+
+#[test]
+fn requests_that_do_not_end_in_time_are_abandoned() {
+    for way in [Way::Uring, Way::Calls] {
+        let image = Image::new(&content());
+        let mut driver = stuck(&image, way);
+        driver.read_without_waiting(64);
+        let began = Instant::now();
+        let deadline = began + Duration::from_millis(50);
+        assert_eq!(driver.virtio.lock().unwrap().device_mut().drain(deadline), 64);
+        assert!(Instant::now() >= deadline);
+        let pid = Pid::from_raw(driver.virtio.lock().unwrap().device_mut().engine.process_id());
+        drop(driver);
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let why = Disk::open(&image.0, false, false).unwrap_err().to_string();
+        assert!(why.contains("it is already a disk of this guest"), "still locked: {why}");
+        kill(pid, Signal::SIGCONT).unwrap();
+        let ended = waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        assert_eq!(ended, WaitStatus::Exited(pid, 0));
+        drop(image.open(false));
+    }
+}
+
+#[test]
+fn a_disk_that_is_stopped_finishes_its_requests_and_releases_its_lock() {
+    for way in WAYS {
+        let image = Image::of(way, &content());
+        let Some(mut driver) = running(&image, way, false) else { continue };
+        driver.put(HEADER, &[header(OUT, 5), vec![0x55; 512]].concat());
+        driver.request(0, &[(HEADER, 528)], &[(RESULT, 1)]);
+        {
+            let mut virtio = driver.virtio.lock().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            // One that has not begun may fail, but it has ended.
+            assert_eq!(virtio.device_mut().drain(deadline), 0, "{way:?}");
+            virtio.device_mut().wait(deadline);
+        }
+        drop(image.open(false));
+    }
 }

@@ -24,7 +24,7 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::GuestMemoryMmap;
 
-use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
 use crate::sys::vectored_io::{IOV_MAX, IoVecs};
@@ -279,11 +279,12 @@ impl VirtioDevice for Net {
         let _ = self.tap.set_offloads(flags); // succeeded in `Tap::open`, so this fails only if the tap was deleted
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> ResetState {
         self.rx.reset();
         self.tx_blocked = false;
         self.features = 0;
         let _ = self.tap.set_offloads(0); // as above
+        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

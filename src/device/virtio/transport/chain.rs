@@ -1,5 +1,5 @@
-//! A descriptor chain that has been checked: every buffer lies in RAM, nothing loops, and what the device reads comes
-//! before what it writes.
+//! A validated descriptor chain: every buffer is in RAM, the chain ends, and buffers that the device reads come before those
+//! that it writes.
 
 use std::io;
 
@@ -8,29 +8,36 @@ use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemory
 
 use crate::sys::vectored_io::Buffer;
 
-/// Pieces of guest memory, one behind the other.
+/// A sequence of buffers in guest memory.
+//
+// virtio-queue's Reader and Writer are not used: they allocate for each chain, and borrow guest memory, so that a request
+// cannot be kept while it is in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     list: Vec<Buffer>,
     len: usize,
 }
 
-/// One request of the driver. Made once and filled again and again, so that taking a request allocates nothing.
+/// One request of the driver. It is reused, so that taking a request allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
-    /// What the driver knows the chain by.
+    /// The index of its first descriptor, which identifies it.
     pub head: u16,
-    /// What the device may read.
+    /// The device-readable buffers.
     pub readable: Buffers,
-    /// What the device may write.
+    /// The device-writable buffers.
     pub writable: Buffers,
 }
 
-/// What is wrong with a chain.
+/// How a driver has violated the specification.
 pub type Fault = &'static str;
 
 impl Chain {
-    /// Takes a chain over from the queue, which has `queue_size` entries.
+    /// Replaces the content by a chain of a queue of `queue_size` entries.
+    ///
+    /// # Errors
+    ///
+    /// The chain is not valid.
     pub(super) fn fill<'m>(
         &mut self,
         chain: DescriptorChain<&'m GuestMemoryMmap>,
@@ -56,10 +63,10 @@ impl Chain {
             match descriptor.is_write_only() {
                 true => self.writable.push(Buffer { address, len })?,
                 false if self.writable.list.is_empty() => self.readable.push(Buffer { address, len })?,
-                false => return Err("a buffer to read comes behind one to write"),
+                false => return Err("a readable buffer follows a writable one"),
             }
         }
-        // The iterator just ends where the driver's tables make no sense.
+        // The iterator ends early where the driver's tables are not valid.
         if complete { Ok(()) } else { Err("a descriptor chain loops or leaves its table") }
     }
 }
@@ -82,22 +89,22 @@ impl Buffers {
         Ok(())
     }
 
-    /// Bytes in all.
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is not even a byte.
+    /// Whether the number of bytes is zero.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The pieces, none of them empty.
+    /// The buffers, none of which is empty.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Buffer> + Clone {
         self.list.iter()
     }
 
-    /// Drops the first `count` bytes, or all if there are fewer.
+    /// Removes the first `count` bytes, or all if there are fewer.
     pub fn skip(&mut self, count: usize) {
         let mut left = count.min(self.len);
         self.len -= left;
@@ -114,7 +121,7 @@ impl Buffers {
         }
     }
 
-    /// Drops what is behind the first `count` bytes.
+    /// Removes all but the first `count` bytes.
     pub fn truncate(&mut self, count: usize) {
         let mut left = count;
         for (index, buffer) in self.list.iter_mut().enumerate() {
@@ -128,7 +135,7 @@ impl Buffers {
         self.len = self.len.min(count);
     }
 
-    /// Drops the last byte and returns where it is.
+    /// Removes the last byte and returns its address.
     pub fn pop_last_byte(&mut self) -> Option<GuestAddress> {
         let last = self.list.last()?;
         let address = GuestAddress(last.address.0 + last.len as u64 - 1);
@@ -136,36 +143,21 @@ impl Buffers {
         Some(address)
     }
 
-    /// Copies the first bytes out and drops them. Returns how many there were, at most as many as `into` holds.
-    pub fn read(&mut self, memory: &GuestMemoryMmap, into: &mut [u8]) -> usize {
-        let mut done = 0;
-        for buffer in &self.list {
-            let rest = &mut into[done..];
-            let len = buffer.len.min(rest.len());
-            let part = &mut rest[..len];
-            if part.is_empty() || memory.read_slice(part, buffer.address).is_err() {
-                break;
-            }
-            done += part.len();
-        }
-        self.skip(done);
-        done
-    }
-
-    /// The pieces of the `len` bytes from `offset` on, as far as there are any.
+    /// The buffers of `len` bytes from `offset` on, as far as there are any.
     pub fn range(&self, offset: usize, len: usize) -> impl Iterator<Item = Buffer> {
         let (mut skip, mut left) = (offset, len);
-        self.list.iter().filter_map(move |buffer| {
+        let parts = self.list.iter().map_while(move |buffer| {
             let part = buffer.len.saturating_sub(skip).min(left);
-            // Inside the buffer, which is in RAM, unless nothing is left of it.
+            // Inside the buffer, which is in RAM, unless the part is empty.
             let address = GuestAddress(buffer.address.0.wrapping_add(skip as u64));
             skip = skip.saturating_sub(buffer.len);
-            left -= part;
-            (part > 0).then_some(Buffer { address, len: part })
-        })
+            (left > 0).then(|| left -= part)?;
+            Some(Buffer { address, len: part })
+        });
+        parts.filter(|part| part.len > 0)
     }
 
-    /// Copies bytes out from `offset` on, and drops none. Returns how many there were.
+    /// Copies bytes from `offset` on to `into`. Returns the number of bytes.
     pub fn read_at(&self, memory: &GuestMemoryMmap, offset: usize, into: &mut [u8]) -> usize {
         let mut done = 0;
         for Buffer { address, len } in self.range(offset, into.len()) {
@@ -177,7 +169,7 @@ impl Buffers {
         done
     }
 
-    /// Copies `from` in from `offset` on, and drops none. Returns how many bytes had room.
+    /// Copies `from` to the bytes from `offset` on. Returns the number of bytes.
     pub fn write_at(&self, memory: &GuestMemoryMmap, offset: usize, from: &[u8]) -> usize {
         let mut done = 0;
         for Buffer { address, len } in self.range(offset, from.len()) {
@@ -189,27 +181,31 @@ impl Buffers {
         done
     }
 
-    /// Copies an object out and drops it, or fails if there is too little.
+    /// Copies the first bytes to `into` and removes them. Returns the number of bytes.
+    pub fn read(&mut self, memory: &GuestMemoryMmap, into: &mut [u8]) -> usize {
+        let done = self.read_at(memory, 0, into);
+        self.skip(done);
+        done
+    }
+
+    /// Copies `from` to the first bytes and removes them. Returns the number of bytes.
+    pub fn write(&mut self, memory: &GuestMemoryMmap, from: &[u8]) -> usize {
+        let done = self.write_at(memory, 0, from);
+        self.skip(done);
+        done
+    }
+
+    /// Copies an object from the first bytes and removes them.
+    ///
+    /// # Errors
+    ///
+    /// There are fewer bytes than the object has.
     pub fn read_obj<T: ByteValued + Default>(&mut self, memory: &GuestMemoryMmap) -> io::Result<T> {
         let mut object = T::default();
         match self.read(memory, object.as_mut_slice()) {
             len if len == size_of::<T>() => Ok(object),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-    }
-
-    /// Copies `from` to the front and drops what was written. Returns how much that was.
-    pub fn write(&mut self, memory: &GuestMemoryMmap, from: &[u8]) -> usize {
-        let mut done = 0;
-        for buffer in &self.list {
-            let part = &from[done..from.len().min(done + buffer.len)];
-            if part.is_empty() || memory.write_slice(part, buffer.address).is_err() {
-                break;
-            }
-            done += part.len();
-        }
-        self.skip(done);
-        done
     }
 }
 

@@ -1,4 +1,4 @@
-//! One virtqueue (virtio 1.3, 2.7), as its device sees it: requests come out, answers go in.
+//! One virtqueue (virtio 1.3, 2.7): the device takes requests from its available ring and returns them in its used ring.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -9,10 +9,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::{Chain, Fault};
 use crate::device::virtio::Interrupt;
 
-/// How often a queue of requests is gone through in one turn of the event loop before others have theirs.
+/// How often its own size of requests a queue yields in one turn of the event loop, so that other devices have theirs.
 const ROUNDS: u32 = 2;
 
-/// A queue, from the driver's set-up to the device's reset.
+/// A virtqueue with the eventfd that notifies it.
 #[derive(Debug)]
 pub struct Virtqueue {
     queue: Queue,
@@ -20,12 +20,16 @@ pub struct Virtqueue {
     doorbell: EventFd,
     fault: Option<Fault>,
     budget: u32,
-    pending_used: u16,            // answers, modulo 2^16
-    notifications_disabled: bool, // the driver was told not to ring
+    pending_used: u16,            // used entries without an interrupt, modulo 2^16
+    notifications_disabled: bool, // in the used ring's flags
 }
 
 impl Virtqueue {
-    /// A queue of at most `max_size` entries, a power of two, whose driver rings `doorbell`.
+    /// A queue of at most `max_size` entries, which is notified by `doorbell`.
+    ///
+    /// # Errors
+    ///
+    /// `max_size` is not a power of two.
     pub(super) fn new(max_size: u16, memory: GuestMemoryMmap, doorbell: EventFd) -> Result<Self, virtio_queue::Error> {
         Ok(Self {
             queue: Queue::new(max_size)?,
@@ -52,10 +56,14 @@ impl Virtqueue {
         &self.doorbell
     }
 
-    /// Checks what the driver has set up, and begins with it.
+    /// Validates the driver's configuration and makes the queue ready.
+    ///
+    /// # Errors
+    ///
+    /// The size is not valid, or a ring is not in RAM, not aligned, or overlaps another one.
     pub(super) fn configure(&mut self, size: u32, descriptors: u64, available: u64, used: u64) -> Result<(), Fault> {
         let Some(size) = u16::try_from(size).ok().filter(|size| self.queue.try_set_size(*size).is_ok()) else {
-            return Err("a queue's size is no power of two, or too large");
+            return Err("a queue's size is not a power of two, or too large");
         };
         // Table 2.7: bytes an entry, bytes besides, alignment.
         let parts = [(descriptors, 16, 0, 16), (available, 2, 6, 2), (used, 8, 6, 4)];
@@ -89,50 +97,51 @@ impl Virtqueue {
         self.notifications_disabled = false;
     }
 
-    /// To be called before the device's ctx.
+    /// To be called before the device processes the queue.
     pub(super) fn begin_turn(&mut self) {
         self.budget = u32::from(self.queue.size()).saturating_mul(ROUNDS);
     }
 
-    /// Interrupts the driver if there are answers it wants to on_byte of. To be called after the device's ctx.
+    /// Interrupts the driver for the used entries that were added, unless it suppresses that. To be called after the device
+    /// has processed the queue.
     pub(super) fn end_turn(&mut self, interrupt: &Interrupt) {
-        let answers = std::mem::take(&mut self.pending_used);
-        if answers > 0 && self.driver_waits_for(answers).unwrap_or(true) {
+        let added = std::mem::take(&mut self.pending_used);
+        if added > 0 && self.needs_interrupt(added).unwrap_or(true) {
             interrupt.raise();
         }
     }
 
-    /// Whether the driver wants to on_byte of one of the last `answers` (virtio 1.3, 2.7.7.2).
-    fn driver_waits_for(&self, answers: u16) -> Result<bool, vm_memory::GuestMemoryError> {
+    /// Whether the driver wants an interrupt for one of the last `added` entries (virtio 1.3, 2.7.7.2).
+    fn needs_interrupt(&self, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
         if !self.queue.event_idx_enabled() {
             return Ok(true);
         }
-        fence(Ordering::SeqCst); // the answers are seen before the driver's word is read
-        // `used_event` is behind the entries of the available ring, in RAM as was checked by `set_up`.
+        fence(Ordering::SeqCst); // the driver sees the entries before `used_event` is read
+        // It is behind the entries of the available ring, which `configure` has checked to be in RAM.
         let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
         let event = u16::from_le(self.memory.load(GuestAddress(at), Ordering::Relaxed)?);
-        Ok(self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < answers)
+        Ok(self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < added)
     }
 
-    /// Why the queue has stopped, once.
+    /// Stops the queue if the driver has violated the specification. Returns the reason once.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take_if(|_| self.queue.ready()).inspect(|_| self.queue.set_ready(false))
     }
 
     // ---- For the device ----
 
-    /// Guest memory, to which the buffers of a chain belong.
+    /// The guest memory in which the buffers of a chain are.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 
-    /// The number of entries the driver has set up, at most.
+    /// The number of entries.
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
 
-    /// Takes the driver's next request into `chain`. False when there is none now; the driver will then ring the doorbell for the
-    /// next. A driver that breaks the rules stops its queue, and so does a queue that is not set up.
+    /// Takes the driver's next request into `chain`. Returns false when none is available; then the driver notifies the queue
+    /// of the next one. A queue that is not ready or has failed has no requests.
     pub fn pop(&mut self, chain: &mut Chain) -> bool {
         while self.usable() {
             if self.budget == 0 {
@@ -168,31 +177,31 @@ impl Virtqueue {
             Some(descriptors) => chain.fill(descriptors, &self.memory, size)?,
         }
         if !self.notifications_disabled {
-            // While requests are being served no doorbell is needed. With event indices this does nothing.
+            // No notification is needed while requests are taken. With VIRTIO_F_EVENT_IDX this has no effect.
             let _ = self.queue.disable_notification(&self.memory);
             self.notifications_disabled = true;
         }
         Ok(true)
     }
 
-    /// Whether the driver has put a request in that was not taken.
+    /// Whether a request is available.
     pub fn has_more(&self) -> bool {
         let next = self.queue.next_avail();
         self.usable() && self.queue.avail_idx(&self.memory, Ordering::Acquire).is_ok_and(|index| index.0 != next)
     }
 
-    /// Puts the request that was taken last back.
+    /// Makes the request that was taken last available again.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Asks the driver to ring the doorbell for the next request, and says whether there is one already.
+    /// Enables notifications of requests. Returns whether one is available already.
     pub fn enable_notification(&mut self) -> bool {
         self.notifications_disabled = false;
         self.usable() && self.queue.enable_notification(&self.memory).unwrap_or(false)
     }
 
-    /// Gives the chain known as `head` back, after `written` bytes were written to it.
+    /// Returns the chain that begins at descriptor `head`, after `written` bytes were written to its buffers.
     pub fn push(&mut self, head: u16, written: usize) {
         if !self.usable() {
             return;
@@ -204,16 +213,16 @@ impl Virtqueue {
         }
     }
 
-    /// Gives several chains back, of which the driver sees all or none.
-    pub fn add_used_batch(&mut self, answers: impl Iterator<Item = (u16, usize)>) {
+    /// Returns several chains (head and bytes written), of which the driver sees all or none.
+    pub fn add_used_batch(&mut self, entries: impl Iterator<Item = (u16, usize)>) {
         if !self.usable() {
             return;
         }
         let (ring, size) = (self.queue.used_ring(), self.queue.size());
         let mut next = self.queue.next_used();
         let mut result = Ok(());
-        for (head, written) in answers {
-            // Two words, the head and the length. The ring is in RAM, as was checked by `set_up`.
+        for (head, written) in entries {
+            // 32 bits each for the head and the length. `configure` has checked that the ring is in RAM.
             let entry = u64::from(u32::try_from(written).unwrap_or(u32::MAX)) << 32 | u64::from(head);
             let at = GuestAddress(ring + 4 + 8 * u64::from(next % size));
             result = result.and(self.memory.write_obj(entry.to_le(), at));
@@ -227,7 +236,7 @@ impl Virtqueue {
         self.queue.set_next_used(next);
     }
 
-    /// Stops the queue, because its driver broke the rules.
+    /// Stops the queue because its driver has violated the specification.
     pub fn fail(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
     }

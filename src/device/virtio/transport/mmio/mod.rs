@@ -1,13 +1,14 @@
-//! The transport: registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
+//! The registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
 //!
-//! What the driver can read is one page of memory. Reads that exit are answered from it, and a hypervisor may show it to the
-//! guest read-only: then only writes exit. So it is up to date at all times.
+//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped read-only
+//! into the guest, so that only writes exit; so it is up to date at all times.
 
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_config::{
@@ -25,19 +26,24 @@ use virtio_bindings::virtio_mmio::{
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::{DeviceContext, Interrupt, VirtioDevice};
+use super::super::{DeviceContext, Interrupt, ResetState, VirtioDevice};
 use super::Virtqueue;
 use crate::device::{Device, Response};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 
-/// Bytes of registers, a page.
+/// Bytes of the registers, a page.
 pub const REGISTERS: u64 = 0x1000;
-/// Offset of the register whose writes ring doorbells: the value is the number of the queue. An ioeventfd may take them.
+/// Offset of QueueNotify: the value written is the number of the queue. An ioeventfd may handle it.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
-/// Offset of the register by which the driver acknowledges an interrupt. Writes of [`INT_VRING`] change nothing.
+/// Offset of InterruptACK. Writes of [`INT_VRING`] have no effect.
 pub const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
-/// The interrupt's usual cause.
+/// The bit of InterruptStatus for used buffers.
 pub const INT_VRING: u32 = VIRTIO_MMIO_INT_VRING;
+
+/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the register,
+/// but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so this must be much
+/// shorter than the time a shutdown waits for it.
+const RESET_WAIT: Duration = Duration::from_millis(100);
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -45,7 +51,7 @@ const VENDOR: u32 = u32::from_le_bytes(*b"kick");
 const TRANSPORT_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// What a driver can read of a device: one of the pages of a mapping.
+/// The registers of a device as the driver reads them: one of the pages of a mapping.
 #[derive(Clone, Debug)]
 pub struct RegisterPage {
     pages: Arc<MmapRegion>,
@@ -53,12 +59,12 @@ pub struct RegisterPage {
 }
 
 impl RegisterPage {
-    /// RegisterPage number `index` of `pages`, if it is that long.
+    /// Page number `index` of `pages`.
     pub fn new(pages: Arc<MmapRegion>, index: usize) -> Self {
         Self { pages, start: index * REGISTERS as usize }
     }
 
-    // Nobody but the device writes the page. Accesses outside of the mapping are none.
+    // Only the device writes the page. Accesses outside of the mapping have no effect.
 
     fn store(&self, offset: u32, value: u32) {
         let at = self.start + offset as usize;
@@ -79,7 +85,7 @@ impl RegisterPage {
     }
 }
 
-/// A device with its queues and registers: a subscriber of the event loop.
+/// A device with its queues and registers; a subscriber of the event loop.
 pub struct Virtio<D> {
     device: D,
     queues: Vec<Virtqueue>,
@@ -87,14 +93,16 @@ pub struct Virtio<D> {
     interrupt: Interrupt,
     page: RegisterPage,
     on_driver_ok: Option<Box<dyn Fn() + Send>>,
-    status: u32,
+    status: u32,     // 0 during a reset, though the driver reads the old one
+    resetting: bool, // the device has I/O of the last driver in flight
+    reset_done: Arc<Condvar>,
     driver_features: u64,
     device_features_sel: u32,
     driver_features_sel: u32,
     queue_sel: u32,
 }
 
-/// What the driver has written about a queue that is not ready yet.
+/// The driver's configuration of a queue, in effect when the queue becomes ready.
 #[derive(Clone, Copy, Debug, Default)]
 struct QueueConfig {
     size: u32,
@@ -110,9 +118,11 @@ impl<D> fmt::Debug for Virtio<D> {
 }
 
 impl<D: VirtioDevice> Virtio<D> {
-    /// Puts `device` behind registers that the driver has not touched yet.
+    /// Puts `device` behind registers in the state after a reset.
     ///
-    /// Fails when the host has no more descriptors or memory.
+    /// # Errors
+    ///
+    /// The host has no more descriptors or memory.
     pub fn new(device: D, memory: &GuestMemoryMmap, interrupt: Interrupt, page: RegisterPage) -> io::Result<Self> {
         let queues = D::QUEUES.iter().map(|&size| {
             let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
@@ -128,60 +138,67 @@ impl<D: VirtioDevice> Virtio<D> {
             page,
             on_driver_ok: None,
             status: 0,
+            resetting: false,
+            reset_done: Arc::default(),
             driver_features: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
             queue_sel: 0,
         };
-        virtio.show(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
-        virtio.show(VIRTIO_MMIO_VERSION, VERSION);
-        virtio.show(VIRTIO_MMIO_DEVICE_ID, D::TYPE);
-        virtio.show(VIRTIO_MMIO_VENDOR_ID, VENDOR);
-        // There is no shared memory: all of its four registers are ones.
-        (VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH).step_by(4).for_each(|at| virtio.show(at, u32::MAX));
-        virtio.show_config();
+        virtio.store(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
+        virtio.store(VIRTIO_MMIO_VERSION, VERSION);
+        virtio.store(VIRTIO_MMIO_DEVICE_ID, D::TYPE);
+        virtio.store(VIRTIO_MMIO_VENDOR_ID, VENDOR);
+        // No shared memory region: all bits of the length and of the address are set.
+        (VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH).step_by(4).for_each(|at| virtio.store(at, u32::MAX));
+        virtio.store_config();
         virtio.reset();
         Ok(virtio)
     }
 
-    /// Has `call` called on the driver's thread each time that it is ready.
+    /// Sets a function that is called each time that the driver sets DRIVER_OK, on its vCPU's thread.
     pub fn on_driver_ok(&mut self, call: Box<dyn Fn() + Send>) {
         self.on_driver_ok = Some(call);
     }
 
-    /// Whether doorbells should reach [`Registers`] instead of the event loop.
+    /// The device.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// Whether QueueNotify should be handled by [`Registers`] instead of the event loop.
     pub fn synchronous(&self) -> bool {
         self.device.synchronous()
     }
 
-    /// What rings when a queue is notified, in the order of the queues.
+    /// The queues' eventfds, in order. Writing one notifies the queue.
     pub fn doorbells(&self) -> impl Iterator<Item = &EventFd> {
         self.queues.iter().map(Virtqueue::doorbell)
     }
 
-    fn show(&self, offset: u32, value: u32) {
+    fn store(&self, offset: u32, value: u32) {
         self.page.store(offset, value);
     }
 
-    fn shown(&self, offset: u32) -> u32 {
+    fn load(&self, offset: u32) -> u32 {
         self.page.load(offset)
     }
 
-    fn show_config(&self) {
+    fn store_config(&self) {
         self.page.write(VIRTIO_MMIO_CONFIG, self.device.config());
     }
 
-    /// Shows a new configuration. The driver sees the generation change before and after, so it reads again if it was between.
+    /// Publishes a new configuration. The generation changes before and after, so a driver that read in between tries again.
     fn config_changed(&mut self) {
-        self.show(VIRTIO_MMIO_CONFIG_GENERATION, self.shown(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
-        self.show_config();
-        self.show(VIRTIO_MMIO_CONFIG_GENERATION, self.shown(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
-        self.announce_config();
+        self.store(VIRTIO_MMIO_CONFIG_GENERATION, self.load(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
+        self.store_config();
+        self.store(VIRTIO_MMIO_CONFIG_GENERATION, self.load(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
+        self.notify_config();
     }
 
-    fn announce_config(&self) {
+    fn notify_config(&self) {
         if self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
-            self.show(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
+            self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
             self.interrupt.raise();
         }
     }
@@ -192,7 +209,7 @@ impl<D: VirtioDevice> Virtio<D> {
 
     fn set_status(&mut self, status: u32) {
         self.status = status;
-        self.show(VIRTIO_MMIO_STATUS, status);
+        self.store(VIRTIO_MMIO_STATUS, status);
     }
 
     fn features(&self) -> u64 {
@@ -201,34 +218,44 @@ impl<D: VirtioDevice> Virtio<D> {
 
     fn needs_reset(&mut self) {
         self.set_status(self.status | VIRTIO_CONFIG_S_NEEDS_RESET);
-        self.announce_config();
+        self.notify_config();
     }
 
     fn reset(&mut self) {
-        self.device.reset();
         self.queues.iter_mut().for_each(Virtqueue::reset);
         self.queue_configs.fill(QueueConfig::default());
         self.driver_features = 0;
         (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
+        self.status = 0;
+        self.resetting = true;
+        self.try_complete_reset();
+    }
+
+    fn try_complete_reset(&mut self) {
+        if self.device.reset() == ResetState::Pending {
+            return;
+        }
+        self.resetting = false;
         self.set_status(0);
-        // Used buffers are announced by edges and the line is the device's own, so its driver may look each time.
-        self.show(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
-        self.show(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
-        self.show_queue();
+        // Used buffers are announced by edges and the line is the device's own, so its driver may check each time.
+        self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+        self.store(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
+        self.store_queue();
+        self.reset_done.notify_all();
     }
 
-    fn show_queue(&self) {
+    fn store_queue(&self) {
         let queue = self.queues.get(self.queue_sel as usize);
-        self.show(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size().into()));
-        self.show(VIRTIO_MMIO_QUEUE_READY, queue.is_some_and(Virtqueue::ready).into());
+        self.store(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size().into()));
+        self.store(VIRTIO_MMIO_QUEUE_READY, queue.is_some_and(Virtqueue::ready).into());
     }
 
-    /// Follows the driver through the steps of its initialization (3.1.1).
+    /// The steps of the driver's initialization (3.1.1).
     fn write_status(&mut self, status: u32) {
         if status == 0 {
             return self.reset();
         }
-        let mut new = status & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET; // bits are set one by one, and stay
+        let mut new = status & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET; // only a reset clears bits
         let features = self.driver_features;
         if features & !self.features() != 0 || features & 1 << VIRTIO_F_VERSION_1 == 0 {
             new &= !VIRTIO_CONFIG_S_FEATURES_OK;
@@ -244,7 +271,7 @@ impl<D: VirtioDevice> Virtio<D> {
             if let Some(call) = &self.on_driver_ok {
                 call();
             }
-            // What is in the queues already was not worth a notification.
+            // Requests that were made available before were not notified.
             self.doorbells().for_each(|doorbell| drop(doorbell.write(1)));
         }
     }
@@ -257,7 +284,7 @@ impl<D: VirtioDevice> Virtio<D> {
         } else if !queue.ready() && queue.configure(size, descriptors, available, used).is_err() {
             self.needs_reset();
         }
-        self.show_queue();
+        self.store_queue();
     }
 
     fn write_register(&mut self, offset: u32, value: u32) {
@@ -266,7 +293,7 @@ impl<D: VirtioDevice> Virtio<D> {
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => {
                 self.device_features_sel = value;
-                self.show(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), value));
+                self.store(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), value));
             }
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_sel = value,
             VIRTIO_MMIO_DRIVER_FEATURES if negotiating => {
@@ -274,66 +301,69 @@ impl<D: VirtioDevice> Virtio<D> {
             }
             VIRTIO_MMIO_QUEUE_SEL => {
                 self.queue_sel = value;
-                self.show_queue();
+                self.store_queue();
             }
             VIRTIO_MMIO_QUEUE_READY if !running => self.write_queue_ready(value),
             VIRTIO_MMIO_STATUS => self.write_status(value),
             VIRTIO_MMIO_INTERRUPT_ACK if value & VIRTIO_MMIO_INT_CONFIG != 0 => {
-                self.show(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+                self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
             }
             _ => self.write_queue_register(offset, value),
         }
     }
 
-    /// Notes what the driver says of a queue. It counts when the queue becomes ready, and never again.
+    /// Stores the driver's configuration of a queue until the queue becomes ready.
     fn write_queue_register(&mut self, offset: u32, value: u32) {
         if offset == VIRTIO_MMIO_QUEUE_NOTIFY {
             if self.device.synchronous() && self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
-                self.take_turn(|device, queues| device.serve(queues));
+                self.take_turn(|device, queues| device.process_inline(queues));
             } else if let Some(queue) = self.queues.get(value as usize) {
-                let _ = queue.doorbell().write(1); // where no ioeventfd takes it
+                let _ = queue.doorbell().write(1); // if no ioeventfd handles it
             }
             return;
         }
-        let Some(queue_configs) = self.queue_configs.get_mut(self.queue_sel as usize) else { return };
+        let Some(config) = self.queue_configs.get_mut(self.queue_sel as usize) else { return };
         match offset {
-            VIRTIO_MMIO_QUEUE_NUM => queue_configs.size = value,
-            VIRTIO_MMIO_QUEUE_DESC_LOW => set_half(&mut queue_configs.descriptors, 0, value),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_half(&mut queue_configs.descriptors, 1, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_half(&mut queue_configs.available, 0, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_half(&mut queue_configs.available, 1, value),
-            VIRTIO_MMIO_QUEUE_USED_LOW => set_half(&mut queue_configs.used, 0, value),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => set_half(&mut queue_configs.used, 1, value),
+            VIRTIO_MMIO_QUEUE_NUM => config.size = value,
+            VIRTIO_MMIO_QUEUE_DESC_LOW => set_half(&mut config.descriptors, 0, value),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_half(&mut config.descriptors, 1, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_half(&mut config.available, 0, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_half(&mut config.available, 1, value),
+            VIRTIO_MMIO_QUEUE_USED_LOW => set_half(&mut config.used, 0, value),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => set_half(&mut config.used, 1, value),
             _ => {}
         }
     }
 
-    /// Lets the device have its ctx, and the driver on_byte of it.
+    /// Lets the device process its queues, then interrupts the driver if it has to.
     fn take_turn(&mut self, turn: impl FnOnce(&mut D, &mut [Virtqueue])) {
-        // Before DRIVER_OK no request is looked at, though its queue may be ready.
+        // Before DRIVER_OK no request is processed, though its queue may be ready.
         let running = self.has(VIRTIO_CONFIG_S_DRIVER_OK);
         let queues = if running { &mut self.queues[..] } else { &mut [] };
         queues.iter_mut().for_each(Virtqueue::begin_turn);
         turn(&mut self.device, queues);
         self.queues.iter_mut().for_each(|queue| queue.end_turn(&self.interrupt));
         if self.queues.iter_mut().filter_map(Virtqueue::take_fault).count() > 0 {
-            self.show_queue();
+            self.store_queue();
             self.needs_reset();
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         let Ok(offset) = u32::try_from(offset) else { return };
+        if self.resetting {
+            return;
+        }
         if let Some(at) = offset.checked_sub(VIRTIO_MMIO_CONFIG) {
             self.device.write_config(at as usize, data);
-            self.show_config();
+            self.store_config();
         } else if let Ok(value) = data.try_into() {
-            self.write_register(offset, u32::from_le_bytes(value)); // control registers are words (4.2.2.2)
+            self.write_register(offset, u32::from_le_bytes(value)); // control registers have 32 bits (4.2.2.2)
         }
     }
 }
 
-/// A word of a 64-bit register; those above the first two are zero.
+/// 32 bits of a 64-bit register; behind the register they are zero.
 fn half(register: u64, select: u32) -> u32 {
     register.checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
 }
@@ -357,13 +387,15 @@ impl<D: VirtioDevice> MutEventSubscriber for Virtio<D> {
         if config_changed {
             self.config_changed();
         }
+        if self.resetting {
+            self.try_complete_reset();
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         for (index, queue) in (0..).zip(&self.queues) {
             let events = Events::with_data(queue.doorbell(), index, EventSet::IN | EventSet::EDGE_TRIGGERED);
-            // The number of descriptors is bounded by the kernel's limits; one that was just made can be watched unless it is
-            // out of memory, and then this queue is dead.
+            // Fails only if the kernel is out of memory; then this queue is not served.
             let _ = ops.add(events);
         }
         self.device.init(ops);
@@ -375,13 +407,18 @@ impl<D: VirtioDevice> MutEventSubscriber for Virtio<D> {
 pub struct Registers<D> {
     virtio: Arc<Mutex<Virtio<D>>>,
     page: RegisterPage,
+    reset_done: Arc<Condvar>,
+    pub(in crate::device::virtio) reset_wait: Duration,
 }
 
 impl<D: VirtioDevice> Registers<D> {
     /// The registers of `virtio`.
     pub fn new(virtio: Arc<Mutex<Virtio<D>>>) -> Self {
-        let page = lock(&virtio).page.clone();
-        Self { virtio, page }
+        let (page, reset_done) = {
+            let virtio = lock(&virtio);
+            (virtio.page.clone(), virtio.reset_done.clone())
+        };
+        Self { virtio, page, reset_done, reset_wait: RESET_WAIT }
     }
 }
 
@@ -395,7 +432,12 @@ impl<D: VirtioDevice> Device for Registers<D> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
-        lock(&self.virtio).write(offset, data);
+        let mut virtio = lock(&self.virtio);
+        virtio.write(offset, data);
+        if virtio.resetting && offset == u64::from(VIRTIO_MMIO_STATUS) {
+            // Without the lock, which the event loop needs to complete the reset.
+            let _ = self.reset_done.wait_timeout_while(virtio, self.reset_wait, |virtio| virtio.resetting);
+        }
         ControlFlow::Continue(())
     }
 }

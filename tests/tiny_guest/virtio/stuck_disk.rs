@@ -1,0 +1,458 @@
+//! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
+
+use crate::common::process::{Running, eventually};
+use crate::common::{TempDir, can_run};
+use crate::support::fuse::Fuse;
+use crate::support::has_kvm;
+use crate::support::run::{Run, run};
+use crate::{guest, power_off, print_serial};
+use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::pty::openpty;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a run may last after the kick.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Does what keys tell it: `g` makes 64 requests of this type for different parts of the disk available; `r` resets the device and
+/// prints whether that is done; `o` powers off.
+macro_rules! disk_user {
+    ($name:ident, $kind:literal, $data_flags:literal) => {
+        driver!(
+            $name,
+            [],
+            negotiate!(),
+            queue!("256", "0x104000", "0x105000", "0x106000"),
+            driver_ok!(),
+            print_serial!(r"up\n"),
+            "7: mov dx, 0x3fd; in al, dx; test al, 1; jz 7b",
+            "mov dx, 0x3f8; in al, dx; cmp al, 111; je 8f; cmp al, 114; je 9f; cmp al, 103; jne 7b",
+            // Headers are at 0x108000, statuses at 0x107000, data is at 0x120000.
+            "xor ecx, ecx; mov edi, 0x104000;",
+            "3: mov edx, ecx; shl edx, 4; add edx, 0x108000;",
+            concat!("mov dword ptr [rdx], ", $kind, "; mov eax, ecx; shl eax, 5; mov [rdx + 8], eax;"),
+            "lea eax, [rcx + 2 * rcx]; mov [0x105004 + 2 * rcx], ax; inc eax; shl eax, 16;",
+            "mov [rdi], rdx; mov dword ptr [rdi + 8], 16; mov [rdi + 12], eax; or word ptr [rdi + 12], 1;",
+            "add eax, 0x10000; mov edx, ecx; shl edx, 12; add edx, 0x120000;",
+            "mov [rdi + 16], rdx; mov dword ptr [rdi + 24], 4096; mov [rdi + 28], eax;",
+            concat!("or word ptr [rdi + 28], ", $data_flags, "; lea edx, [rcx + 0x107000];"),
+            "mov [rdi + 32], rdx; mov dword ptr [rdi + 40], 1; mov dword ptr [rdi + 44], 2;",
+            "add edi, 48; inc ecx; cmp ecx, 64; jne 3b; mov word ptr [0x105002], 64;",
+            reg!("0x50", "0"),
+            print_serial!(r"busy\n"),
+            "jmp 7b; 9:",
+            reg!("0x70", "0"),
+            "cmp dword ptr [rbx + 0x70], 0; jne 9f",
+            print_serial!(r"reset done\n"),
+            "jmp 7b; 9:",
+            print_serial!(r"reset pending\n"),
+            "jmp 7b; 8:",
+            power_off!()
+        );
+    };
+}
+disk_user!(READER, "0", "3");
+disk_user!(WRITER, "1", "1");
+
+// Writes its 512 bytes to 8 sectors, one after the other, and powers off.
+driver!(
+    SLOW_WRITER,
+    [("0x101000", "16", "1", "1"), ("0x102000", "512", "1", "2"), ("0x103000", "1", "2", "0")],
+    negotiate!(),
+    good_queue!(),
+    "mov word ptr [0x100682], 0;",
+    driver_ok!(),
+    "mov dword ptr [0x101000], 1; mov dword ptr [0x102000], 0x6b63696b; mov byte ptr [0x103000], 99; xor ecx, ecx;",
+    "7: mov [0x101008], ecx; inc ecx; mov [0x100682], cx;",
+    reg!("0x50", "0"),
+    "8: cmp [0x1006c2], cx; jne 8b; cmp byte ptr [0x103000], 0; jne 9f; cmp ecx, 8; jne 7b;",
+    power_off!(),
+    "9: mov al, 9; out 0xf4, al"
+);
+
+/// Ends the test that contains this if it cannot mount file systems.
+macro_rules! need_mounts {
+    () => {{
+        fn here() {}
+        if !can_run(std::any::type_name_of_val(&here), has_kvm().and_then(|()| can_mount())) {
+            return;
+        }
+    }};
+}
+
+fn can_mount() -> Result<(), String> {
+    for device in ["/dev/fuse", "/dev/loop-control"] {
+        File::open(device).map_err(|error| format!("{device}: {error}"))?;
+    }
+    let namespace = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS)).join().unwrap();
+    namespace.map_err(|error| format!("cannot create a mount namespace: {error}"))
+}
+
+/// Runs `test` on a thread with a mount namespace of its own, so that no mount outlives it.
+fn in_mount_namespace(test: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let test = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            test();
+        });
+        if let Err(panic) = test.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// A file system whose server can stop answering.
+trait Stuck {
+    fn file(&self) -> PathBuf;
+    /// Stops answering.
+    fn stop(&self);
+    /// Whether `process` waits for the file system.
+    fn has_stopped(&self, process: Pid) -> bool;
+    /// Lets all that waits for the file system continue.
+    fn release(&self);
+}
+
+impl Stuck for Fuse {
+    fn file(&self) -> PathBuf {
+        Fuse::file(self)
+    }
+
+    fn stop(&self) {
+        self.stop_answering();
+    }
+
+    fn has_stopped(&self, _process: Pid) -> bool {
+        self.unanswered() > 0
+    }
+
+    fn release(&self) {
+        self.abort();
+    }
+}
+
+/// A loop-mounted ext4 file system, which can be frozen, or whose device can stop answering.
+struct Ext4 {
+    directory: PathBuf,
+    device: Option<Fuse>,
+}
+
+impl Ext4 {
+    fn mount(directory: PathBuf, image: &Path, device: Option<Fuse>) -> Self {
+        fs::create_dir(&directory).unwrap();
+        command(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
+        command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(image).arg(&directory));
+        let fs = Self { directory, device };
+        fs::write(fs.file(), vec![1; 1 << 20]).unwrap();
+        // Nothing of it stays in the page cache.
+        let file = File::open(fs.file()).unwrap();
+        file.sync_all().unwrap();
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        fs
+    }
+}
+
+impl Stuck for Ext4 {
+    fn file(&self) -> PathBuf {
+        self.directory.join("disk")
+    }
+
+    fn stop(&self) {
+        match &self.device {
+            Some(device) => device.stop_answering(),
+            None => command(Command::new("fsfreeze").arg("--freeze").arg(&self.directory)),
+        }
+    }
+
+    fn has_stopped(&self, process: Pid) -> bool {
+        match &self.device {
+            Some(device) => device.unanswered() > 0,
+            None => io_process(process).is_some_and(sleeps_uninterruptibly),
+        }
+    }
+
+    fn release(&self) {
+        match &self.device {
+            Some(device) => device.abort(),
+            // It may not be frozen.
+            None => drop(Command::new("fsfreeze").arg("--unfreeze").arg(&self.directory).output()),
+        }
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        self.release();
+        let _ = umount2(&self.directory, MntFlags::MNT_DETACH);
+    }
+}
+
+fn command(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The process that does the I/O of `parent`.
+fn io_process(parent: Pid) -> Option<Pid> {
+    let children = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (name, fields) = (stat.split(['(', ')']).nth(1)?, stat.rsplit(')').next()?);
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        (name == "kickvm-io" && fields.split_whitespace().nth(1)? == parent.to_string()).then(|| Pid::from_raw(id))
+    });
+    { children }.next()
+}
+
+fn sleeps_uninterruptibly(process: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    { threads }.any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next()) == Some("D")
+    })
+}
+
+/// Lets `fs` answer when dropped, before anything waits for what it blocks.
+struct Release<'a>(&'a dyn Stuck);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// Takes io_uring from the command.
+fn without_io_uring(command: &mut Command) {
+    let deny = || {
+        let instruction = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let mut filter = [
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0), // the number of the call
+            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+            instruction(libc::BPF_RET, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+            instruction(libc::BPF_RET, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: the program and its instructions are live locals.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(deny) };
+}
+
+/// What ends the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kick {
+    Timeout,
+    Sigterm,
+    PowerOff,
+    CtrlAX,
+    PowerOffAfterReset,
+}
+
+/// Starts a guest at a terminal, and waits until it is up.
+fn start(mut run: Run) -> (Running, File) {
+    let pty = openpty(None, None).unwrap();
+    run.command.stdin(pty.slave);
+    let mut running = run.start();
+    running.wait_for("up\n");
+    (running, pty.master.into())
+}
+
+/// Stops `fs`, lets the guest use its disk there, and waits until a request is stuck.
+fn get_stuck(running: &mut Running, keys: &mut File, fs: &dyn Stuck) {
+    fs.stop();
+    keys.write_all(b"g").unwrap();
+    running.wait_for("busy\n");
+    eventually("a request to be stuck", || fs.has_stopped(running.pid()).then_some(()));
+}
+
+/// Runs `guest`, which uses the disk on `fs`, stops `fs`, and asserts that `kick` ends the run in time.
+#[track_caller]
+fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
+    let mut run: Run = run(guest, &["--no-rng"]);
+    let disk = fs.file().display().to_string();
+    let report = run.dir.path().join("report");
+    run.command.args(["--disk", &disk, "--report"]).arg(&report);
+    if kick == Kick::Timeout {
+        run.command.args(["--timeout", "2s"]);
+    }
+    if !io_uring {
+        without_io_uring(&mut run.command);
+    }
+    let began = Instant::now();
+    let (mut running, mut keys) = start(run);
+    let release = Release(fs);
+    get_stuck(&mut running, &mut keys, fs);
+    if kick == Kick::PowerOffAfterReset {
+        keys.write_all(b"r").unwrap();
+        running.wait_for("reset pending\n");
+    }
+    let (code, kicked) = match kick {
+        Kick::Timeout => (124, began + Duration::from_secs(2)),
+        Kick::Sigterm => {
+            running.signal(Signal::SIGTERM);
+            (143, Instant::now())
+        }
+        Kick::PowerOff | Kick::PowerOffAfterReset => {
+            keys.write_all(b"o").unwrap();
+            (0, Instant::now())
+        }
+        Kick::CtrlAX => {
+            keys.write_all(b"\x01x").unwrap();
+            (0, Instant::now())
+        }
+    };
+    let status = eventually("the process to end", || running.child.try_wait().unwrap());
+    let late = Instant::now().saturating_duration_since(kicked);
+    assert!(late < LIMIT, "{kick:?}: it ended after {late:?}");
+    assert_eq!(status.code(), Some(code), "{kick:?}");
+
+    let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    assert_eq!(report["exit_code"], code);
+    assert!(report["console"].as_array().unwrap().iter().any(|line| line == "busy"), "{report}");
+    let note = report["notes"][0].as_str().unwrap_or_default();
+    assert!(note.starts_with(&format!("disk '{disk}' did not answer: ")), "{report}");
+    assert!(note.ends_with(" abandoned"), "{report}");
+
+    drop(release);
+    let group = running.pid();
+    eventually("the I/O process to end", || (killpg(group, None) == Err(Errno::ESRCH)).then_some(()));
+}
+
+/// Two tests, with and without io_uring, for each combination.
+macro_rules! stuck_disks {
+    ($($name:ident: $guest:ident on $fs:ident, $kick:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            need_mounts!();
+            for io_uring in [true, false] {
+                in_mount_namespace(|| {
+                    let dir = TempDir::new();
+                    ends_in_time(&$fs(&dir), &$guest, io_uring, Kick::$kick);
+                });
+            }
+        }
+    )*};
+}
+
+fn silent_fuse(dir: &TempDir) -> Fuse {
+    let directory = dir.path().join("mounted");
+    fs::create_dir(&directory).unwrap();
+    Fuse::mount(&directory).unwrap()
+}
+
+fn frozen_ext4(dir: &TempDir) -> Ext4 {
+    let image = dir.path().join("image");
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    Ext4::mount(dir.path().join("mounted"), &image, None)
+}
+
+/// ext4 on a loop device whose file's server stops answering: like a disk or a network disk that is gone.
+fn dead_device(dir: &TempDir) -> Ext4 {
+    let device = silent_fuse(dir);
+    let image = Fuse::file(&device);
+    Ext4::mount(dir.path().join("ext4"), &image, Some(device))
+}
+
+stuck_disks! {
+    reads_of_a_silent_fuse_server_end_by_the_timeout: READER on silent_fuse, Timeout;
+    reads_of_a_silent_fuse_server_end_by_sigterm: READER on silent_fuse, Sigterm;
+    reads_of_a_silent_fuse_server_end_by_power_off: READER on silent_fuse, PowerOff;
+    reads_of_a_silent_fuse_server_end_by_ctrl_a_x: READER on silent_fuse, CtrlAX;
+    reads_of_a_silent_fuse_server_end_by_a_reset: READER on silent_fuse, PowerOffAfterReset;
+    writes_to_a_silent_fuse_server_end_by_the_timeout: WRITER on silent_fuse, Timeout;
+    writes_to_a_silent_fuse_server_end_by_sigterm: WRITER on silent_fuse, Sigterm;
+    writes_to_a_silent_fuse_server_end_by_power_off: WRITER on silent_fuse, PowerOff;
+    writes_to_a_silent_fuse_server_end_by_ctrl_a_x: WRITER on silent_fuse, CtrlAX;
+    writes_to_a_silent_fuse_server_end_by_a_reset: WRITER on silent_fuse, PowerOffAfterReset;
+    reads_of_a_dead_device_end_by_the_timeout: READER on dead_device, Timeout;
+    reads_of_a_dead_device_end_by_power_off: READER on dead_device, PowerOff;
+    writes_to_a_frozen_file_system_end_by_the_timeout: WRITER on frozen_ext4, Timeout;
+    writes_to_a_frozen_file_system_end_by_sigterm: WRITER on frozen_ext4, Sigterm;
+    writes_to_a_frozen_file_system_end_by_power_off: WRITER on frozen_ext4, PowerOff;
+    writes_to_a_frozen_file_system_end_by_ctrl_a_x: WRITER on frozen_ext4, CtrlAX;
+    writes_to_a_frozen_file_system_end_by_a_reset: WRITER on frozen_ext4, PowerOffAfterReset;
+}
+
+#[test]
+fn an_idle_disk_whose_server_is_silent_does_not_keep_a_run_from_ending() {
+    need_mounts!();
+    in_mount_namespace(|| {
+        let dir = TempDir::new();
+        let fs = silent_fuse(&dir);
+        let (mut running, mut keys) =
+            start(run(&READER, &["--no-rng", "--disk", &Fuse::file(&fs).display().to_string()]));
+        let release = Release(&fs);
+        fs.stop();
+        keys.write_all(b"o").unwrap();
+        let kicked = Instant::now();
+        let status = eventually("the process to end", || running.child.try_wait().unwrap());
+        assert!(kicked.elapsed() < LIMIT);
+        assert_eq!(status.code(), Some(0));
+        drop(release);
+    });
+}
+
+#[test]
+fn a_disk_with_abandoned_requests_stays_locked_until_they_have_ended() {
+    need_mounts!();
+    in_mount_namespace(|| {
+        let dir = TempDir::new();
+        let fs = frozen_ext4(&dir);
+        let disk = fs.file().display().to_string();
+        let writer = || run(&WRITER, &["--no-rng", "--disk", &disk]);
+        let (mut running, mut keys) = start(writer());
+        let release = Release(&fs);
+        get_stuck(&mut running, &mut keys, &fs);
+        running.signal(Signal::SIGTERM);
+        let first = running.pid();
+        eventually("the process to end", || running.child.try_wait().unwrap());
+
+        let ended = writer().end();
+        let why = format!("it is in use: requests of process {first}, which has ended, are still in flight");
+        ended.assert(125, "", &[&format!("kickvm: cannot use disk '{disk}': {why}")]);
+        drop(release);
+        eventually("the I/O process to end", || (killpg(first, None) == Err(Errno::ESRCH)).then_some(()));
+        let (running, mut keys) = start(writer());
+        keys.write_all(b"o").unwrap();
+        running.end().assert(0, "", &[]);
+    });
+}
+
+#[test]
+fn a_slow_disk_only_delays() {
+    need_mounts!();
+    for io_uring in [true, false] {
+        in_mount_namespace(|| {
+            let dir = TempDir::new();
+            let fuse = silent_fuse(&dir);
+            fuse.slow_down(Duration::from_millis(200));
+            let mut run = run(&SLOW_WRITER, &["--no-rng"]);
+            run.command.arg("--disk").arg(fuse.file());
+            if !io_uring {
+                without_io_uring(&mut run.command);
+            }
+            let began = Instant::now();
+            run.end().assert(0, "", &[]);
+            assert!(began.elapsed() >= Duration::from_millis(8 * 200));
+            let content = fuse.content();
+            for sector in 0..8 {
+                assert_eq!(content[sector * 512..][..4], *b"kick", "sector {sector}");
+            }
+        });
+    }
+}
