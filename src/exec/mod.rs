@@ -5,6 +5,16 @@
 //! process. Between them is a channel in guest memory that needs no driver and no kernel module.
 //!
 //! This floor is a client of the VMM's public interface. It imports all floors below it.
+//!
+//! ```
+//! use kickvm::boot::Image;
+//! use kickvm::exec::{DEFAULT_KILL_AFTER, ExecConfig};
+//! use kickvm::vmm::{ConsoleConfig, VMMConfig};
+//!
+//! let vmm = VMMConfig::new(Image::File("vmlinuz".into()));
+//! let config = ExecConfig::new(vmm, vec!["uname".into(), "-r".into()]);
+//! assert_eq!((config.vmm.console, config.kill_after), (ConsoleConfig::None, DEFAULT_KILL_AFTER));
+//! ```
 
 mod channel;
 mod host;

@@ -1,5 +1,6 @@
 //! Builds a [`Vmm`]: everything that can fail before a guest runs, and the hooks of embedders.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -46,6 +47,12 @@ pub(super) struct Hooks {
 /// `examples/embed.rs` shows all of them.
 #[derive(Debug)]
 pub struct VmmBuilder(Vmm);
+
+impl fmt::Debug for Vmm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vmm").field("config", &self.config).field("buses", &self.buses).finish_non_exhaustive()
+    }
+}
 
 impl TryFrom<VMMConfig> for Vmm {
     type Error = Error;

@@ -1,6 +1,6 @@
 //! The configuration of a VM.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::boot::Image;
@@ -123,5 +123,15 @@ impl VMMConfig {
             port_stats: false,
             rules: Rules::default(),
         }
+    }
+
+    /// The files that the guest is loaded from: kernel, initramfs archives and disks.
+    pub fn input_files(&self) -> impl Iterator<Item = &Path> {
+        let kernel = match &self.image {
+            Image::File(kernel) => Some(kernel),
+            Image::Raw(_) => None,
+        };
+        let disks = self.disks.iter().map(|disk| &disk.path);
+        kernel.into_iter().chain(&self.initramfs).chain(disks).map(PathBuf::as_path)
     }
 }

@@ -49,14 +49,12 @@ pub use kvm::{API_VERSION, CAPABILITIES};
 pub use outcome::{AgentExit, ExitReason, Outcome, code};
 pub use vm::{KvmVm, Shutdown, VcpuSummary};
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::boot::{self, BootParams, Entry, Image};
+use crate::boot::{self, BootParams, Entry};
 use crate::console::terminal::RawTerminal;
 use crate::console::{ConsoleIo, Drain};
 use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
@@ -80,12 +78,6 @@ pub struct Vmm {
     console: Arc<Mutex<ConsoleIo>>,
     hooks: Hooks,
     ram: Arc<GuestRam>,
-}
-
-impl fmt::Debug for Vmm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vmm").field("config", &self.config).field("buses", &self.buses).finish_non_exhaustive()
-    }
 }
 
 impl Vmm {
@@ -152,13 +144,8 @@ impl Vmm {
     /// Truncates the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.
     fn truncate_output(&self) -> Result<(), Error> {
         let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
-        let kernel = match &self.config.image {
-            Image::File(kernel) => Some(kernel),
-            Image::Raw(_) => None,
-        };
-        let disks = self.config.disks.iter().map(|disk| &disk.path);
-        let inputs = kernel.into_iter().chain(&self.config.initramfs).chain(disks).map(PathBuf::as_path);
-        self.console().truncate_output(inputs).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
+        let truncated = self.console().truncate_output(self.config.input_files());
+        truncated.map_err(|source| Error::ConsoleFile { path: path.clone(), source })
     }
 
     /// Adds what the loop waits for besides the exit handler. Returns where signals are read.
