@@ -1,10 +1,17 @@
-//! The fewest system calls that give a guest the machine Linux needs: interrupt controllers, a timer, RAM, one vCPU.
+//! The smallest VMM: only the system calls that create the machine Linux needs, with interrupt controllers, a timer,
+//! RAM and one vCPU.
 //!
-//! This is the floor that `make bench` measures kickvm against. It runs a file of raw 64-bit code from 1 MiB, prints what
-//! the guest writes to port 0x3f8, and ends when it writes to port 0xf4. It checks nothing and cannot be stopped.
+//! It runs a file of raw 64-bit code from 1 MiB, prints what the guest writes to port 0x3f8, and ends when the guest
+//! writes to port 0xf4. It has no event loop and no exit handler: compare its `main` with `Vmm::run`. It does not
+//! validate the code, and a signal ends it without any teardown. This guest prints an exclamation mark:
 //!
-//! `minimal CODE` runs a file. Before it ends, it writes the time (CLOCK_MONOTONIC, nanoseconds, 8 bytes) of the guest's last
-//! instruction to standard error if that is not a terminal.
+//! ```text
+//! $ printf '\146\272\370\003\260\041\356\346\364' >code
+//! $ cargo run --example minimal code
+//! ```
+//!
+//! `make bench` uses it as the baseline for kickvm. If standard error is not a terminal, it receives the time of the
+//! guest's last instruction (CLOCK_MONOTONIC in nanoseconds, 8 bytes).
 
 use kickvm::boot::long_mode::{CODE_SELECTOR, DATA_SELECTOR, GDT_64};
 use kvm_bindings::{
@@ -22,16 +29,16 @@ const PAGE_TABLES: u64 = 0x8000;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A machine that is ready to run.
+/// A VM that is ready to run.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its only processor.
+    /// Its only vCPU.
     pub vcpu: VcpuFd,
     _vm: VmFd,
     _memory: GuestMemoryMmap,
 }
 
-/// Makes a machine that will run `code`.
+/// Creates a VM whose vCPU begins at the first byte of `code`.
 pub fn machine(code: &[u8]) -> Result<Machine> {
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
@@ -52,7 +59,7 @@ pub fn machine(code: &[u8]) -> Result<Machine> {
     memory.write_obj(GDT_64, GuestAddress(GDT))?;
     memory.write_obj(PAGE_TABLES + 0x1000 | 3, GuestAddress(PAGE_TABLES))?;
     memory.write_obj(PAGE_TABLES + 0x2000 | 3, GuestAddress(PAGE_TABLES + 0x1000))?;
-    memory.write_obj(0x83u64, GuestAddress(PAGE_TABLES + 0x2000))?; // the first 2 MiB, mapped to themselves
+    memory.write_obj(0x83u64, GuestAddress(PAGE_TABLES + 0x2000))?; // the first 2 MiB, identity-mapped
 
     let vcpu = vm.create_vcpu(0)?;
     vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
@@ -68,7 +75,7 @@ pub fn machine(code: &[u8]) -> Result<Machine> {
     Ok(Machine { vcpu, _vm: vm, _memory: memory })
 }
 
-#[allow(dead_code)] // the benchmark uses `machine` alone
+#[allow(dead_code)] // the benchmark uses only `machine`
 fn main() -> Result<()> {
     let code = std::fs::read(std::env::args_os().nth(1).ok_or("usage: minimal CODE")?)?;
     let mut machine = machine(&code)?;

@@ -1,41 +1,100 @@
-//! kickvm, a minimal VMM for Linux/KVM on x86-64: one event loop, vCPU threads that *kick* it when they are done, and one
-//! clean way out.
+//! kickvm, a small VMM for Linux/KVM on x86-64: one event loop, vCPU threads that *kick* it when they are done, and
+//! one exit path.
 //!
 //! # A tour, in reading order
 //!
-//! 1. [`vmm::Vmm::run`] is the whole program on a page: load, start the vCPUs, take turns of the event loop until the exit
-//!    handler says stop, shut down.
-//! 2. [`vmm::VmmExitHandler`] is the pattern the program is named after. Whoever knows that the run is over calls
-//!    [`kick_because`](vmm::ExitHandler::kick_because); the first reason counts.
-//! 3. [`vmm::KvmVm`] starts a thread a vCPU, each with a guard that kicks when it is dropped, and shuts them down within a
-//!    second.
-//! 4. [`vcpu::Vcpu::run`] enters the guest again and again; [`vcpu::handle`] decides what an exit means, without any KVM
-//!    in it.
-//! 5. [`device`] is what the guest can touch. [`device::serial::Serial`] is the one that does much; [`device::virtio`] is a
-//!    transport with a file for each kind of device.
-//! 6. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one screen.
-//! 7. [`exec`] runs one command in a guest: [`exec::run`] on the host, [`exec::run_if_init`] as the guest's first
-//!    process.
-//! 8. [`event`] is the ground floor: epoll, and an event manager over it. It knows nothing of KVM and can be used without:
-//!    `default-features = false` gives it alone.
+//! The code implements four ideas that exist elsewhere, the *seeds* of this project. It keeps their names. Each stop
+//! of the tour states its seed.
+//!
+//! | seed | idea |
+//! |---|---|
+//! | the epoll wrapper | `Epoll`, `EpollEvent` and `EventSet`: the system calls of epoll(7) as safe functions |
+//! | `Poll`, `Registry` and `Token` | one thread waits, any thread registers, a token identifies the source |
+//! | the event manager | subscribers register descriptors in `init` and are called back in `process` |
+//! | the exit-handler pattern | an eventfd and a flag end the event loop; vCPU threads kick it |
+//!
+//! 1. [`event::epoll`]: [`Epoll`](event::Epoll) waits for descriptors. *Seed: the epoll wrapper.*
+//! 2. [`event::poll`]: [`Poll`](event::Poll) waits with `&mut self`, a [`Registry`](event::Registry) registers with
+//!    `&self`. *Seed: Poll, Registry and Token.*
+//! 3. [`event`]: the [`EventManager`](event::EventManager) dispatches events to subscribers, and a `RemoteEndpoint`
+//!    lets other threads call into the loop. *Seed: the event manager.* Stops 1 to 3 need no KVM, and are what
+//!    remains of the crate without default features.
+//! 4. [`vmm::VmmExitHandler`] is the first subscriber of the loop. [`set_reason`](vmm::ExitHandler::set_reason) and
+//!    [`kick`](vmm::ExitHandler::kick) end the run; the first reason counts. *Seed: the exit-handler pattern.*
+//! 5. [`vmm::Vmm::run`] is the whole program on one page: load the guest, start the vCPUs, run the event loop until
+//!    the exit handler has been kicked, shut down. *Seed: the exit-handler pattern.*
+//! 6. [`vmm::KvmVm`] starts one thread per vCPU, each with a guard that kicks if the thread panics, and joins them
+//!    within a second. *Seed: the exit-handler pattern.*
+//! 7. [`vcpu::Vcpu::run`] enters the guest again and again. [`vcpu::handle`] decides what an exit means and makes no
+//!    system call, so tests cover the rarest exit. The rest of the tour has no seed.
+//! 8. [`device`]: what the guest can access. [`device::serial::Serial`] is the largest of the platform devices;
+//!    [`device::virtio`] has one transport and a file or folder for each kind of device.
+//! 9. [`memory`] maps guest RAM. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one
+//!    screen.
+//! 10. [`console`]: the user's side of the guest's console, and the monitor that examines its lines.
+//! 11. [`exec`] runs one command in a guest, as a client of the VMM's public interface: [`exec::run`] on the host,
+//!     [`exec::run_if_init`] as the guest's first process.
+//! 12. [`report`] turns an [`Outcome`](vmm::Outcome) into messages, JSON and JUnit. [`doctor`] checks the host.
+//!
+//! The pattern of stops 3 to 6 in one piece, without KVM:
+//!
+//! ```
+//! # #[cfg(feature = "vmm")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use kickvm::event::{EventManager, MutEventSubscriber, SubscriberOps};
+//! use kickvm::vmm::{ExitHandler, ExitReason, WrappedExitHandler};
+//! use std::sync::{Arc, Mutex};
+//!
+//! let exit_handler = WrappedExitHandler::new()?;
+//! let mut event_mgr = EventManager::<Arc<Mutex<dyn MutEventSubscriber + Send>>>::new()?;
+//! event_mgr.add_subscriber(exit_handler.subscriber());
+//!
+//! let handle = exit_handler.clone();
+//! let vcpu0 = std::thread::spawn(move || {
+//!     let reason = ExitReason::Failed("no KVM in this example".to_owned()); // here, a vCPU thread runs its vCPU
+//!     handle.set_reason(reason);
+//!     handle.kick()
+//! });
+//! loop {
+//!     event_mgr.run()?;
+//!     if !exit_handler.keep_running() {
+//!         break;
+//!     }
+//! }
+//! vcpu0.join().expect("the thread does not panic")?;
+//! assert_eq!(exit_handler.reason().map(|reason| reason.code()), Some(kickvm::vmm::code::FAILED));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "vmm"))]
+//! # fn main() {}
+//! ```
 //!
 //! # Floors
 //!
 //! ```text
-//!   main      parse, build, run, tell, exit code
-//!   report    a run as JSON and JUnit
-//!   exec      one command in a guest: the channel, its host, its init
-//!   vmm       configuration, KvmVm, exit handler, console, outcome
-//!   vcpu      one virtual CPU: CPUID, registers, run loop, kick
-//!   boot      kernel, initramfs, command line, ACPI, page tables
-//!   device    serial port, i8042, ACPI registers, exit port, bus
+//!   main      parse, run, report, exit code
+//!   cli       the command line, turned into configurations; the logger
+//!   doctor    checks of the host, the demonstration
+//!   report    a run as JSON, JUnit and messages
+//!   exec      one command in a guest: root file system, channel, host side, init
+//!   vmm       Vmm::run, builder, KvmVm, exit handler, outcome, configuration
+//!   console   terminal, input, output, escape keys, console monitor
+//!   vcpu      one virtual CPU: CPUID, registers, run loop, exits as values, kick
+//!   boot      kernel, initramfs, command line, ACPI tables, memory map
+//!   device    bus, platform devices, virtio
+//!   memory    guest RAM: mapping, memory slots
+//!   sys       unsafe wrappers of system calls, one subject a file
 //!   event     epoll, Poll, EventManager, timers, signals
 //! ```
 //!
-//! A floor uses those below it and never one above. All `unsafe` code is in `event/epoll.rs`, `event/sys.rs`,
-//! `vcpu/rim.rs` and `device/virtio/rim.rs`; `vmm/guests.rs` declares the symbols of the embedded guests.
+//! A floor imports only floors below it, and has no knowledge of those above it. The test `floors` checks the
+//! imports. `cli` and `main` belong to the program, not to the library. All `unsafe` code is in `sys`, `memory.rs`,
+//! `event/epoll.rs`, `event/sys.rs`, `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs`
+//! declares the symbols of the embedded guests.
 //!
-//! # A machine from a program
+//! The library writes nothing to standard error; it uses the `log` facade.
+//!
+//! # A machine in a program
 //!
 //! ```no_run
 //! # #[cfg(feature = "vmm")]
@@ -52,6 +111,9 @@
 //! # #[cfg(not(feature = "vmm"))]
 //! # fn main() {}
 //! ```
+//!
+//! A [`VmmBuilder`](vmm::VmmBuilder) adds port devices, subscribers of the event loop, and hooks for signals and for
+//! the end of the run. `examples/embed.rs` is a complete program with a device and a subscriber.
 #![deny(missing_docs)]
 #![cfg_attr(not(feature = "vmm"), allow(rustdoc::broken_intra_doc_links))]
 

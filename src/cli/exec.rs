@@ -18,13 +18,16 @@ use kickvm::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The guest's first process is kickvm itself: it mounts the usual file systems, runs the command, and powers off. The command's standard
-output and error are kickvm's own, and so is its standard input; if input and output are a terminal, the command gets one, too.
+The guest's first process is kickvm itself. It mounts the usual file systems, runs the command, and powers off. Standard
+input, output and error belong to the command. If input and output are a terminal, the command gets a terminal.
 
-Without --root and --initramfs, the guest's files are those of --copy and the libraries that they need.
+Without --root and --initramfs, the guest has the files of --copy and the libraries that they need.
 
-Exit codes: the command's own, 0 to 255, which is 128+n if signal n killed it, 126 if it cannot be executed, 127 if it is not found.
-When kickvm decides the exit code (120 to 125, 128+n; see 'kickvm --help'), a line on standard error states why.
+SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
+
+Exit codes: the command's status, 0 to 255. It is 128+n if signal n killed the command, 126 if the command cannot be
+executed, 127 if it is not found. If kickvm decides the exit code (120 to 125, 128+n; see 'kickvm --help'), a line on
+standard error states why.
 
 Examples:
   kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
@@ -36,28 +39,28 @@ pub struct Exec {
     /// Directory that becomes the guest's root, in memory; the guest's changes are lost
     #[arg(long, short, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Initramfs archive to begin with; repeatable; each overlays those before it
+    /// Initramfs archive that the root overlays; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
-    /// File or directory to copy into the guest; without GUESTPATH to its path on the host
+    /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
     #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_overlay))]
     copy: Vec<Overlay>,
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
-    /// Variable of the command's environment; without =VALUE it has its value in kickvm's environment
+    /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(parse_variable))]
     env: Vec<OsString>,
-    /// Kernel module to load first, with its dependencies; searched in /lib/modules in the guest
+    /// Kernel module to load first, with its dependencies; repeatable; searched in the guest's /lib/modules
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
-    /// Text to append to the kernel command line
+    /// Text to append to the default kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
     /// Number of vCPUs, 1 to 254
     #[arg(long, short, value_name = "N", default_value = "1", value_parser = parse_cpus, allow_hyphen_values = true)]
     cpus: u8,
-    /// Guest memory
+    /// RAM, at least 2M and a multiple of 4K
     #[arg(long, short, value_name = "SIZE", default_value = "512M", value_parser = parse_memory, allow_hyphen_values = true)]
     memory: u64,
     /// Destination of the kernel's console: none, stderr, or file=PATH
@@ -65,7 +68,7 @@ pub struct Exec {
     console: ConsoleConfig,
     #[command(flatten)]
     devices: Devices,
-    /// End the run after this long, with exit code 124
+    /// Time after which the run ends with 124
     #[arg(long, short, value_name = "DURATION", value_parser = parse_timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
     /// How long the command may take to end after a signal that stops kickvm
@@ -75,7 +78,8 @@ pub struct Exec {
     verdicts: Verdicts,
     #[command(flatten)]
     report: Report,
-    /// Verbose: -v shows the boot protocol and counts exits, -vv also lists the ten busiest ports
+    /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
+    /// ports
     #[arg(short, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Command to run, and its arguments
@@ -87,7 +91,7 @@ impl Exec {
     /// The configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // A console that the user sees is complete. A quiet kernel prints no warnings.
+        // A console that the user sees is complete. A quiet kernel does not print warnings.
         if self.console == ConsoleConfig::None {
             let warn = self.verdicts.fail_on.contains(&KernelFault::Warn);
             cmdline += if warn { " loglevel=5" } else { " quiet" };
@@ -136,7 +140,7 @@ fn parse_variable(text: OsString) -> Result<OsString, String> {
     }
 }
 
-/// NAME=VALUE; `None` for a name alone that has no value here either.
+/// NAME=VALUE; `None` for a name without a value if kickvm's environment has none either.
 fn variable(text: OsString) -> Option<OsString> {
     if text.as_bytes().contains(&b'=') {
         return Some(text);
@@ -148,7 +152,7 @@ fn variable(text: OsString) -> Option<OsString> {
     Some(variable)
 }
 
-/// The command has standard input and output for itself.
+/// Parses the destinations that leave standard input and output to the command.
 fn parse_exec_console(text: &str) -> Result<ConsoleConfig, String> {
     match parse_console(text) {
         Ok(console @ (ConsoleConfig::None | ConsoleConfig::Stderr | ConsoleConfig::File(_))) => Ok(console),

@@ -22,25 +22,26 @@ use kickvm::vmm::{
 
 pub use exec::Exec;
 
-/// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
+/// Boot a guest kernel on Linux/KVM. The exit code states how the guest ended.
 ///
-/// While a guest runs, its output goes to standard output and nothing else does; messages of kickvm go to standard error.
+/// The guest's output goes to standard output, and nothing else does. kickvm's own messages go to standard error, one
+/// line each.
 #[derive(Debug, Parser)]
 #[command(
     name = "kickvm",
     version,
     after_help = "\
 Exit codes:
-  0      the guest powered off or requested a reset; or you left with Ctrl-A x
-  0-255  exec: the command's own exit status
-  0-119  the guest wrote this status to the exit port 0xf4
+  0      the guest powered off or requested a reset; each --expect matched; or you left with Ctrl-A x
+  0-119  the guest wrote this status to the exit port 0xf4 (larger values end as 119)
   120    the guest kernel panicked
-  121    the guest crashed: triple fault
+  121    triple fault
   122    the guest could not continue: KVM internal error, failed entry, unhandled exit
-  123    a rule failed: --fail-on, --reject, or an --expect that was not met
+  123    a rule failed: --reject, --fail-on, or an --expect that was not met
   124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
-  128+n  signal n stopped kickvm"
+  128+n  signal n (SIGTERM, SIGINT, SIGHUP, SIGQUIT) stopped kickvm
+  0-255  exec: the command's own status"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -53,19 +54,19 @@ pub enum Command {
     ///
     /// On a terminal, Ctrl-A x leaves and Ctrl-A h lists the other keys.
     Run(Box<Run>),
-    /// Run one command in a fresh guest, and end with its exit status.
+    /// Run one command in a fresh guest, and end with the command's exit status.
     Exec(Box<Exec>),
-    /// Run an embedded guest: no files needed, shows the exit-handler pattern step by step.
+    /// Run an embedded guest, which needs no files, and print each step of the exit-handler pattern.
     Demo,
     /// Check whether this host can run guests; for each problem, print the command that fixes it.
     ///
-    /// Ends with 0 only if Linux can boot here, else with 125.
+    /// The exit code is 0 if Linux can boot on this host, else 125.
     Doctor,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SIZE is a number with K, M, G or T; without one it counts MiB. DURATION is a number with ms, s, m or h.
+SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
 
 Example:
   kickvm run --kernel vmlinuz --initramfs initramfs.gz --memory 512M --cpus 2")]
@@ -76,7 +77,8 @@ pub struct Run {
     /// Initramfs archive; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
-    /// Kernel command line, replacing the default ("console=ttyS0 panic=-1", or hvc0 with --console virtio); passed on unchanged
+    /// Kernel command line, passed on unchanged. The default is "console=ttyS0 panic=-1", with hvc0 if --console is
+    /// virtio
     #[arg(long, value_name = "TEXT", conflicts_with = "append", allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Text to append to the default kernel command line
@@ -85,29 +87,33 @@ pub struct Run {
     /// Number of vCPUs, 1 to 254
     #[arg(long, short, value_name = "N", default_value = "1", value_parser = parse_cpus, allow_hyphen_values = true)]
     cpus: u8,
-    /// Guest memory, at least 2M
+    /// RAM, at least 2M and a multiple of 4K
     #[arg(long, short, value_name = "SIZE", default_value = "256M", value_parser = parse_memory, allow_hyphen_values = true)]
     memory: u64,
-    /// Where the guest's console goes: stdio, none, stderr, or file=PATH (output only). With virtio it is stdio, too, through a virtio
-    /// console (hvc0), which is much faster than a serial port
+    /// Destination of the guest's console: stdio, virtio, none, stderr, or file=PATH
+    ///
+    /// stdio connects the serial port (ttyS0) to standard input and output. virtio connects a virtio console (hvc0)
+    /// to them, which is much faster. The others have no input.
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
     console: ConsoleConfig,
     #[command(flatten)]
     devices: Devices,
-    /// End the run after this long, with exit code 124
+    /// Time after which the run ends with 124
     #[arg(long, short, value_name = "DURATION", value_parser = parse_timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
-    /// End with 0 as soon as a console line has matched each REGEX, and with 123 if the guest ends before
+    /// End with 0 as soon as a console line has matched each REGEX, and with 123 if the guest ends before that;
+    /// repeatable
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     expect: Vec<String>,
-    /// End with 123 as soon as a console line matches
+    /// End with 123 as soon as a console line matches REGEX; repeatable
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     reject: Vec<String>,
     #[command(flatten)]
     verdicts: Verdicts,
     #[command(flatten)]
     pub report: Report,
-    /// Verbose: -v shows the boot protocol and counts exits, -vv also lists the ten busiest ports
+    /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
+    /// ports
     #[arg(short, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -115,26 +121,29 @@ pub struct Run {
 /// The guest's virtio devices except a console.
 #[derive(Clone, Debug, Args)]
 pub struct Devices {
-    /// Give the guest a disk, a raw image or a block device; the first is /dev/vda. Options: ro, direct, id=NAME
+    /// Disk: a raw image or a block device; repeatable: /dev/vda, /dev/vdb and so on
     ///
-    /// ro: the guest may only read. direct: bypass the host's page cache. id=NAME: the serial number that the guest sees, at most 20
-    /// bytes. A comma in PATH is written as two.
+    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. id=NAME: the serial number that the
+    /// guest reads, at most 20 bytes. In PATH, write a comma as two commas.
     #[arg(long, value_name = "PATH[,ro][,direct][,id=NAME]", value_parser = OsStringValueParser::new().try_map(parse_disk))]
     disk: Vec<DiskConfig>,
-    /// Network interface: its frames go to this tap interface of the host; repeatable: eth0, eth1 and so on
+    /// Network interface, connected to this tap interface of the host; repeatable: eth0, eth1 and so on
     #[arg(long, value_name = "tap=NAME[,mac=MAC]", value_parser = parse_net)]
     net: Vec<NetConfig>,
-    /// Sockets between host and guest: the guest is CID N; host programs reach it through the Unix socket PATH, by the line
-    /// "CONNECT port", and it reaches those that listen at PATH_port
+    /// Sockets between host and guest, which has the CID N
+    ///
+    /// A program on the host connects to the Unix socket PATH and sends the line "CONNECT PORT". A program in the
+    /// guest connects to CID 2; its connection goes to the program that listens at the Unix socket PATH_PORT.
     #[arg(long, value_name = "cid=N,socket=PATH", value_parser = parse_vsock)]
     vsock: Option<VsockConfig>,
-    /// Give the guest an entropy device (the default)
+    /// Entropy device (the default)
     #[arg(long, overrides_with = "no_rng")]
     rng: bool,
-    /// Give the guest no entropy device
+    /// No entropy device
     #[arg(long, overrides_with = "rng")]
     no_rng: bool,
-    /// Give the guest a balloon: free memory goes back to the host. With size=SIZE the guest gives up that much at once
+    /// Balloon: memory that the guest frees returns to the host. With size=SIZE, the balloon takes that much at the
+    /// start
     #[arg(long, value_name = "size=SIZE", num_args = 0..=1, default_missing_value = "size=0", value_parser = parse_balloon)]
     balloon: Option<u64>,
 }
@@ -152,10 +161,12 @@ impl Devices {
 /// Rules that fail a run.
 #[derive(Clone, Debug, Args)]
 pub struct Verdicts {
-    /// End with 123 when the guest kernel reports one of these: oops, lockup, hung-task, warn
+    /// End with 123 when the guest kernel reports one of these events: oops, lockup, hung-task, warn
     #[arg(long, value_name = "EVENT,...", value_delimiter = ',', value_parser = parse_fault)]
     pub fail_on: Vec<KernelFault>,
-    /// The kernel's System.map, to name the function each vCPU is in at a timeout; the guest gets nokaslr
+    /// The kernel's System.map: at a timeout, kickvm names the function that each vCPU is in
+    ///
+    /// This adds nokaslr to the default kernel command line.
     #[arg(long, value_name = "PATH")]
     pub symbols: Option<PathBuf>,
 }
@@ -254,13 +265,13 @@ fn parse_net(text: &str) -> Result<NetConfig, String> {
 
 fn parse_vsock(text: &str) -> Result<VsockConfig, String> {
     const FORM: &str = "give cid=N,socket=PATH, such as cid=3,socket=vsock.sock";
-    // The path may have commas.
+    // The path may contain commas.
     let parts = match text.strip_prefix("cid=") {
         Some(rest) => rest.split_once(",socket="),
         None => text.strip_prefix("socket=").and_then(|rest| rest.rsplit_once(",cid=")).map(|(path, cid)| (cid, path)),
     };
     let (cid, socket) = parts.filter(|(_, socket)| !socket.is_empty()).ok_or(FORM)?;
-    // 0 to 2 and the last have a meaning of their own: any, hypervisor, local, host (linux/vm_sockets.h).
+    // 0 to 2 and the last one are reserved: hypervisor, local, host, any (linux/vm_sockets.h).
     match cid.parse().ok().filter(|cid| (3..u32::MAX).contains(cid)) {
         Some(cid) => Ok(VsockConfig { cid, socket: socket.into() }),
         None => Err(format!("a CID is a number from 3 to {}", u32::MAX - 1)),
@@ -268,7 +279,7 @@ fn parse_vsock(text: &str) -> Result<VsockConfig, String> {
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let form = || format!("'{text}' is no MAC address such as 02:00:00:00:00:01");
+    let form = || format!("'{text}' is not a MAC address such as 02:00:00:00:00:01");
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -300,7 +311,7 @@ fn parse_balloon(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A path and what comes behind it, with commas between.
+/// Parses a path and its options, which commas separate.
 fn parse_disk(text: OsString) -> Result<DiskConfig, String> {
     let words = split_commas(text.as_bytes());
     let (path, options) = words.split_first().filter(|(path, _)| !path.is_empty()).ok_or("give a path")?;
@@ -315,18 +326,18 @@ fn parse_disk(text: OsString) -> Result<DiskConfig, String> {
             (_, Some(("id", _))) => return Err(format!("give an id of 1 to {ID_BYTES} bytes")),
             _ => {
                 return Err(format!(
-                    "'{option}' is none of ro, direct and id=NAME; if the comma belongs to the path, write two"
+                    "'{option}' is not one of ro, direct and id=NAME; write a comma in the path as two commas"
                 ));
             }
         };
         if again {
-            return Err(format!("'{option}' is one too many"));
+            return Err(format!("'{option}' repeats an earlier option"));
         }
     }
     Ok(disk)
 }
 
-/// The pieces between single commas; two commas are one in a piece.
+/// Splits at single commas; two commas are a comma in a piece.
 fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
     let mut pieces = vec![Vec::new()];
     let mut rest = text.iter().copied().peekable();
@@ -339,7 +350,7 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// A number of bytes: a number with the unit K, M, G or T; a plain number is MiB.
+/// Parses a number of bytes with the unit K, M, G or T; a plain number is MiB.
 fn parse_size(text: &str) -> Result<u64, String> {
     const FORM: &str = "give a number with K, M, G or T, such as 512M";
     let (number, unit) = split_unit(text);
@@ -353,7 +364,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     multiply(number, 1 << shift, FORM)?.ok_or_else(|| "size out of range".to_owned())
 }
 
-/// A duration longer than zero.
+/// Parses a duration longer than zero.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         Duration::ZERO => Err("give more than 0; without a timeout there is no limit".to_owned()),
@@ -361,7 +372,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number with its unit ms, s, m or h.
+/// Parses a number with the unit ms, s, m or h.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "give a number with ms, s, m or h, such as 30s";
     let (number, unit) = split_unit(text);

@@ -15,7 +15,7 @@ const TEARDOWN_TIME: Duration = Duration::from_millis(1800);
 /// The limits that all output streams of one run share.
 ///
 /// A run that the guest ended waits as long as its readers make progress. A run that the user, a signal or a timeout ended
-/// waits for [`STALL_TIMEOUT`] in all. A signal turns the first into the second.
+/// waits for a second in all. A signal turns the first into the second.
 #[derive(Debug)]
 pub struct Drain<'a> {
     /// Readable when a signal requests the end.

@@ -136,8 +136,8 @@ fn invalid_disk_options() {
     for (disk, why) in [
         ("", "give a path"),
         (",ro", "give a path"),
-        ("a,rw", "'rw' is none of ro, direct and id=NAME; if the comma belongs to the path, write two"),
-        ("a,ro,ro", "'ro' is one too many"),
+        ("a,rw", "'rw' is not one of ro, direct and id=NAME; write a comma in the path as two commas"),
+        ("a,ro,ro", "'ro' repeats an earlier option"),
         ("a,id=", "give an id of 1 to 20 bytes"),
         ("a,id=123456789012345678901", "give an id of 1 to 20 bytes"),
     ] {

@@ -49,7 +49,7 @@ fn an_invalid_option_value_is_one_line() {
         net("", tap),
         net("tap0", tap),
         net("tap=a,tap=b", tap),
-        net("tap=a,mac=1:2:3:4:5:6", "'1:2:3:4:5:6' is no MAC address such as 02:00:00:00:00:01"),
+        net("tap=a,mac=1:2:3:4:5:6", "'1:2:3:4:5:6' is not a MAC address such as 02:00:00:00:00:01"),
         net(
             "tap=a,mac=01:00:00:00:00:00",
             "'01:00:00:00:00:00' is the MAC address of a group: its first byte must be even",
