@@ -54,7 +54,7 @@ as_root() {
 apt_get() {
     local lock result=0
     take_lock apt
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >&2 || result=$?
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >/dev/null || result=$?
     exec {lock}>&-
     return "$result"
 }
