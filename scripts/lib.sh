@@ -17,11 +17,12 @@ die() { say "$*"; exit "${status:-1}"; }
 
 # --- Cargo ---
 
-# A static kickvm runs as the init of any guest and starts faster. With an explicit target, build scripts and procedural macros
-# stay dynamic.
+# A static kickvm runs as the init of any guest and starts faster. With an explicit target, build scripts and procedural
+# macros stay dynamic.
 export CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
-# Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have some.
+# Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have
+# some.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 
 # If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
@@ -52,9 +53,9 @@ as_root() {
 
 # Runs apt-get as root, one at a time: apt does not wait for another's lock on the package lists.
 apt_get() {
-    local lock result=0
+    local lock result=0 options=(-qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0)
     take_lock apt
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >/dev/null || result=$?
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@" >/dev/null || result=$?
     exec {lock}>&-
     return "$result"
 }
@@ -70,8 +71,8 @@ apt_update() {
 # The version of an installed package, else nothing.
 version_of() { dpkg-query -W -f '${db:Status-Status} ${Version}' "$1" 2>/dev/null | sed -n 's/^installed //p'; }
 
-# install_packages PACKAGE…: installs the Debian packages that are missing. Package lists may be absent, or so old that the
-# archive no longer has what they name.
+# install_packages PACKAGE…: installs the Debian packages that are missing. Package lists may be absent, or so old that
+# the archive no longer has what they name.
 install_packages() {
     local package missing=()
     command -v apt-get >/dev/null || die "this is not Debian; install the equivalent of its packages $*"
