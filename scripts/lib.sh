@@ -17,12 +17,11 @@ die() { say "$*"; exit "${status:-1}"; }
 
 # --- Cargo ---
 
-# A static kickvm runs as the init of any guest and starts faster. With an explicit target, build scripts and procedural
-# macros stay dynamic.
+# A static kickvm runs as the init of any guest and starts faster. With an explicit target, build scripts and procedural macros
+# stay dynamic. Packed relocations (DT_RELR, glibc 2.36) take 2 KiB instead of 73 KiB.
 export CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
-# Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have
-# some.
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs'
+# Relative to the working directory, which is $root: cargo splits this at blanks, and a path to the project may have some.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 
 # If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
