@@ -7,7 +7,7 @@ kickvm := $(target)/release/kickvm
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
-run: build ## boot a stock Debian kernel: a shell in a terminal, else a greeting
+run: build ## boot a stock Debian kernel to a shell on a terminal, else to a greeting
 	@KICKVM=$(abspath $(kickvm)) scripts/run
 
 build: deps ## build the release binary, which is static

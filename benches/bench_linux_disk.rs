@@ -1,4 +1,4 @@
-//! How fast a guest reads its disk, against `qemu-system-x86_64 -M microvm`: `cargo bench --bench bench_linux_disk`.
+//! How fast a guest reads its disk, against `qemu-system-x86_64 -M microvm`: `scripts/cargo bench --bench bench_linux_disk`.
 //!
 //! Both run the same stock kernel and the same program, which is this one once more, in the guest. The image is in memory, so what
 //! is measured is the way there. The guests are there at the same time and read by turns, on a processor of their own as where vCPUs

@@ -52,9 +52,9 @@ as_root() {
 
 # Runs apt-get as root, one at a time: apt does not wait for another's lock on the package lists.
 apt_get() {
-    local lock result=0
+    local lock result=0 options=(-qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0)
     take_lock apt
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" >&2 || result=$?
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@" >/dev/null || result=$?
     exec {lock}>&-
     return "$result"
 }
@@ -70,8 +70,8 @@ apt_update() {
 # The version of an installed package, else nothing.
 version_of() { dpkg-query -W -f '${db:Status-Status} ${Version}' "$1" 2>/dev/null | sed -n 's/^installed //p'; }
 
-# install_packages PACKAGE…: installs the Debian packages that are missing. Package lists may be absent, or so old that the
-# archive no longer has what they name.
+# install_packages PACKAGE…: installs the Debian packages that are missing. Package lists may be absent, or so old that
+# the archive no longer has what they name.
 install_packages() {
     local package missing=()
     command -v apt-get >/dev/null || die "this is not Debian; install the equivalent of its packages $*"
