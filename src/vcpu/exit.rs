@@ -1,5 +1,5 @@
-//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so the rarest exit is as
-//! testable as the most common one.
+//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so unit tests can feed it
+//! every exit, however rare.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -58,18 +58,18 @@ pub enum VmExit<'a> {
     },
     /// `KVM_EXIT_SHUTDOWN`: a fault while a double fault was being delivered.
     TripleFault,
-    /// `KVM_EXIT_FAIL_ENTRY`: the processor refused the guest's state.
+    /// `KVM_EXIT_FAIL_ENTRY`: the processor rejected the guest's state.
     FailedEntry {
-        /// The processor's reason code.
+        /// The reason code of the processor.
         hardware_reason: u64,
     },
-    /// `KVM_EXIT_INTERNAL_ERROR`: KVM itself could not continue.
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue.
     InternalError {
-        /// `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM cannot emulate.
+        /// `KVM_INTERNAL_ERROR_*`; 1 stands for an instruction that KVM cannot emulate.
         suberror: u32,
-        /// The instruction, where KVM provides it.
+        /// The instruction, if KVM provides it.
         code: [u8; 15],
-        /// Number of bytes of `code`.
+        /// The number of valid bytes in `code`.
         len: usize,
     },
     /// An exit that this VMM has not enabled.
@@ -82,16 +82,16 @@ pub enum VmExit<'a> {
 /// How a vCPU ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuExit {
-    /// The guest requested the end.
+    /// The guest made a request that ends the machine.
     Guest(GuestRequest),
     /// The guest crashed.
     TripleFault {
-        /// Instruction pointer, where KVM still has it.
+        /// The instruction pointer, if KVM can read it.
         rip: Option<u64>,
     },
     /// An exit that this VMM cannot handle.
     Unhandled {
-        /// Instruction pointer, where KVM still has it.
+        /// The instruction pointer, if KVM can read it.
         rip: Option<u64>,
         /// The exit.
         exit: UnhandledExit,
@@ -107,9 +107,9 @@ pub enum VcpuExit {
 pub struct UnhandledExit {
     /// The exit in words.
     pub exit: String,
-    /// The bytes of the instruction, as far as they are known.
+    /// The bytes of the instruction, or those of them that could be read.
     pub code: Vec<u8>,
-    /// KVM could not emulate an instruction: rare on hardware, common on a software KVM.
+    /// Whether KVM could not emulate an instruction: rare with virtualization hardware, common without.
     pub emulation: bool,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for UnhandledExit {
     }
 }
 
-/// Performs `exit` on `buses`. Breaks when the guest cannot or must not continue. The result has no instruction pointer: the
+/// Performs `exit` on `buses`. Breaks if the guest cannot or must not continue. The result has no instruction pointer; the
 /// caller adds it.
 #[inline]
 pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
@@ -147,7 +147,7 @@ pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     response.map_break(VcpuExit::Guest)
 }
 
-/// The exits that KVM on x86 could return although this VMM does not enable them (linux/kvm.h).
+/// Exits that KVM on x86 defines and that this VMM does not enable (linux/kvm.h).
 const NAMES: [(u32, &str); 13] = [
     (KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
     (KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
