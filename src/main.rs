@@ -82,7 +82,7 @@ fn run_doctor() -> u8 {
     let checks = doctor::doctor();
     let text: String = checks.iter().map(|check| format!("{check}\n")).collect();
     match print(&text) {
-        code::OK if checks.iter().all(|check| check.good) => code::OK,
+        code::OK if checks.iter().all(|check| check.ok) => code::OK,
         _ => code::FAILED,
     }
 }
