@@ -22,7 +22,8 @@
 //! # Floors
 //!
 //! ```text
-//!   main      parse, build, run, tell, exit code
+//!   main      parse, run, report, exit code
+//!   cli       the command line, turned into configurations; the logger
 //!   report    a run as JSON and JUnit
 //!   exec      one command in a guest: the channel, its host, its init
 //!   vmm       configuration, KvmVm, exit handler, console, outcome
@@ -57,6 +58,8 @@
 
 #[cfg(feature = "vmm")]
 pub mod boot;
+#[cfg(feature = "vmm")]
+pub mod cli;
 #[cfg(feature = "vmm")]
 pub mod console;
 #[cfg(feature = "vmm")]

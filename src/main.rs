@@ -1,7 +1,5 @@
 //! kickvm: parse, run, report, exit code. Nothing else.
 
-mod cli;
-
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,7 +8,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use log::LevelFilter;
 
-use cli::{Cli, Command, logger};
+use kickvm::cli::{self, Cli, Command, logger};
 use kickvm::report::RunReporter;
 use kickvm::sys::{os_error, rlimit};
 use kickvm::vmm::{Outcome, Vmm, code};
@@ -43,7 +41,7 @@ fn command() -> u8 {
 }
 
 fn run_vm(run: cli::Run) -> u8 {
-    log::set_max_level(level(run.verbose));
+    log::set_max_level(level(run.results.verbose));
     let (config, paths) = run.into_parts();
     match RunReporter::new("run", &[], &config, paths) {
         Ok(reporter) => {
@@ -55,7 +53,7 @@ fn run_vm(run: cli::Run) -> u8 {
 }
 
 fn run_command(exec: cli::Exec) -> u8 {
-    log::set_max_level(level(exec.verbose));
+    log::set_max_level(level(exec.results.verbose));
     let (config, paths) = exec.into_parts();
     match RunReporter::new("exec", &config.command, &config.vmm, paths) {
         Ok(reporter) => {

@@ -1,11 +1,8 @@
 //! Every line of `examples/ci` is what it should be: the files by their own schemas and linters, the commands by kickvm's grammar.
 #![cfg(feature = "vmm")]
 
-#[allow(dead_code)]
-#[path = "../src/cli/mod.rs"]
-mod cli;
-
 use clap::Parser;
+use kickvm::cli;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

@@ -133,11 +133,13 @@ fn a_disk_that_is_the_console_too_is_not_emptied() {
 fn options_of_a_disk_that_make_no_sense() {
     let see = "; see 'kickvm run --help'";
     let name = "'--disk <PATH[,ro][,direct][,id=NAME]>'";
+    let not =
+        |part| format!("'{part}' is not ro, direct or id=NAME, each given once; write a comma in the path as two");
     for (disk, why) in [
         ("", "give a path"),
         (",ro", "give a path"),
-        ("a,rw", "'rw' is none of ro, direct and id=NAME; if the comma belongs to the path, write two"),
-        ("a,ro,ro", "'ro' is one too many"),
+        ("a,rw", &not("rw")),
+        ("a,ro,ro", &not("ro")),
         ("a,id=", "give an id of 1 to 20 bytes"),
         ("a,id=123456789012345678901", "give an id of 1 to 20 bytes"),
     ] {
