@@ -4,11 +4,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTR, KVM_EXIT_IOAPIC_EOI,
-    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_NOTIFY, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_BUS_LOCK,
-    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
-};
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 
 use crate::device::{Bus, GuestRequest};
 
@@ -147,22 +143,17 @@ pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     response.map_break(VcpuExit::Guest)
 }
 
+/// Pairs of the constants of kvm-bindings and their names.
+macro_rules! named {
+    ($($name:ident)*) => { [$((kvm_bindings::$name, stringify!($name))),*] };
+}
+
 /// Exits that KVM on x86 defines and that this VMM does not enable (linux/kvm.h).
-const NAMES: [(u32, &str); 13] = [
-    (KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
-    (KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
-    (KVM_EXIT_HYPERCALL, "KVM_EXIT_HYPERCALL"),
-    (KVM_EXIT_DEBUG, "KVM_EXIT_DEBUG"),
-    (KVM_EXIT_HLT, "KVM_EXIT_HLT"),
-    (KVM_EXIT_INTR, "KVM_EXIT_INTR"),
-    (KVM_EXIT_SYSTEM_EVENT, "KVM_EXIT_SYSTEM_EVENT"),
-    (KVM_EXIT_IOAPIC_EOI, "KVM_EXIT_IOAPIC_EOI"),
-    (KVM_EXIT_X86_RDMSR, "KVM_EXIT_X86_RDMSR"),
-    (KVM_EXIT_X86_WRMSR, "KVM_EXIT_X86_WRMSR"),
-    (KVM_EXIT_X86_BUS_LOCK, "KVM_EXIT_X86_BUS_LOCK"),
-    (KVM_EXIT_NOTIFY, "KVM_EXIT_NOTIFY"),
-    (KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"),
-];
+const NAMES: [(u32, &str); 13] = named! {
+    KVM_EXIT_UNKNOWN KVM_EXIT_EXCEPTION KVM_EXIT_HYPERCALL KVM_EXIT_DEBUG KVM_EXIT_HLT KVM_EXIT_INTR
+    KVM_EXIT_SYSTEM_EVENT KVM_EXIT_IOAPIC_EOI KVM_EXIT_X86_RDMSR KVM_EXIT_X86_WRMSR KVM_EXIT_X86_BUS_LOCK
+    KVM_EXIT_NOTIFY KVM_EXIT_MEMORY_FAULT
+};
 
 #[cold]
 fn describe(exit: &VmExit<'_>) -> UnhandledExit {
