@@ -18,6 +18,7 @@ pub trait InitramfsSource: fmt::Debug {
     /// rest of it is only measured; the caller reports the memory that is needed.
     ///
     /// # Errors
+    ///
     /// The archive cannot be generated. A lack of memory is not an error here.
     fn write(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<Written, SourceError>;
 }

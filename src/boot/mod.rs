@@ -87,6 +87,7 @@ const RAMFS: &str = "rootfstype=ramfs ";
 /// Loads `params` into `memory`, whose RAM ranges are those of [`layout::ram_ranges`]. Returns how to start the guest.
 ///
 /// # Errors
+///
 /// A file cannot be read or is not what its option needs, the command line is too long, the initramfs cannot be
 /// generated, or `memory` is too small.
 pub fn load(memory: &GuestMemoryMmap, params: &BootParams) -> Result<Entry, Error> {

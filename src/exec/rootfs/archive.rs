@@ -286,6 +286,7 @@ impl<'a> Archive<'a> {
     /// `file` had; the rest of `range` is zeros.
     ///
     /// # Errors
+    ///
     /// Reading failed. The rest of `range` is zeros then, too.
     pub fn read(&mut self, mut file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<u64> {
         let mut at = range.start;

@@ -51,6 +51,7 @@ impl<'a> Walk<'a> {
     /// link at `path` is followed.
     ///
     /// # Errors
+    ///
     /// `path` itself cannot be packed. What cannot be packed below a directory is left out with a warning.
     pub fn tree(&mut self, path: &Path, name: &[u8], max_len: u64) -> Result<(), Error> {
         self.try_tree(path, name, max_len).map_err(|source| Error::Pack { path: path.to_owned(), source })
