@@ -1,7 +1,7 @@
 //! The guest's RAM: its mappings, huge pages, and KVM memory slots.
 //!
-//! [`GuestRam`] owns the mappings. Devices access them through [`GuestMemoryMmap`], by volatile and atomic accesses only:
-//! the guest may change its RAM at any time.
+//! [`GuestRam`] owns the mappings. Devices access them through [`GuestMemoryMmap`], by volatile and atomic accesses
+//! only: the guest may change its RAM at any time.
 //!
 //! This floor may import `event` and `sys`.
 //!
@@ -24,8 +24,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 
 use crate::sys::mapping::Mapping;
 
-/// The size of a large page. Linux backs guest RAM with large pages only where host and guest addresses agree in their low
-/// 21 bits (KVM, `kvm_alloc_memslot_metadata`). The guest then causes about a tenth of the page faults.
+/// The size of a large page. Linux backs guest RAM with large pages only where host and guest addresses agree in their
+/// low 21 bits (KVM, `kvm_alloc_memslot_metadata`). The guest then causes about a tenth of the page faults.
 const HUGE_PAGE: usize = 2 << 20;
 /// The size of a small page.
 const PAGE_SIZE: usize = 4 << 10;
@@ -68,8 +68,8 @@ impl GuestRam {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             let mapping = Mapping::anonymous(room)?;
             let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
-            // SAFETY: `skip` is less than HUGE_PAGE, so `len` bytes from there are inside the mapping. The advice changes
-            // no content. A kernel without large pages rejects it, which does no harm.
+            // SAFETY: `skip` is less than HUGE_PAGE, so `len` bytes from there are inside the mapping. The advice
+            // changes no content. A kernel without large pages rejects it, which does no harm.
             let region = unsafe {
                 let aligned = mapping.as_ptr().add(skip);
                 libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE);
@@ -100,15 +100,16 @@ impl GuestRam {
         })
     }
 
-    /// Maps the first `len` bytes of `pages` at `address` of `vm`. The guest reads them without an exit. Its writes exit, as
-    /// they do outside RAM.
+    /// Maps the first `len` bytes of `pages` at `address` of `vm`. The guest reads them without an exit. Its writes
+    /// exit, as they do outside RAM.
     ///
     /// # Errors
     ///
     /// The error of KVM_SET_USER_MEMORY_REGION.
     pub(crate) fn map_read_only(&self, vm: &VmFd, address: u64, pages: &Arc<MmapRegion>, len: usize) -> io::Result<()> {
         let mut mapped = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the guest cannot write to `pages`. This value keeps them mapped while it lives, from the next line on.
+        // SAFETY: the guest cannot write to `pages`. This value keeps them mapped while it lives, from the next line
+        // on.
         unsafe { set_slot(vm, self.regions.len() + mapped.len(), address, pages, len, KVM_MEM_READONLY) }?;
         mapped.push(pages.clone());
         Ok(())
@@ -133,8 +134,8 @@ unsafe fn set_slot(vm: &VmFd, slot: usize, addr: u64, pages: &MmapRegion, len: u
     Ok(unsafe { vm.set_user_memory_region(region) }?)
 }
 
-/// Returns the whole pages among `len` bytes of guest RAM at `address` to the host, for a guest that does not need their
-/// content: they read as zeros when it touches them again. Does nothing if the range is not inside RAM.
+/// Returns the whole pages among `len` bytes of guest RAM at `address` to the host, for a guest that does not need
+/// their content: they read as zeros when it touches them again. Does nothing if the range is not inside RAM.
 pub fn discard(memory: &GuestMemoryMmap, address: GuestAddress, len: usize) {
     let Ok(slice) = memory.get_slice(address, len) else { return };
     let guard = slice.ptr_guard_mut();

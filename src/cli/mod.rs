@@ -1,5 +1,5 @@
-//! The command line: its grammar, turned into a [`VMMConfig`] or an [`ExecConfig`](crate::exec::ExecConfig); and the logger
-//! of the binary.
+//! The command line: its grammar, turned into a [`VMMConfig`] or an [`ExecConfig`](crate::exec::ExecConfig); and the
+//! logger of the binary.
 //!
 //! This floor may import all floors below it. Only `main` uses it.
 //!
@@ -31,7 +31,8 @@ use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_C
 
 /// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
 ///
-/// While a guest runs, its output goes to standard output and nothing else does; messages of kickvm go to standard error.
+/// While a guest runs, its output goes to standard output and nothing else does; messages of kickvm go to standard
+/// error.
 #[derive(Debug, Parser)]
 #[command(
     name = "kickvm",
@@ -137,8 +138,8 @@ struct Machine {
     memory: u64,
     /// Give the guest a disk, a raw image or a block device; the first is /dev/vda. Options: ro, direct, id=NAME
     ///
-    /// ro: the guest may only read. direct: bypass the host's page cache. id=NAME: the serial number that the guest sees,
-    /// at most 20 bytes. A comma in PATH is written as two.
+    /// ro: the guest may only read. direct: bypass the host's page cache. id=NAME: the serial number that the guest
+    /// sees, at most 20 bytes. A comma in PATH is written as two.
     #[arg(long, value_name = "PATH[,ro][,direct][,id=NAME]", value_parser = values::os(values::disk))]
     disk: Vec<DiskConfig>,
     /// Network interface: its frames go to this tap interface of the host; repeatable: eth0, eth1 and so on

@@ -162,8 +162,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     milliseconds.map(Duration::from_millis).ok_or_else(|| "duration out of range".to_owned())
 }
 
-/// A number with one of `units`, in the smallest of them. `None` if `text` has another form, `Some(None)` if the number is
-/// too large.
+/// A number with one of `units`, in the smallest of them. `None` if `text` has another form, `Some(None)` if the number
+/// is too large.
 fn quantity(text: &str, units: &[(&str, u64)]) -> Option<Option<u64>> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let (_, factor) = units.iter().find(|(name, _)| *name == unit).filter(|_| !digits.is_empty())?;

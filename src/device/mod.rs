@@ -85,8 +85,8 @@ pub type Response = ControlFlow<GuestRequest>;
 
 /// A device on a [`Bus`]. Any vCPU thread may access it, so a device locks its own state.
 pub trait Device: Send + Sync {
-    /// Reads `data.len()` bytes at `offset` from the start of the device's range. `data` is all ones at first; bytes that
-    /// the device does not fill stay so, as on an open bus.
+    /// Reads `data.len()` bytes at `offset` from the start of the device's range. `data` is all ones at first; bytes
+    /// that the device does not fill stay so, as on an open bus.
     fn read(&self, offset: u64, data: &mut [u8]);
 
     /// Writes `data` at `offset` from the start of the device's range.

@@ -1,8 +1,8 @@
-//! Guests that need no file: machine code in the program itself. It is copied to 1 MiB and runs in 64-bit mode, with the
-//! first 4 GiB mapped to themselves.
+//! Guests that need no file: machine code in the program itself. It is copied to 1 MiB and runs in 64-bit mode, with
+//! the first 4 GiB mapped to themselves.
 //!
-//! Each guest has 1 KiB and begins with its first instruction. It ends with a write to the ACPI sleep control register at
-//! port 0x600 (0x34 is "sleep, type 5") or to the exit port 0xf4.
+//! Each guest has 1 KiB and begins with its first instruction. It ends with a write to the ACPI sleep control register
+//! at port 0x600 (0x34 is "sleep, type 5") or to the exit port 0xf4.
 
 use std::arch::global_asm;
 
@@ -117,8 +117,8 @@ pub fn demo() -> &'static [u8] {
     &kickvm_guest_demo
 }
 
-/// Instructions that Linux needs and that KVM may fail to emulate without virtualization hardware. Each has a guest that
-/// executes it and ends with status 0 if it works.
+/// Instructions that Linux needs and that KVM may fail to emulate without virtualization hardware. Each has a guest
+/// that executes it and ends with status 0 if it works.
 pub fn probes() -> [(&'static str, &'static [u8]); 3] {
     [
         ("cmpxchg16b", &kickvm_guest_cmpxchg16b),

@@ -67,7 +67,8 @@ const REAL_HARDWARE: &str = "run on a host with VT-x or AMD-V, or in a VM with n
 /// The time limit of a probe. It executes about a dozen instructions.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks the host. Linux can boot if every check succeeds. A failure may make later checks impossible; they are left out.
+/// Checks the host. Linux can boot if every check succeeds. A failure may make later checks impossible; they are left
+/// out.
 pub fn doctor() -> Vec<Check> {
     let kvm = match Kvm::new().map_err(io::Error::from) {
         Ok(kvm) => kvm,

@@ -21,8 +21,6 @@ pub fn json(report: &Report) -> String {
         usage.as_ref().map(|usage| time(usage).num_microseconds() as f64 / 1e6)
     };
     let after = |when: Option<Instant>| when.map(|when| when.saturating_duration_since(run.began).as_secs_f64());
-    let exits = |stats: &ExitStats| json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other });
-    let vcpu = |vcpu: &VcpuSummary| json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": exits(&vcpu.stats) });
     let value = json!({
         "version": VERSION,
         "kickvm": env!("CARGO_PKG_VERSION"),
@@ -61,4 +59,12 @@ pub fn json(report: &Report) -> String {
         "console": outcome.console.lines,
     });
     format!("{value:#}\n")
+}
+
+fn vcpu(vcpu: &VcpuSummary) -> Value {
+    json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": exits(&vcpu.stats) })
+}
+
+fn exits(stats: &ExitStats) -> Value {
+    json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other })
 }

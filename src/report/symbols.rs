@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn an_address_is_named_after_the_function_before_it() {
         let symbols = Symbols::parse(
-            "0000000000000000 D __per_cpu_start\nffffffff81000100 t second\nffffffff81000000 T first\nrubbish\nffffffff82000000 D data\n",
+            "0000000000000000 D __per_cpu_start\nffffffff81000100 t second\nffffffff81000000 T first\nrubbish\n\
+             ffffffff82000000 D data\n",
         );
         assert_eq!(symbols.name(0xffff_ffff_8100_00ff).as_deref(), Some("first+0xff"));
         assert_eq!(symbols.name(0xffff_ffff_8100_0100).as_deref(), Some("second+0x0"));

@@ -58,8 +58,8 @@ impl CoalescedPort {
         if at == last.load(Ordering::Acquire) || at >= RING_ENTRIES {
             return None;
         }
-        // SAFETY: `at` is inside the ring, whose entries follow the header up to the end of the page. The kernel does not
-        // write an entry between publishing it through `last` and the store to `first` below.
+        // SAFETY: `at` is inside the ring, whose entries follow the header up to the end of the page. The kernel does
+        // not write an entry between publishing it through `last` and the store to `first` below.
         let entry = unsafe {
             let entries: *const kvm_coalesced_mmio = header.add(1).cast();
             entries.add(at as usize).read_volatile()

@@ -17,8 +17,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of zeros. The kernel allocates a page when it is first touched, and reserves no swap space for it
-    /// (`MAP_NORESERVE`).
+    /// Maps `len` bytes of zeros. The kernel allocates a page when it is first touched, and reserves no swap space for
+    /// it (`MAP_NORESERVE`).
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
 //! Safe wrappers around system calls and shared memory that need `unsafe`, one subject per file.
 //!
-//! With `event::{epoll, sys}`, `memory` and two files of `vcpu`, this floor has all `unsafe` code. It may import `event`.
+//! With `event::{epoll, sys}`, `memory` and two files of `vcpu`, this floor has all `unsafe` code. It may import
+//! `event`.
 //!
 //! ```
 //! use kickvm::sys::os_error;

@@ -1,5 +1,5 @@
-//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so unit tests can feed it
-//! every exit, however rare.
+//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so unit tests can feed
+//! it every exit, however rare.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -120,8 +120,8 @@ impl fmt::Display for UnhandledExit {
     }
 }
 
-/// Performs `exit` on `buses`. Breaks if the guest cannot or must not continue. The result has no instruction pointer; the
-/// caller adds it.
+/// Performs `exit` on `buses`. Breaks if the guest cannot or must not continue. The result has no instruction pointer;
+/// the caller adds it.
 #[inline]
 pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     let response = match exit {
@@ -227,9 +227,10 @@ mod tests {
             (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which is not handled"),
             (VmExit::Other { reason: 99 }, "KVM exit 99, which is not handled"),
         ] {
-            assert!(
-                matches!(handle(exit, &buses()), ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) if fault.to_string() == text)
-            );
+            let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) = handle(exit, &buses()) else {
+                panic!("{text} is handled");
+            };
+            assert_eq!(fault.to_string(), text);
         }
         assert_eq!(handle(VmExit::TripleFault, &buses()), ControlFlow::Break(VcpuExit::TripleFault { rip: None }));
     }

@@ -1,7 +1,7 @@
 //! The signal that gets a vCPU thread out of `KVM_RUN`.
 //!
-//! Its handler sets `kvm_run.immediate_exit` of the thread's vCPU, so that a signal that arrives just before `KVM_RUN` also
-//! ends it (Documentation/virt/kvm/api.rst, section 5). The handler finds the field through a word of the thread:
+//! Its handler sets `kvm_run.immediate_exit` of the thread's vCPU, so that a signal that arrives just before `KVM_RUN`
+//! also ends it (Documentation/virt/kvm/api.rst, section 5). The handler finds the field through a word of the thread:
 //!
 //! ```text
 //!  IDLE ── KickGuard::new ──► address of immediate_exit ── signal ──► immediate_exit = 1
@@ -41,8 +41,8 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     });
 }
 
-/// Installs the handler of [`kick_signal`] and unblocks the signal for this thread and those that it starts: the process
-/// may have inherited a mask that blocks it. Call this before the first vCPU thread starts.
+/// Installs the handler of [`kick_signal`] and unblocks the signal for this thread and those that it starts: the
+/// process may have inherited a mask that blocks it. Call this before the first vCPU thread starts.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! One virtual CPU: its set-up, its run loop, and the signal that gets it out of the guest.
 //!
-//! [`Vcpu::run`] calls `KVM_RUN` until the guest ends. Each exit becomes a [`VmExit`], a plain value; [`handle`] decides
-//! what it means and makes no system call. A [`VcpuExit`] states how the vCPU ended. To stop a vCPU, set the [`RunState`]
-//! and send the [`kick_signal`] to its thread.
+//! [`Vcpu::run`] calls `KVM_RUN` until the guest ends. Each exit becomes a [`VmExit`], a plain value; [`handle`]
+//! decides what it means and makes no system call. A [`VcpuExit`] states how the vCPU ended. To stop a vCPU, set the
+//! [`RunState`] and send the [`kick_signal`] to its thread.
 //!
 //! This floor may import `event`, `sys`, `memory`, `device` and `boot`.
 //!
@@ -118,8 +118,8 @@ impl Vcpu {
         registers::set(&self.fd, entry)
     }
 
-    /// Runs the guest on the calling thread until it ends or `state` is [`VmRunState::Exiting`]. The thread must receive
-    /// the [`kick_signal`] after a change of the state. Counts the exits in `stats`.
+    /// Runs the guest on the calling thread until it ends or `state` is [`VmRunState::Exiting`]. The thread must
+    /// receive the [`kick_signal`] after a change of the state. Counts the exits in `stats`.
     pub fn run(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> VcpuExit {
         match self.run_to_exit(buses, state, stats) {
             VcpuExit::TripleFault { .. } => VcpuExit::TripleFault { rip: self.rip() },

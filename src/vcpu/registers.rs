@@ -98,8 +98,8 @@ fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
     }
 }
 
-/// The segment register that loading `selector` from `gdt` gives (Intel SDM volume 3, 3.4.5). All segments are flat: the
-/// base is 0, and the limit is the end of the address space.
+/// The segment register that loading `selector` from `gdt` gives (Intel SDM volume 3, 3.4.5). All segments are flat:
+/// the base is 0, and the limit is the end of the address space.
 fn segment(gdt: &[u64], selector: u16) -> kvm_segment {
     let descriptor = gdt[usize::from(selector / 8)];
     let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)) as u8;

@@ -1,5 +1,5 @@
-//! The `kvm_run` page that the kernel shares with a vCPU, and the exit that it describes (Documentation/virt/kvm/api.rst,
-//! section 5).
+//! The `kvm_run` page that the kernel shares with a vCPU, and the exit that it describes
+//! (Documentation/virt/kvm/api.rst, section 5).
 
 use std::io;
 use std::sync::atomic::AtomicU8;
@@ -13,8 +13,8 @@ use kvm_ioctls::VcpuFd;
 use super::exit::VmExit;
 use crate::sys::mapping::Mapping;
 
-/// The page that the kernel shares with a vCPU, and the data pages that follow it. This is a second mapping beside that of
-/// `VcpuFd`: the kick signal's handler writes to it, and must not alias the `&mut kvm_run` that `VcpuFd` creates.
+/// The page that the kernel shares with a vCPU, and the data pages that follow it. This is a second mapping beside that
+/// of `VcpuFd`: the kick signal's handler writes to it, and must not alias the `&mut kvm_run` that `VcpuFd` creates.
 #[derive(Debug)]
 pub(super) struct RunPage(Mapping);
 
@@ -33,8 +33,8 @@ impl RunPage {
     }
 
     pub(super) fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: the mapping is not smaller than a `kvm_run`, whose `immediate_exit` is one byte. This process accesses
-        // it only through this function and in the kick signal's handler, each time as an atomic.
+        // SAFETY: the mapping is not smaller than a `kvm_run`, whose `immediate_exit` is one byte. This process
+        // accesses it only through this function and in the kick signal's handler, each time as an atomic.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
     }
 
@@ -52,8 +52,8 @@ impl RunPage {
                 // The kernel's values are in bounds; `min` makes that independent of the kernel.
                 let start = usize::try_from(io.data_offset).map_or(self.0.len(), |offset| offset.min(self.0.len()));
                 let len = (usize::from(io.size) * io.count as usize).min(self.0.len() - start);
-                // SAFETY: `start + len` is inside the mapping. The kernel puts `count` items of `size` bytes into a page
-                // after the `kvm_run`, so the slice overlaps no other reference.
+                // SAFETY: `start + len` is inside the mapping. The kernel puts `count` items of `size` bytes into a
+                // page after the `kvm_run`, so the slice overlaps no other reference.
                 let data = unsafe { std::slice::from_raw_parts_mut(page.add(start), len) };
                 let size = usize::from(io.size).max(1);
                 match u32::from(io.direction) {
@@ -82,8 +82,8 @@ impl RunPage {
                 let failure = unsafe { exit.emulation_failure };
                 let mut code = [0; 15];
                 let mut len = 0;
-                // The kernel provides the instruction only with this suberror, enough data words, and bit 0 of the flags
-                // (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
+                // The kernel provides the instruction only with this suberror, enough data words, and bit 0 of the
+                // flags (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
                 if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
                     // SAFETY: the union has one member, which is in use if the flag is set.
                     let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
