@@ -54,25 +54,17 @@ pub enum VmExit<'a> {
     },
     /// `KVM_EXIT_SHUTDOWN`: a fault while a double fault was being delivered.
     TripleFault,
-    /// `KVM_EXIT_FAIL_ENTRY`: the processor rejected the guest's state.
-    FailedEntry {
-        /// The reason code of the processor.
-        hardware_reason: u64,
-    },
+    /// `KVM_EXIT_FAIL_ENTRY`: the processor rejected the guest's state, with this reason code.
+    FailedEntry(u64),
     /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue.
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`; 1 stands for an instruction that KVM cannot emulate.
         suberror: u32,
-        /// The instruction, if KVM provides it.
-        code: [u8; 15],
-        /// The number of valid bytes in `code`.
-        len: usize,
+        /// The bytes of the instruction; empty if KVM does not provide them.
+        code: &'a [u8],
     },
-    /// An exit that this VMM has not enabled.
-    Other {
-        /// `KVM_EXIT_*` (linux/kvm.h).
-        reason: u32,
-    },
+    /// An exit that this VMM has not enabled: `KVM_EXIT_*` (linux/kvm.h).
+    Other(u32),
 }
 
 /// How a vCPU ended.
@@ -159,16 +151,14 @@ const NAMES: [(u32, &str); 13] = named! {
 fn describe(exit: &VmExit<'_>) -> UnhandledExit {
     let plain = |exit| UnhandledExit { exit, code: Vec::new(), emulation: false };
     match *exit {
-        VmExit::FailedEntry { hardware_reason } => {
-            plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {hardware_reason:#x}"))
-        }
-        VmExit::InternalError { suberror, code, len } => {
+        VmExit::FailedEntry(reason) => plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {reason:#x}")),
+        VmExit::InternalError { suberror, code } => {
             let emulation = suberror == KVM_INTERNAL_ERROR_EMULATION;
             let what = if emulation { ", emulation failure" } else { "" };
             let exit = format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{what}");
-            UnhandledExit { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
+            UnhandledExit { exit, code: code.to_vec(), emulation }
         }
-        VmExit::Other { reason } => match NAMES.iter().find(|(number, _)| *number == reason) {
+        VmExit::Other(reason) => match NAMES.iter().find(|(number, _)| *number == reason) {
             Some((_, name)) => plain(format!("{name}, which is not handled")),
             None => plain(format!("KVM exit {reason}, which is not handled")),
         },
@@ -209,11 +199,8 @@ mod tests {
 
     #[test]
     fn an_emulation_failure_names_the_instruction() {
-        let mut code = [0; 15];
-        code[..3].copy_from_slice(&[0x0f, 0xc7, 0x0f]);
-        let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) =
-            handle(VmExit::InternalError { suberror: 1, code, len: 3 }, &buses())
-        else {
+        let exit = VmExit::InternalError { suberror: 1, code: &[0x0f, 0xc7, 0x0f] };
+        let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) = handle(exit, &buses()) else {
             panic!("not a fault");
         };
         assert_eq!(fault.to_string(), "KVM_EXIT_INTERNAL_ERROR, suberror 1, emulation failure, code 0f c7 0f");
@@ -222,10 +209,10 @@ mod tests {
     #[test]
     fn every_other_exit_ends_the_machine_and_is_named() {
         for (exit, text) in [
-            (VmExit::FailedEntry { hardware_reason: 0x80000021 }, "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
-            (VmExit::InternalError { suberror: 3, code: [0; 15], len: 0 }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
-            (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which is not handled"),
-            (VmExit::Other { reason: 99 }, "KVM exit 99, which is not handled"),
+            (VmExit::FailedEntry(0x80000021), "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
+            (VmExit::InternalError { suberror: 3, code: &[] }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
+            (VmExit::Other(5), "KVM_EXIT_HLT, which is not handled"),
+            (VmExit::Other(99), "KVM exit 99, which is not handled"),
         ] {
             let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) = handle(exit, &buses()) else {
                 panic!("{text} is handled");

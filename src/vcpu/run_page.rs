@@ -75,24 +75,23 @@ impl RunPage {
             KVM_EXIT_FAIL_ENTRY => {
                 // SAFETY: with this exit reason, this member of the union is in use.
                 let entry = unsafe { exit.fail_entry };
-                VmExit::FailedEntry { hardware_reason: entry.hardware_entry_failure_reason }
+                VmExit::FailedEntry(entry.hardware_entry_failure_reason)
             }
             KVM_EXIT_INTERNAL_ERROR => {
                 // SAFETY: with this exit reason, `internal` is in use; `emulation_failure` begins with the same fields.
-                let failure = unsafe { exit.emulation_failure };
-                let mut code = [0; 15];
-                let mut len = 0;
+                let failure = unsafe { &exit.emulation_failure };
+                let mut code = &[][..];
                 // The kernel provides the instruction only with this suberror, enough data words, and bit 0 of the
                 // flags (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
                 if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
                     // SAFETY: the union has one member, which is in use if the flag is set.
-                    let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-                    code = instruction.insn_bytes;
-                    len = usize::from(instruction.insn_size).min(code.len());
+                    let instruction = unsafe { &failure.__bindgen_anon_1.__bindgen_anon_1 };
+                    let len = usize::from(instruction.insn_size).min(instruction.insn_bytes.len());
+                    code = &instruction.insn_bytes[..len];
                 }
-                VmExit::InternalError { suberror: failure.suberror, code, len }
+                VmExit::InternalError { suberror: failure.suberror, code }
             }
-            reason => VmExit::Other { reason },
+            reason => VmExit::Other(reason),
         }
     }
 }
