@@ -6,7 +6,7 @@
 //! 1. [`vmm::Vmm::run`] is the whole program on a page: load, start the vCPUs, take turns of the event loop until the exit
 //!    handler says stop, shut down.
 //! 2. [`vmm::VmmExitHandler`] is the pattern the program is named after. Whoever knows that the run is over calls
-//!    [`kick_because`](vmm::ExitHandler::kick_because); the first reason counts.
+//!    [`exit`](vmm::ExitHandler::exit) with a reason; the first one counts.
 //! 3. [`vmm::KvmVm`] starts a thread a vCPU, each with a guard that kicks when it is dropped, and shuts them down within a
 //!    second.
 //! 4. [`vcpu::Vcpu::run`] enters the guest again and again; [`vcpu::handle`] decides what an exit means, without any KVM
