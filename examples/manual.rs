@@ -1,12 +1,9 @@
 //! Writes what belongs to an installed program besides the binary, from the same grammar: `manual DIRECTORY` makes
 //! `DIRECTORY/man/man1/kickvm*.1` and completions for bash, zsh and fish. `make install` runs it.
 
-#[allow(dead_code)]
-#[path = "../src/cli/mod.rs"]
-mod cli;
-
 use clap::CommandFactory;
 use clap_complete::{Shell, generate_to};
+use kickvm::cli;
 use std::fs;
 use std::path::PathBuf;
 

@@ -120,6 +120,8 @@
 #[cfg(feature = "vmm")]
 pub mod boot;
 #[cfg(feature = "vmm")]
+pub mod cli;
+#[cfg(feature = "vmm")]
 pub mod console;
 #[cfg(feature = "vmm")]
 pub mod device;

@@ -1,8 +1,5 @@
 //! kickvm: parse, run, report, exit code. Nothing else.
 
-mod cli;
-
-use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,7 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use log::LevelFilter;
 
-use cli::{Cli, Command, logger};
+use kickvm::cli::{self, Cli, Command, logger};
 use kickvm::report::RunReporter;
 use kickvm::sys::{os_error, rlimit};
 use kickvm::vmm::{Outcome, Vmm, code};
@@ -25,12 +22,16 @@ fn main() -> ExitCode {
     console::terminal::restore_on_panic();
     rlimit::raise_nofile_limit();
     // The panic hook has printed the message of a panic.
-    let code = std::panic::catch_unwind(command).unwrap_or(code::FAILED);
+    let code = std::panic::catch_unwind(run).unwrap_or(Ok(code::FAILED)).unwrap_or_else(|error| {
+        log::error!("{error}");
+        code::FAILED
+    });
     logger::flush();
     ExitCode::from(code)
 }
 
-fn command() -> u8 {
+/// Returns the exit code, or the message of an error.
+fn run() -> Result<u8, String> {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(run) => run_vm(*run),
@@ -42,49 +43,34 @@ fn command() -> u8 {
     }
 }
 
-fn run_vm(run: cli::Run) -> u8 {
-    log::set_max_level(level(run.verbose));
+fn run_vm(run: cli::Run) -> Result<u8, String> {
+    log::set_max_level(level(run.results.verbose));
     let (config, paths) = run.into_parts();
-    match RunReporter::new("run", &[], &config, paths) {
-        Ok(reporter) => {
-            let outcome = Vmm::try_from(config).and_then(Vmm::run);
-            reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default())
-        }
-        Err(why) => fail(why),
-    }
+    let reporter = RunReporter::new("run", &[], &config, paths)?;
+    let outcome = Vmm::try_from(config).and_then(Vmm::run);
+    Ok(reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default()))
 }
 
-fn run_command(exec: cli::Exec) -> u8 {
-    log::set_max_level(level(exec.verbose));
+fn run_command(exec: cli::Exec) -> Result<u8, String> {
+    log::set_max_level(level(exec.results.verbose));
     let (config, paths) = exec.into_parts();
-    match RunReporter::new("exec", &config.command, &config.vmm, paths) {
-        Ok(reporter) => {
-            let outcome = exec::run(config);
-            let (outcome, timings) = outcome.unwrap_or_else(|error| (Outcome::failed(error), exec::Timings::default()));
-            reporter.finish(outcome, timings)
-        }
-        Err(why) => fail(why),
-    }
+    let reporter = RunReporter::new("exec", &config.command, &config.vmm, paths)?;
+    let outcome = exec::run(config);
+    let (outcome, timings) = outcome.unwrap_or_else(|error| (Outcome::failed(error), exec::Timings::default()));
+    Ok(reporter.finish(outcome, timings))
 }
 
-fn run_demo() -> u8 {
+fn run_demo() -> Result<u8, String> {
     log::set_max_level(LevelFilter::Trace);
-    match Vmm::try_from(doctor::demo_config()).and_then(Vmm::run) {
-        Ok(outcome) => {
-            log::warn!("{}", outcome.reason);
-            outcome.reason.code()
-        }
-        Err(error) => fail(error),
-    }
+    let outcome = Vmm::try_from(doctor::demo_config()).and_then(Vmm::run).map_err(|error| error.to_string())?;
+    log::warn!("{}", outcome.reason);
+    Ok(outcome.reason.code())
 }
 
-fn run_doctor() -> u8 {
+fn run_doctor() -> Result<u8, String> {
     let checks = doctor::doctor();
-    let text: String = checks.iter().map(|check| format!("{check}\n")).collect();
-    match print(&text) {
-        code::OK if checks.iter().all(|check| check.good) => code::OK,
-        _ => code::FAILED,
-    }
+    print(&checks.iter().map(|check| format!("{check}\n")).collect::<String>())?;
+    Ok(if checks.iter().all(|check| check.ok) { code::OK } else { code::FAILED })
 }
 
 /// `-v` shows what the run is made of, `-vv` also its details.
@@ -96,25 +82,18 @@ fn level(verbose: u8) -> LevelFilter {
     }
 }
 
-fn fail(why: impl fmt::Display) -> u8 {
-    log::error!("{why}");
-    code::FAILED
+fn print(text: &str) -> Result<u8, String> {
+    let cannot = |error| format!("cannot write to standard output: {}", os_error::describe(&error));
+    std::io::stdout().write_all(text.as_bytes()).map(|()| code::OK).map_err(cannot)
 }
 
-fn print(text: &str) -> u8 {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => code::OK,
-        Err(error) => fail(format_args!("cannot write to standard output: {}", os_error::describe(&error))),
-    }
-}
-
-/// Help and version are printed; any other error of the grammar becomes one line on standard error.
-fn usage(error: &clap::Error) -> u8 {
+/// Prints help or the version. Any other error of the grammar becomes one line.
+fn usage(error: &clap::Error) -> Result<u8, String> {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => print(&text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            fail("missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'")
+            Err("missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned())
         }
         _ => {
             let sentence: Vec<_> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
@@ -122,7 +101,7 @@ fn usage(error: &clap::Error) -> u8 {
             let known = ["run", "exec", "demo", "doctor"];
             let command = std::env::args_os().nth(1).and_then(|word| known.into_iter().find(|known| word == *known));
             let help = command.map_or("kickvm --help".to_owned(), |command| format!("kickvm {command} --help"));
-            fail(format_args!("{}; see '{help}'", sentence.trim_start_matches("error: ")))
+            Err(format!("{}; see '{help}'", sentence.trim_start_matches("error: ")))
         }
     }
 }

@@ -1,4 +1,19 @@
 //! The guest's RAM: its mappings, huge pages, and KVM memory slots.
+//!
+//! [`GuestRam`] owns the mappings. Devices access them through [`GuestMemoryMmap`], by volatile and atomic accesses
+//! only: the guest may change its RAM at any time.
+//!
+//! This floor may import `event` and `sys`.
+//!
+//! ```
+//! use kickvm::memory::GuestRam;
+//! use vm_memory::{Bytes, GuestAddress};
+//!
+//! let ram = GuestRam::new([(0, 1 << 20)].into_iter())?;
+//! ram.memory().write_slice(b"kickvm", GuestAddress(0x1000))?;
+//! assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0x1001))?, b'i');
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,25 +24,29 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 
 use crate::sys::mapping::Mapping;
 
-/// Host and guest addresses that agree in their low 21 bits can share 2 MiB pages: a tenth of the page faults.
+/// The size of a large page. Linux backs guest RAM with large pages only where host and guest addresses agree in their
+/// low 21 bits (KVM, `kvm_alloc_memslot_metadata`). The guest then causes about a tenth of the page faults.
 const HUGE_PAGE: usize = 2 << 20;
+/// The size of a small page.
+const PAGE_SIZE: usize = 4 << 10;
 
-/// The guest's RAM: pages that cost nothing until they are touched.
+/// The guest's RAM. The host allocates a page when the guest or a device first touches it.
 #[derive(Debug)]
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     regions: Vec<Arc<GuestRegionMmap>>,
-    mappings: Vec<Mapping>,             // what the regions point into
-    pages: Mutex<Vec<Arc<MmapRegion>>>, // what the guest can read besides
+    mappings: Vec<Mapping>,                 // the regions point into them
+    read_only: Mutex<Vec<Arc<MmapRegion>>>, // what `map_read_only` has mapped
 }
 
 impl Drop for GuestRam {
+    /// Unmaps the RAM, unless a clone of `memory` or one of its regions still exists: the clone's owner may access the
+    /// pages, so they stay mapped until the process ends.
     fn drop(&mut self) {
-        // `memory` can be cloned and its regions taken out of it. If somebody still has one, its pages stay mapped.
-        let alone = |region: &Arc<GuestRegionMmap>| {
-            Arc::strong_count(region) == 2 && Arc::strong_count(&region.get_mmap()) == 2 // `memory`'s and ours
+        let unshared = |region: &Arc<GuestRegionMmap>| {
+            Arc::strong_count(region) == 2 && Arc::strong_count(&region.get_mmap()) == 2 // `regions` and `memory`
         };
-        if !self.regions.iter().all(alone) {
+        if !self.regions.iter().all(unshared) {
             std::mem::take(&mut self.mappings).into_iter().for_each(std::mem::forget);
         }
     }
@@ -35,6 +54,10 @@ impl Drop for GuestRam {
 
 impl GuestRam {
     /// Maps RAM for each of `ranges` (guest-physical start, length in bytes).
+    ///
+    /// # Errors
+    ///
+    /// A range is larger than the address space, two ranges overlap, or the error of mmap(2).
     pub fn new(ranges: impl Iterator<Item = (u64, u64)>) -> io::Result<Self> {
         let mut regions = Vec::new();
         let mut mappings = Vec::new();
@@ -45,8 +68,8 @@ impl GuestRam {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             let mapping = Mapping::anonymous(room)?;
             let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
-            // SAFETY: `skip` is less than HUGE_PAGE, so `len` bytes from there lie inside the mapping. The hint to use
-            // large pages changes no content; that a kernel may not know it does no harm.
+            // SAFETY: `skip` is less than HUGE_PAGE, so `len` bytes from there are inside the mapping. The advice
+            // changes no content. A kernel without large pages rejects it, which does no harm.
             let region = unsafe {
                 let aligned = mapping.as_ptr().add(skip);
                 libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE);
@@ -57,64 +80,70 @@ impl GuestRam {
             mappings.push(mapping);
         }
         let memory = GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(io::Error::other)?;
-        Ok(Self { memory, regions, mappings, pages: Mutex::default() })
+        Ok(Self { memory, regions, mappings, read_only: Mutex::default() })
     }
 
-    /// The RAM, for reading and writing from the host's side.
+    /// Returns the RAM, for accesses from the host's side.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 
-    /// Gives the RAM to `vm`, one memory slot a region.
+    /// Adds the RAM to `vm`, one memory slot per region.
+    ///
+    /// # Errors
+    ///
+    /// The error of KVM_SET_USER_MEMORY_REGION.
     pub(crate) fn register(&self, vm: &VmFd) -> io::Result<()> {
-        for (slot, region) in (0..).zip(self.memory.iter()) {
-            let slot = kvm_userspace_memory_region {
-                slot,
-                guest_phys_addr: region.start_addr().0,
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-                flags: 0,
-            };
-            // SAFETY: the slot covers exactly one region of our own mapping, where nothing but guest RAM lies. Only vCPUs
-            // that run reach it, and each `Vcpu` keeps an `Arc` of this value.
-            unsafe { vm.set_user_memory_region(slot) }.map_err(io::Error::from)?;
-        }
+        self.regions.iter().enumerate().try_for_each(|(slot, region)| {
+            // SAFETY: the region is guest RAM, which stays mapped while this value lives.
+            unsafe { set_slot(vm, slot, region.start_addr().0, region, region.size(), 0) }
+        })
+    }
+
+    /// Maps the first `len` bytes of `pages` at `address` of `vm`. The guest reads them without an exit. Its writes
+    /// exit, as they do outside RAM.
+    ///
+    /// # Errors
+    ///
+    /// The error of KVM_SET_USER_MEMORY_REGION.
+    pub(crate) fn map_read_only(&self, vm: &VmFd, address: u64, pages: &Arc<MmapRegion>, len: usize) -> io::Result<()> {
+        let mut mapped = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the guest cannot write to `pages`. This value keeps them mapped while it lives, from the next line
+        // on.
+        unsafe { set_slot(vm, self.regions.len() + mapped.len(), address, pages, len, KVM_MEM_READONLY) }?;
+        mapped.push(pages.clone());
         Ok(())
     }
 }
 
-impl GuestRam {
-    /// Lets the guest of `vm` read the first `len` bytes of `pages` at `address`, without an exit; its writes there exit as they
-    /// do where nothing is.
-    pub(crate) fn show(&self, vm: &VmFd, address: u64, pages: &Arc<MmapRegion>, len: usize) -> io::Result<()> {
-        let mut shown = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = kvm_userspace_memory_region {
-            slot: u32::try_from(self.regions.len() + shown.len()).map_err(io::Error::other)?,
-            guest_phys_addr: address,
-            memory_size: len.min(pages.size()) as u64,
-            userspace_addr: pages.as_ptr() as u64,
-            flags: KVM_MEM_READONLY,
-        };
-        // SAFETY: the slot covers no more than one mapping, which the guest cannot write; `self.pages` keeps it for as long as
-        // this value lives, of which every `Vcpu` has an `Arc`.
-        unsafe { vm.set_user_memory_region(slot) }?;
-        shown.push(pages.clone());
-        Ok(())
-    }
+/// Sets a memory slot of `vm` to the first `len` bytes of `pages`.
+///
+/// # Safety
+///
+/// `pages` must stay mapped while a vCPU of `vm` runs; each `Vcpu` has an `Arc` of its `GuestRam`. Unless `flags` has
+/// `KVM_MEM_READONLY`, they must be guest RAM.
+unsafe fn set_slot(vm: &VmFd, slot: usize, addr: u64, pages: &MmapRegion, len: usize, flags: u32) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot: u32::try_from(slot).map_err(io::Error::other)?,
+        flags,
+        guest_phys_addr: addr,
+        memory_size: len.min(pages.size()) as u64,
+        userspace_addr: pages.as_ptr() as u64,
+    };
+    // SAFETY: the slot is inside `pages`. The caller keeps them mapped.
+    Ok(unsafe { vm.set_user_memory_region(region) }?)
 }
 
-const PAGE_SIZE: usize = 4 << 10;
-
-/// Lets the host have the whole pages among `len` bytes of guest RAM, which the guest does not need: they read as zeros when it
-/// touches them again. What is not in RAM is left alone.
+/// Returns the whole pages among `len` bytes of guest RAM at `address` to the host, for a guest that does not need
+/// their content: they read as zeros when it touches them again. Does nothing if the range is not inside RAM.
 pub fn discard(memory: &GuestMemoryMmap, address: GuestAddress, len: usize) {
     let Ok(slice) = memory.get_slice(address, len) else { return };
     let guard = slice.ptr_guard_mut();
     let skip = guard.as_ptr().align_offset(PAGE_SIZE);
     let len = len.saturating_sub(skip) & !(PAGE_SIZE - 1);
     if len > 0 {
-        // SAFETY: `skip` plus `len` bytes are inside the slice, which is guest RAM: an anonymous mapping to which nobody has
-        // Rust references, only volatile accesses, so its content may change at any time.
+        // SAFETY: `skip` plus `len` bytes are inside the slice. It is guest RAM, an anonymous mapping to which no Rust
+        // reference exists, so its content may change at any time.
         unsafe { libc::madvise(guard.as_ptr().add(skip).cast(), len, libc::MADV_DONTNEED) };
     }
 }

@@ -4,12 +4,10 @@
 
 #[path = "common/can_run.rs"]
 mod can_run;
-#[allow(dead_code)]
-#[path = "../src/cli/mod.rs"]
-mod cli;
 
 use can_run::can_run;
 use clap::Parser;
+use kickvm::cli;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

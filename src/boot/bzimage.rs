@@ -1,8 +1,6 @@
 //! bzImage: the compressed kernel image that distributions ship (Documentation/arch/x86/boot.rst).
 
 use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
-use linux_loader::loader::{self, BzImage, KernelLoader, KernelLoaderResult};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::error::Error;
 use super::image::{CMDLINE_MAX, Kernel, Protocol};
@@ -21,7 +19,7 @@ const DEFAULT_SETUP_SECTORS: u8 = 4;
 /// The first version with `xloadflags`, which states whether there is a 64-bit entry (Linux 3.8).
 const VERSION_2_12: u16 = 0x20c;
 /// Distance of the 64-bit entry point from the start of the protected-mode code.
-const ENTRY_64: u64 = 0x200;
+pub(super) const ENTRY_64: u64 = 0x200;
 
 /// Checks the setup header of `file` and calculates where the kernel will lie.
 pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
@@ -61,9 +59,4 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
         setup: Some(header),
         file,
     })
-}
-
-/// Copies the protected-mode code to its load address.
-pub(super) fn load(kernel: &mut Kernel, memory: &GuestMemoryMmap) -> loader::Result<KernelLoaderResult> {
-    BzImage::load(memory, Some(GuestAddress(kernel.entry - ENTRY_64)), &mut kernel.file.file, None)
 }

@@ -1,8 +1,6 @@
 //! ELF kernel images: an uncompressed vmlinux, or another guest that is built as an executable.
 
 use linux_loader::elf::{Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
-use linux_loader::loader::{self, Elf, KernelLoader, KernelLoaderResult};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::elf_headers::ElfHeaders;
 use super::error::Error;
@@ -65,10 +63,4 @@ fn find_pvh_entry(file: &InputFile, segment: &Elf64_Phdr) -> Result<Option<u32>,
         at = description + u64::from(note.n_descsz).next_multiple_of(4);
     }
     Ok(None)
-}
-
-/// Copies the segments to their addresses.
-pub(super) fn load(kernel: &mut Kernel, memory: &GuestMemoryMmap) -> loader::Result<KernelLoaderResult> {
-    // With an offset, the loader does not parse the notes. `inspect` has done so, and limits their size.
-    Elf::load(memory, Some(GuestAddress(0)), &mut kernel.file.file, None)
 }

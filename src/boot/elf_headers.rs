@@ -28,6 +28,7 @@ impl ElfHeaders {
     /// Reads the headers of `file`. The inner error states why it is not an ELF file for this machine.
     ///
     /// # Errors
+    ///
     /// `file` cannot be read.
     pub fn read(file: &File) -> io::Result<Result<Self, String>> {
         let header: Elf64_Ehdr = read_object_at(file, 0)?;

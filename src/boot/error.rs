@@ -31,52 +31,20 @@ pub enum Error {
         /// What is wrong with the content.
         why: String,
     },
-    /// An [`InitramfsSource`](super::InitramfsSource) failed.
+    /// An [`InitramfsSource`](super::InitramfsSource) failed, or its archive is too large for any amount of RAM.
     #[error(transparent)]
     InitramfsSource(super::SourceError),
-    /// The guest has too little RAM below 4 GiB for the kernel and the initramfs files.
-    #[error(
-        "guest memory of {ram} is too small: kernel '{kernel}' needs {needed}, the initramfs {initramfs}; \
-         try --memory {suggestion}"
-    )]
+    /// The guest has too little RAM.
+    #[error("guest memory of {ram} is too small{why}; try --memory {suggestion}")]
     NoRoom {
-        /// RAM below 4 GiB.
+        /// The RAM that counts: all, or that below 4 GiB.
         ram: ByteSize,
-        /// The kernel file.
-        kernel: PathBuf,
-        /// RAM up to the end of the kernel.
-        needed: ByteSize,
-        /// Size of the initramfs files.
-        initramfs: ByteSize,
-        /// A sufficient amount of RAM.
-        suggestion: ByteSize,
-    },
-    /// The guest has too little RAM to unpack a generated initramfs.
-    #[error(
-        "guest memory of {ram} is too small for '{name}': its files take {files}, and {needed} are needed until they \
-         are unpacked; try --memory {suggestion}"
-    )]
-    NoRoomToUnpack {
-        /// All RAM.
-        ram: ByteSize,
-        /// The name of the initramfs source.
-        name: String,
-        /// Size of the unpacked files.
-        files: ByteSize,
-        /// RAM that is needed.
+        /// The purpose and the figures.
+        why: String,
+        /// The RAM that is needed.
         needed: ByteSize,
         /// A sufficient amount of RAM.
         suggestion: ByteSize,
-    },
-    /// A generated initramfs is too large for any amount of RAM.
-    #[error("'{name}' is too large to be an initramfs: its files take {files}, and this kernel takes {max} at most")]
-    TooLarge {
-        /// The name of the initramfs source.
-        name: String,
-        /// Size of the unpacked files.
-        files: ByteSize,
-        /// The maximum size of the archive.
-        max: ByteSize,
     },
     /// The command line is longer than the kernel accepts.
     #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]

@@ -5,7 +5,6 @@
 //! one.
 
 use std::io;
-use std::path::PathBuf;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -25,11 +24,6 @@ const FILE_SIZE_FIELD: usize = 54;
 const NAME_SIZE_FIELD: usize = 94;
 /// The name of the entry that ends an archive, with its NUL.
 pub(crate) const TRAILER: &[u8; 11] = b"TRAILER!!!\0";
-
-/// Opens `paths`.
-pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<InputFile>, Error> {
-    paths.iter().map(|path| InputFile::open(path, "initramfs")).collect()
-}
 
 /// The length of the archives `files` together, in bytes.
 pub(super) fn total_len(files: &[InputFile]) -> u64 {

@@ -18,6 +18,7 @@ pub trait InitramfsSource: fmt::Debug {
     /// rest of it is only measured; the caller reports the memory that is needed.
     ///
     /// # Errors
+    ///
     /// The archive cannot be generated. A lack of memory is not an error here.
     fn write(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<Written, SourceError>;
 }
@@ -42,17 +43,20 @@ const WORKING_RAM: u64 = 48 << 20;
 impl Written {
     /// Checks that this archive fits in `range`, and that the `ram` of the guest is enough to unpack it: until that is
     /// done, the archive and its files are both in RAM. With more RAM, `range` could end at `max_end`.
-    pub(super) fn check_fit(&self, name: String, ram: u64, range: &Range<u64>, max_end: u64) -> Result<(), Error> {
+    pub(super) fn check_fit(&self, name: &str, ram: u64, range: &Range<u64>, max_end: u64) -> Result<(), Error> {
         let end = range.start.saturating_add(self.len);
         let needed = end.saturating_add(self.unpacked).saturating_add(WORKING_RAM);
         let files = ByteSize(self.unpacked);
         if end <= range.end && needed <= ram {
             Ok(())
         } else if end > max_end {
-            Err(Error::TooLarge { name, files, max: ByteSize(max_end.saturating_sub(range.start)) })
+            let max = ByteSize(max_end.saturating_sub(range.start));
+            let sizes = format!("its files take {files}, and this kernel takes {max} at most");
+            Err(Error::InitramfsSource(format!("'{name}' is too large to be an initramfs: {sizes}").into()))
         } else {
             let (ram, needed, suggestion) = (ByteSize(ram), ByteSize(needed), ByteSize(round_up_memory(needed)));
-            Err(Error::NoRoomToUnpack { ram, name, files, needed, suggestion })
+            let why = format!(" for '{name}': its files take {files}, and {needed} are needed until they are unpacked");
+            Err(Error::NoRoom { ram, why, needed, suggestion })
         }
     }
 

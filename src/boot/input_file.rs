@@ -59,6 +59,7 @@ impl InputFile {
 /// Reads a structure at `offset` of `file`; bytes after the end of the file are 0.
 ///
 /// # Errors
+///
 /// `file` cannot be read.
 pub(crate) fn read_object_at<T: ByteValued + Default>(file: &File, offset: u64) -> io::Result<T> {
     let mut object = T::default();
@@ -69,6 +70,7 @@ pub(crate) fn read_object_at<T: ByteValued + Default>(file: &File, offset: u64) 
 /// Fills `bytes` from `offset` of `file` on, up to the end of the file. Returns how many bytes were read.
 ///
 /// # Errors
+///
 /// `file` cannot be read.
 pub(crate) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;

@@ -1,8 +1,9 @@
-//! Detects the format of a kernel file from its content, and calls the code for that format.
+//! Detects the format of a kernel file from its content, has its headers checked, and loads it.
 
 use std::path::Path;
 
-use vm_memory::GuestMemoryMmap;
+use linux_loader::loader::{BzImage, Elf, KernelLoader};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::error::Error;
 use super::image::{Kernel, Protocol};
@@ -25,11 +26,13 @@ impl Kernel {
         }
     }
 
-    /// Copies the kernel into guest memory.
+    /// Copies the kernel into guest memory: the protected-mode code of a bzImage, or the segments of an ELF image.
     pub fn load(&mut self, memory: &GuestMemoryMmap) -> Result<(), Error> {
+        let file = &mut self.file.file;
         let loaded = match self.protocol {
-            Protocol::BzImage => bzimage::load(self, memory),
-            Protocol::Elf | Protocol::Pvh => elf::load(self, memory),
+            Protocol::BzImage => BzImage::load(memory, Some(GuestAddress(self.entry - bzimage::ENTRY_64)), file, None),
+            // With an offset, the loader does not parse the notes. `elf::inspect` has done so, and limits their size.
+            Protocol::Elf | Protocol::Pvh => Elf::load(memory, Some(GuestAddress(0)), file, None),
         };
         loaded.map(drop).map_err(|error| self.file.unusable(error.to_string()))
     }

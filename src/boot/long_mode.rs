@@ -3,7 +3,7 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::layout::{GDT, PAGE_SIZE, PAGE_TABLES};
+use super::layout::{PAGE_SIZE, PAGE_TABLES};
 
 /// Selector of the code segment (Linux's `__BOOT_CS`).
 pub const CODE_SELECTOR: u16 = 0x10;
@@ -20,11 +20,6 @@ const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 1 << 7;
 /// Number of page directories; each maps 1 GiB.
 const DIRECTORIES: u64 = 4;
-
-/// Writes `gdt` to the address [`GDT`].
-pub(super) fn write_gdt(memory: &GuestMemoryMmap, gdt: [u64; 4]) -> Result<(), vm_memory::GuestMemoryError> {
-    memory.write_obj(gdt, GuestAddress(GDT))
-}
 
 /// Writes page tables to [`PAGE_TABLES`] that map the first 4 GiB to themselves, in pages of 2 MiB.
 pub(super) fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {

@@ -57,7 +57,8 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use image::Kernel;
-use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH_START_INFO, ZERO_PAGE};
+use input_file::InputFile;
+use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, GDT, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH_START_INFO, ZERO_PAGE};
 
 /// What [`load`] writes to guest memory.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,7 @@ const RAMFS: &str = "rootfstype=ramfs ";
 /// Loads `params` into `memory`, whose RAM ranges are those of [`layout::ram_ranges`]. Returns how to start the guest.
 ///
 /// # Errors
+///
 /// A file cannot be read or is not what its option needs, the command line is too long, the initramfs cannot be
 /// generated, or `memory` is too small.
 pub fn load(memory: &GuestMemoryMmap, params: &BootParams) -> Result<Entry, Error> {
@@ -102,7 +104,8 @@ pub fn load(memory: &GuestMemoryMmap, params: &BootParams) -> Result<Entry, Erro
 
 fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Result<Entry, Error> {
     let mut kernel = Kernel::open(path)?;
-    let mut archives = initramfs::open(params.initramfs)?;
+    let archives = params.initramfs.iter().map(|path| InputFile::open(path, "initramfs"));
+    let mut archives = archives.collect::<Result<Vec<_>, _>>()?;
     let archives_len = initramfs::total_len(&archives);
     let (prefix, slack) = if params.initramfs_source.is_some() { (RAMFS, SOURCE_ALIGNMENT) } else { ("", 0) };
     let (len, max) = (prefix.len() + params.cmdline.len(), kernel.cmdline_max.min(COMMAND_LINE_ROOM as usize - 1));
@@ -122,7 +125,7 @@ fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Resu
     if let Some(source) = params.initramfs_source {
         let free = range.end..low_ram(memory).min(kernel.initramfs_end);
         let written = source.write(memory, free.clone()).map_err(Error::InitramfsSource)?;
-        written.check_fit(source.name(), ram_size(memory), &free, MMIO_GAP.min(kernel.initramfs_end))?;
+        written.check_fit(&source.name(), ram_size(memory), &free, MMIO_GAP.min(kernel.initramfs_end))?;
         range.end += written.len;
         let used = kernel.end + (range.end - range.start);
         if !written.fits_tmpfs(ram_size(memory).saturating_sub(used)) {
@@ -150,8 +153,9 @@ fn find_range(memory: &GuestMemoryMmap, kernel: &Kernel, len: u64) -> Result<Ran
     }
     // Linux needs some RAM besides its image.
     let suggestion = ByteSize(round_up_memory(needed.saturating_add(32 << 20)).min(MMIO_GAP));
-    let (ram, needed, initramfs) = (ByteSize(ram), ByteSize(kernel.end), ByteSize(len));
-    Err(Error::NoRoom { ram, kernel: kernel.file.path.clone(), needed, initramfs, suggestion })
+    let (ram, needed, len, path) = (ByteSize(ram), ByteSize(kernel.end), ByteSize(len), kernel.file.path.display());
+    let why = format!(": kernel '{path}' needs {needed}, the initramfs {len}");
+    Err(Error::NoRoom { ram, why, needed, suggestion })
 }
 
 /// Rounds a size of guest memory up to one that users write: a multiple of 64 MiB, above 1 GiB of 256 MiB.
@@ -173,12 +177,12 @@ fn write_boot_data(
     memory.write_obj(0u8, GuestAddress(COMMAND_LINE + cmdline.len() as u64))?;
     let boot_data = match protocol {
         Protocol::Pvh => {
-            long_mode::write_gdt(memory, long_mode::GDT_32)?;
+            memory.write_obj(long_mode::GDT_32, GuestAddress(GDT))?;
             pvh::write(memory, initramfs)?;
             PVH_START_INFO
         }
         Protocol::BzImage | Protocol::Elf => {
-            long_mode::write_gdt(memory, long_mode::GDT_64)?;
+            memory.write_obj(long_mode::GDT_64, GuestAddress(GDT))?;
             long_mode::write_page_tables(memory)?;
             zero_page::write(memory, cmdline, setup, initramfs)?;
             ZERO_PAGE

@@ -405,7 +405,7 @@ fn a_generated_archive_that_does_not_fit_is_an_error_whose_suggestion_is_enough(
     for (len, unpacked) in [(41 * MIB, 41 * MIB), (20 * MIB, 41 * MIB), (20 * MIB, 1500 * MIB)] {
         let error = generate(&memory(32 * MIB), &bzimage(CODE), &archive, len, unpacked).unwrap_err();
         let text = error.to_string();
-        let Error::NoRoomToUnpack { suggestion, needed, .. } = error else { panic!("{text}") };
+        let Error::NoRoom { suggestion, needed, .. } = error else { panic!("{text}") };
         assert!(needed.0 > len + unpacked && suggestion.0 >= needed.0, "{text}");
         let start =
             format!("guest memory of 32M is too small for 'generated': its files take {}, and ", ByteSize(unpacked));

@@ -6,16 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::{Devices, Report, Verdicts, parse_console, parse_cpus, parse_duration, parse_memory, parse_timeout};
-use kickvm::boot::Image;
-use kickvm::console::KernelFault;
-use kickvm::exec::ExecConfig;
-use kickvm::exec::rootfs::Overlay;
-use kickvm::report::ReportPaths;
-use kickvm::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
+use super::{Machine, Results, values};
+use crate::console::KernelFault;
+use crate::exec::ExecConfig;
+use crate::exec::rootfs::Overlay;
+use crate::report::ReportPaths;
+use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE};
 
+/// The options of `kickvm exec`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The guest's first process is kickvm itself. It mounts the usual file systems, runs the command, and powers off. Standard
@@ -32,104 +31,69 @@ standard error states why.
 Examples:
   kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
   kickvm exec --kernel vmlinuz --root rootfs --workdir /src --timeout 10m --memory 2G --cpus 2 -- make check")]
+#[command(mut_arg("memory", |memory| memory.default_value("512M")))]
 pub struct Exec {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content
-    #[arg(long, short, value_name = "PATH")]
-    kernel: PathBuf,
+    #[command(flatten)]
+    machine: Machine,
     /// Directory that becomes the guest's root, in memory; the guest's changes are lost
     #[arg(long, short, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Initramfs archive that the root overlays; repeatable; each overlays those before it
-    #[arg(long, short, value_name = "PATH")]
-    initramfs: Vec<PathBuf>,
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
-    #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = OsStringValueParser::new().try_map(parse_overlay))]
+    #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = values::os(parse_overlay))]
     copy: Vec<Overlay>,
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
-    #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(parse_variable))]
+    #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<OsString>,
     /// Kernel module to load first, with its dependencies; repeatable; searched in the guest's /lib/modules
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
-    /// Text to append to the default kernel command line
-    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
-    append: Option<String>,
-    /// Number of vCPUs, 1 to 254
-    #[arg(long, short, value_name = "N", default_value = "1", value_parser = parse_cpus, allow_hyphen_values = true)]
-    cpus: u8,
-    /// RAM, at least 2M and a multiple of 4K
-    #[arg(long, short, value_name = "SIZE", default_value = "512M", value_parser = parse_memory, allow_hyphen_values = true)]
-    memory: u64,
     /// Destination of the kernel's console: none, stderr, or file=PATH
-    #[arg(long, value_name = "WHERE", default_value = "none", value_parser = parse_exec_console)]
+    #[arg(long, value_name = "WHERE", default_value = "none", value_parser = parse_console)]
     console: ConsoleConfig,
-    #[command(flatten)]
-    devices: Devices,
-    /// Time after which the run ends with 124
-    #[arg(long, short, value_name = "DURATION", value_parser = parse_timeout, allow_hyphen_values = true)]
-    timeout: Option<Duration>,
     /// How long the command may take to end after a signal that stops kickvm
-    #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = parse_duration, allow_hyphen_values = true)]
+    #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
+    #[arg(allow_hyphen_values = true)]
     kill_after: Duration,
+    /// How the run is judged and reported.
     #[command(flatten)]
-    verdicts: Verdicts,
-    #[command(flatten)]
-    report: Report,
-    /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
-    /// ports
-    #[arg(short, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub results: Results,
     /// Command to run, and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 
 impl Exec {
-    /// The configuration, and the files of the report.
+    /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // A console that the user sees is complete. A quiet kernel does not print warnings.
+        // A console that the user sees is complete. A quiet kernel prints no warnings.
         if self.console == ConsoleConfig::None {
-            let warn = self.verdicts.fail_on.contains(&KernelFault::Warn);
+            let warn = self.results.fail_on.contains(&KernelFault::Warn);
             cmdline += if warn { " loglevel=5" } else { " quiet" };
         }
-        if self.verdicts.symbols.is_some() {
-            cmdline += " nokaslr";
-        }
-        if let Some(append) = &self.append {
-            cmdline = format!("{cmdline} {append}");
-        }
-        let vmm = VMMConfig {
-            initramfs: self.initramfs,
-            cmdline,
-            cpus: self.cpus,
-            memory: self.memory,
-            timeout: self.timeout,
-            port_stats: self.verbose >= 2,
-            rules: self.verdicts.rules(),
-            ..VMMConfig::new(Image::File(self.kernel))
+        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        vmm.console = self.console;
+        let config = ExecConfig {
+            root: self.root,
+            overlays: self.copy,
+            workdir: self.workdir,
+            env: self.env.into_iter().filter_map(variable).collect(),
+            modules: self.module,
+            kill_after: self.kill_after,
+            ..ExecConfig::new(vmm, self.command)
         };
-        let mut config = ExecConfig::new(vmm, self.command);
-        self.devices.add_to(&mut config.vmm);
-        config.vmm.console = self.console;
-        config.root = self.root;
-        config.overlays = self.copy;
-        config.workdir = self.workdir;
-        config.env = self.env.into_iter().filter_map(variable).collect();
-        config.modules = self.module;
-        config.kill_after = self.kill_after;
-        (config, self.report.paths(&self.verdicts))
+        (config, paths)
     }
 }
 
 fn parse_overlay(text: OsString) -> Result<Overlay, String> {
-    let addition = Overlay::from(text);
-    match addition.host.as_os_str().is_empty() || addition.guest.as_os_str().is_empty() {
+    let overlay = Overlay::from(text);
+    match overlay.host.as_os_str().is_empty() || overlay.guest.as_os_str().is_empty() {
         true => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
-        false => Ok(addition),
+        false => Ok(overlay),
     }
 }
 
@@ -140,21 +104,19 @@ fn parse_variable(text: OsString) -> Result<OsString, String> {
     }
 }
 
-/// NAME=VALUE; `None` for a name without a value if kickvm's environment has none either.
-fn variable(text: OsString) -> Option<OsString> {
-    if text.as_bytes().contains(&b'=') {
-        return Some(text);
+/// Completes NAME to NAME=VALUE; `None` if this process has no such variable.
+fn variable(mut text: OsString) -> Option<OsString> {
+    if !text.as_bytes().contains(&b'=') {
+        let value = std::env::var_os(&text)?;
+        text.push(OsStr::new("="));
+        text.push(value);
     }
-    let value = std::env::var_os(&text)?;
-    let mut variable = text;
-    variable.push(OsStr::new("="));
-    variable.push(value);
-    Some(variable)
+    Some(text)
 }
 
-/// Parses the destinations that leave standard input and output to the command.
-fn parse_exec_console(text: &str) -> Result<ConsoleConfig, String> {
-    match parse_console(text) {
+/// The command uses standard input and output, so the console cannot.
+fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
+    match values::console(text) {
         Ok(console @ (ConsoleConfig::None | ConsoleConfig::Stderr | ConsoleConfig::File(_))) => Ok(console),
         _ => Err("give none, stderr or file=PATH".to_owned()),
     }

@@ -2,17 +2,18 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kickvm::console::{output, terminal};
 use log::{LevelFilter, Log, Metadata, Record};
 
-/// Lines that wait for standard error. More are dropped: nothing waits for a reader that does not read.
+use crate::console::{output, terminal};
+
+/// Lines that wait for standard error. Further lines are dropped, so that a reader that does not read blocks nothing.
 const MAX_LINES: usize = 1024;
-/// How long standard error may take nothing before the rest is given up.
+/// How long standard error may accept nothing before the rest is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Writes lines on a thread of its own, which starts with the first line.
@@ -20,23 +21,23 @@ struct Logger(Mutex<Option<Lines>>);
 
 struct Lines {
     queue: SyncSender<String>,
-    done: Receiver<()>,
+    writer: JoinHandle<()>,
 }
 
 static LOGGER: Logger = Logger(Mutex::new(None));
 
-/// Installs the logger. Messages up to `level` are shown.
+/// Installs the logger. It shows messages up to `level`.
 pub fn install(level: LevelFilter) {
     log::set_max_level(level);
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
 }
 
-/// Waits until all lines are written, or standard error takes nothing for a second.
+/// Waits until all lines are written, or standard error accepts nothing for a second.
 pub fn flush() {
     let lines = LOGGER.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Lines { queue, done }) = lines {
-        drop(queue);
-        let _ = done.recv(); // an error when the thread has ended
+    if let Some(Lines { queue, writer }) = lines {
+        drop(queue); // ends the loop of the writer
+        let _ = writer.join();
     }
 }
 
@@ -71,17 +72,9 @@ fn is_unsafe(c: char) -> bool {
 
 fn start() -> Option<Lines> {
     let (queue, lines) = sync_channel::<String>(MAX_LINES);
-    let (end, done) = sync_channel(1);
-    let write = move || {
-        let _end = end; // its drop is the signal
-        for line in lines {
-            if !write_line(line.as_bytes()) {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
-    Some(Lines { queue, done })
+    let write = move || lines.iter().take_while(|line| write_line(line.as_bytes())).for_each(drop);
+    let writer = thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
+    Some(Lines { queue, writer })
 }
 
 /// Writes `line` in parts that a pipe with room takes without blocking (`PIPE_BUF`, pipe(7)).

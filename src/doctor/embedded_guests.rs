@@ -1,14 +1,15 @@
-//! Guests that need no file: machine code in the program itself, run from 1 MiB in 64-bit mode with 4 GiB identity-mapped.
+//! Guests that need no file: machine code in the program itself. It is copied to 1 MiB and runs in 64-bit mode, with
+//! the first 4 GiB mapped to themselves.
 //!
-//! Each is a kibibyte, code first. They end through the devices of this machine: the ACPI sleep control register at
-//! 0x600 (0x34 is "sleep, type 5"), or the exit port at 0xf4.
+//! Each guest has 1 KiB and begins with its first instruction. It ends with a write to the ACPI sleep control register
+//! at port 0x600 (0x34 is "sleep, type 5") or to the exit port 0xf4.
 
 use std::arch::global_asm;
 
-/// Bytes of each guest.
+/// Length of each guest in bytes.
 const SIZE: usize = 1024;
 
-// A guest named `kickvm_guest_NAME`, padded to SIZE.
+// Defines the symbol `kickvm_guest_NAME`: the code, padded to SIZE.
 macro_rules! guest {
     ($name:literal, $($code:literal,)*) => {
         global_asm!(
@@ -26,7 +27,7 @@ macro_rules! guest {
 guest!(
     "demo",
     "lea rsi, [rip + 5f]",
-    "2: mov dx, 0x3f8", // print a byte to COM1
+    "2: mov dx, 0x3f8", // the data port of COM1
     "3: lodsb",
     "test al, al",
     "jz 4f",
@@ -35,13 +36,13 @@ guest!(
     "4: mov dx, 0x600", // power off
     "mov al, 0x34",
     "out dx, al",
-    "ud2", // never reached: the vCPU does not run on past a power-off
+    "ud2", // not reached: the vCPU executes nothing after a power-off
     "5: .ascii \"Hello from the guest: I run in 64-bit mode on a virtual CPU.\\r\\n\"",
     ".ascii \"Each byte you read is an OUT to port 0x3f8, which exits to the VMM.\\r\\n\"",
     ".asciz \"Now I power off: an OUT of 0x34 to port 0x600.\\r\\n\"",
 );
 
-// Each probe ends with status 0 if its instruction did what it should.
+// Each probe ends with status 0 if its instruction works.
 guest!(
     "cmpxchg16b",
     "mov edi, 0x110000",
@@ -64,7 +65,7 @@ guest!(
     "mov edi, 0x110000",
     "mov eax, 1",
     "cpuid",
-    "bt ecx, 26", // XSAVE; a processor without has fxsave, and Linux uses that
+    "bt ecx, 26", // XSAVE; on a processor without it, Linux uses fxsave
     "jc 2f",
     "fxsave64 [rdi]",
     "fxrstor64 [rdi]",
@@ -104,20 +105,20 @@ guest!(
 );
 
 unsafe extern "C" {
-    // SAFETY: the assembler has put SIZE bytes at each of these symbols, and nothing ever writes them.
+    // SAFETY: `guest!` defines SIZE bytes at each of these symbols, in a section that is never written.
     safe static kickvm_guest_demo: [u8; SIZE];
     safe static kickvm_guest_cmpxchg16b: [u8; SIZE];
     safe static kickvm_guest_xsave: [u8; SIZE];
     safe static kickvm_guest_int3: [u8; SIZE];
 }
 
-/// Prints three lines and powers off.
+/// A guest that prints three lines and powers off.
 pub fn demo() -> &'static [u8] {
     &kickvm_guest_demo
 }
 
-/// Instructions that Linux cannot do without and that a KVM without hardware may fail to emulate, each with the guest
-/// that tries it and ends with status 0 if it works.
+/// Instructions that Linux needs and that KVM may fail to emulate without virtualization hardware. Each has a guest
+/// that executes it and ends with status 0 if it works.
 pub fn probes() -> [(&'static str, &'static [u8]); 3] {
     [
         ("cmpxchg16b", &kickvm_guest_cmpxchg16b),

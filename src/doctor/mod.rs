@@ -1,11 +1,20 @@
-//! `kickvm doctor`: can this host run guests? Each finding is one line, with the command that mends it.
+//! `kickvm doctor`: checks whether this host can run guests. `kickvm demo`: a guest that needs no files.
+//!
+//! [`doctor`] returns one [`Check`] per line of output; a failed check has a remedy, as a command where there is one.
+//!
+//! This floor may import all floors below it: it runs guests through `vmm`.
+//!
+//! ```
+//! use kickvm::doctor::Check;
+//!
+//! let check = Check { ok: false, text: "/dev/kvm cannot be opened".into(), remedy: Some("load KVM".into()) };
+//! assert_eq!(check.to_string(), "FAIL /dev/kvm cannot be opened; load KVM");
+//! ```
 
-mod demo;
 mod embedded_guests;
 
-pub use demo::demo_config;
-
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,80 +24,86 @@ use crate::boot::Image;
 use crate::device::GuestRequest;
 use crate::sys::os_error;
 use crate::vcpu::VcpuExit;
-use crate::vmm::{CAPABILITIES, ConsoleConfig, ExitReason, MAX_CPUS, MIN_MEMORY, VMMConfig, Vmm, open_kvm_hint};
+use crate::vmm::{
+    API_VERSION, CAPABILITIES, ConsoleConfig, ExitReason, MAX_CPUS, MIN_MEMORY, VMMConfig, Vmm, open_kvm_hint,
+};
 
-/// One line of the diagnosis.
+/// The configuration of `kickvm demo`: an embedded guest that writes three lines and powers off.
+pub fn demo_config() -> VMMConfig {
+    VMMConfig { memory: MIN_MEMORY, rng: false, ..VMMConfig::new(Image::Raw(embedded_guests::demo())) }
+}
+
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Whether it is as it should be.
-    pub good: bool,
-    /// What was looked at and what it is like.
-    pub what: String,
-    /// What mends it.
-    pub mend: Option<String>,
+    /// Whether the check succeeded.
+    pub ok: bool,
+    /// What was checked, with the result.
+    pub text: String,
+    /// What to do about a failure.
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    fn ok(text: impl Into<String>) -> Self {
+        Self { ok: true, text: text.into(), remedy: None }
+    }
+
+    fn fail(text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { ok: false, text: text.into(), remedy: Some(remedy.into()) }
+    }
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<4} {}", if self.good { "ok" } else { "FAIL" }, self.what)?;
-        match &self.mend {
-            Some(mend) => write!(f, "; {mend}"),
-            None => Ok(()),
-        }
+        write!(f, "{:<4} {}", if self.ok { "ok" } else { "FAIL" }, self.text)?;
+        self.remedy.iter().try_for_each(|remedy| write!(f, "; {remedy}"))
     }
-}
-
-fn good(what: impl Into<String>) -> Check {
-    Check { good: true, what: what.into(), mend: None }
-}
-
-fn bad(what: impl Into<String>, mend: impl Into<String>) -> Check {
-    Check { good: false, what: what.into(), mend: Some(mend.into()) }
 }
 
 const REAL_HARDWARE: &str = "run on a host with VT-x or AMD-V, or in a VM with nested virtualization: on its host, \
                              'sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1' (or kvm_intel)";
 
-/// How long a probe guest of a dozen instructions may take.
+/// The time limit of a probe. It executes about a dozen instructions.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Examines the host. Linux can boot if every finding is good.
+/// Checks the host. Linux can boot if every check succeeds. A failure may make later checks impossible; they are left
+/// out.
 pub fn doctor() -> Vec<Check> {
-    let mut findings = Vec::new();
-    let kvm = match Kvm::new() {
+    let kvm = match Kvm::new().map_err(io::Error::from) {
         Ok(kvm) => kvm,
         Err(error) => {
-            let error = error.into();
-            let mend = open_kvm_hint(&error).trim_start_matches("; ");
-            let mend = if mend.is_empty() { REAL_HARDWARE } else { mend };
-            return vec![bad(format!("/dev/kvm cannot be opened: {}", os_error::describe(&error)), mend)];
+            let remedy = match open_kvm_hint(&error).trim_start_matches("; ") {
+                "" => REAL_HARDWARE,
+                hint => hint,
+            };
+            return vec![Check::fail(format!("/dev/kvm cannot be opened: {}", os_error::describe(&error)), remedy)];
         }
     };
-    findings.push(good("/dev/kvm opens for reading and writing"));
-    match kvm.get_api_version() {
-        12 => findings.push(good("KVM's API version is 12")),
-        version => {
-            let mend = "make it KVM's device: 'sudo rm /dev/kvm && sudo mknod -m 660 /dev/kvm c 10 232'";
-            findings.push(bad(format!("KVM's API version is {version}, not 12"), mend));
-            return findings;
-        }
+    let mut checks = vec![Check::ok("/dev/kvm opens for reading and writing")];
+    let version = kvm.get_api_version();
+    if version != API_VERSION {
+        let remedy = "make it KVM's device: 'sudo rm /dev/kvm && sudo mknod -m 660 /dev/kvm c 10 232'";
+        checks.push(Check::fail(format!("KVM's API version is {version}, not {API_VERSION}"), remedy));
+        return checks;
     }
-    findings.extend(CAPABILITIES.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, lack)| {
-        bad(format!("KVM cannot {lack}"), "install a newer kernel: 'sudo apt install linux-image-amd64'")
+    checks.push(Check::ok(format!("KVM's API version is {API_VERSION}")));
+    checks.extend(CAPABILITIES.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, purpose)| {
+        Check::fail(format!("KVM cannot {purpose}"), "install a newer kernel: 'sudo apt install linux-image-amd64'")
     }));
-    if findings.iter().any(|finding| !finding.good) {
-        return findings;
+    if checks.iter().any(|check| !check.ok) {
+        return checks;
     }
-    findings.push(good("KVM has every capability that kickvm needs"));
+    checks.push(Check::ok("KVM has every capability that kickvm needs"));
     let cpus = kvm.get_max_vcpus().min(MAX_CPUS.into());
-    findings.push(good(format!("a guest can have up to {cpus} vCPUs")));
-    findings.push(good(format!("KVM is {}", vendor())));
-    findings.extend(embedded_guests::probes().map(|(instruction, guest)| probe(instruction, guest)));
-    findings
+    checks.push(Check::ok(format!("a guest can have up to {cpus} vCPUs")));
+    checks.push(Check::ok(format!("KVM is {}", backend())));
+    checks.extend(embedded_guests::probes().map(|(instruction, guest)| probe(instruction, guest)));
+    checks
 }
 
-/// The module that is KVM's lower half.
-fn vendor() -> &'static str {
+/// The kernel module that implements KVM for this host's processor.
+fn backend() -> &'static str {
     [
         ("kvm_intel", "kvm_intel: hardware (VT-x)"),
         ("kvm_amd", "kvm_amd: hardware (AMD-V)"),
@@ -96,10 +111,10 @@ fn vendor() -> &'static str {
     ]
     .into_iter()
     .find(|(module, _)| Path::new("/sys/module").join(module).exists())
-    .map_or("of a kind that /sys/module does not tell", |(_, text)| text)
+    .map_or("of an unknown kind: none of its modules is in /sys/module", |(_, text)| text)
 }
 
-/// Runs a guest that tries `instruction`.
+/// Runs a guest that executes `instruction` and ends with status 0 if it works.
 fn probe(instruction: &str, guest: &'static [u8]) -> Check {
     let config = VMMConfig {
         memory: MIN_MEMORY,
@@ -109,12 +124,12 @@ fn probe(instruction: &str, guest: &'static [u8]) -> Check {
     };
     match Vmm::try_from(config).and_then(Vmm::run).map(|outcome| outcome.reason) {
         Ok(reason) if reason.guest_request() == Some(GuestRequest::Exit(0)) => {
-            good(format!("a guest can use {instruction}"))
+            Check::ok(format!("a guest can use {instruction}"))
         }
         Ok(ExitReason::Vcpu { exit: VcpuExit::Unhandled { exit, .. }, .. }) => {
-            bad(format!("a guest cannot use {instruction}: {exit}"), REAL_HARDWARE)
+            Check::fail(format!("a guest cannot use {instruction}: {exit}"), REAL_HARDWARE)
         }
-        Ok(reason) => bad(format!("a guest cannot use {instruction}: {reason}"), REAL_HARDWARE),
-        Err(error) => Check { good: false, what: format!("a guest cannot be run: {error}"), mend: None },
+        Ok(reason) => Check::fail(format!("a guest cannot use {instruction}: {reason}"), REAL_HARDWARE),
+        Err(error) => Check { ok: false, text: format!("a guest cannot be run: {error}"), remedy: None },
     }
 }

@@ -1,4 +1,4 @@
-//! Where a report goes: opened before the run, so that a path that cannot be written costs no run.
+//! The file of a report. It is opened before the run, so that a path that cannot be written is an error at once.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -17,7 +17,11 @@ pub struct ReportFile {
 }
 
 impl ReportFile {
-    /// Opens what `option` names, `path`. It must be none of the files that are `taken`. An error is what to tell the user.
+    /// Opens `path`, the value of `option`. It must not be one of the files `taken`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written, or something else uses it. The message names it.
     pub fn open(option: &'static str, path: PathBuf, taken: &[&Path]) -> Result<Self, String> {
         match Self::try_open(&path, taken) {
             Ok(file) => Ok(Self { option, path, file }),
@@ -26,7 +30,7 @@ impl ReportFile {
     }
 
     fn try_open(path: &Path, taken: &[&Path]) -> io::Result<File> {
-        // Before it is opened: a FIFO would make this wait.
+        // Before the file is opened: that would block on a FIFO.
         match fs::metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(io::Error::other("it is a directory")),
             Ok(kind) if !kind.is_file() && !kind.is_char_device() => {
@@ -51,7 +55,7 @@ impl ReportFile {
         Ok(file)
     }
 
-    /// Writes the report, in place of what was in the file. Says so if that fails.
+    /// Replaces the content of the file with `text`. Logs an error and returns `false` if that fails.
     pub fn write(mut self, text: &str) -> bool {
         let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
         let emptied = if regular { self.file.set_len(0) } else { Ok(()) };

@@ -8,33 +8,31 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::vcpu::ExitStats;
+use crate::vmm::VcpuSummary;
 
 /// The version of the format. It changes when a field is removed or changes its meaning, not when one is added.
 pub const VERSION: u32 = 1;
 
-/// The report as JSON text.
+/// Returns the report as JSON text.
 pub fn json(report: &Report) -> String {
+    let Report { run, wall, outcome, timings } = report;
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
     let cpu = |time: fn(&Usage) -> nix::sys::time::TimeVal| {
         usage.as_ref().map(|usage| time(usage).num_microseconds() as f64 / 1e6)
     };
-    let after = |when: Option<Instant>| when.map(|when| when.saturating_duration_since(report.began).as_secs_f64());
-    let outcome = &report.outcome;
-    let count = |stats: &ExitStats| json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other });
-    let vcpu = |vcpu: &crate::vmm::VcpuSummary| json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": count(&vcpu.stats) });
-    let timings = &report.timings;
+    let after = |when: Option<Instant>| when.map(|when| when.saturating_duration_since(run.began).as_secs_f64());
     let value = json!({
         "version": VERSION,
         "kickvm": env!("CARGO_PKG_VERSION"),
-        "mode": report.mode,
-        "command": report.command,
+        "mode": run.mode,
+        "command": run.command,
         "outcome": report.outcome_word(),
         "exit_code": outcome.reason.code(),
         "decided_by": if report.decided_by_guest() { "guest" } else { "kickvm" },
         "reason": outcome.reason.to_string(),
-        "began_at": report.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        "began_at": run.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         "seconds": {
-            "wall": report.wall.as_secs_f64(),
+            "wall": wall.as_secs_f64(),
             "cpu_user": cpu(Usage::user_time),
             "cpu_system": cpu(Usage::system_time),
             "to_guest": after(outcome.guest.map(|(began, _)| began)),
@@ -45,15 +43,15 @@ pub fn json(report: &Report) -> String {
             "to_first_output": after(timings.first_byte),
             "to_exit": after(timings.ended),
         },
-        "exits": count(&outcome.stats()),
+        "exits": exits(&outcome.stats()),
         "vcpus": outcome.vcpus.iter().map(vcpu).collect::<Value>(),
         "memory": {
-            "guest_bytes": report.memory,
-            // Linux counts it in KiB.
+            "guest_bytes": run.memory,
+            // In KiB (getrusage(2)).
             "peak_resident_bytes": usage.as_ref().map(|usage| usage.max_rss().saturating_mul(1024)),
         },
         "kernel": {
-            "path": report.kernel.to_string_lossy(),
+            "path": run.kernel.to_string_lossy(),
             "banner": outcome.console.banner,
         },
         "out_of_memory": outcome.console.killed,
@@ -61,4 +59,12 @@ pub fn json(report: &Report) -> String {
         "console": outcome.console.lines,
     });
     format!("{value:#}\n")
+}
+
+fn vcpu(vcpu: &VcpuSummary) -> Value {
+    json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": exits(&vcpu.stats) })
+}
+
+fn exits(stats: &ExitStats) -> Value {
+    json!({ "total": stats.total(), "port_io": stats.port_io, "mmio": stats.mmio, "other": stats.other })
 }

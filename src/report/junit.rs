@@ -5,19 +5,19 @@ use std::fmt::Write;
 use super::Report;
 use crate::vmm::ExitReason;
 
-/// The report as a file of one test suite with one test case.
+/// Returns the report as an XML file of one test suite with one test case.
 pub fn junit(report: &Report) -> String {
-    let name =
-        if report.command.is_empty() { report.kernel.to_string_lossy().into_owned() } else { report.command.join(" ") };
+    let run = &report.run;
+    let name = if run.command.is_empty() { run.kernel.to_string_lossy().into_owned() } else { run.command.join(" ") };
     let seconds = report.wall.as_secs_f64();
     let code = report.outcome.reason.code();
-    // A command with a bad status has failed; any other bad end is an error of the machine below it.
+    // A guest that ends with a bad status, or a violated rule, is a failure. Any other bad end is an error.
     let failed =
         code != 0 && (report.decided_by_guest() || matches!(report.outcome.reason, ExitReason::RuleViolated(_)));
     let error = code != 0 && !failed;
     let (failures, errors) = (u8::from(failed), u8::from(error));
     let totals = format!(r#"tests="1" failures="{failures}" errors="{errors}" time="{seconds:.3}""#);
-    let (name, class) = (escape(&name), format!("kickvm.{}", report.mode));
+    let (name, class) = (escape(&name), format!("kickvm.{}", run.mode));
     let mut xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {totals}>\n");
     let _ = writeln!(xml, r#"  <testsuite name="kickvm" {totals}>"#); // writing to a string cannot fail
     let _ = writeln!(xml, r#"    <testcase name="{name}" classname="{class}" time="{seconds:.3}">"#);

@@ -1,8 +1,8 @@
-//! A run for people and for machines: messages on standard error, JSON (`resources/report.schema.json` describes it), and a
-//! JUnit test case.
+//! A run for people and for machines: messages on standard error, JSON (`resources/report.schema.json` describes it),
+//! and a JUnit test case.
 //!
-//! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything runs. Its
-//! [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
+//! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything
+//! runs. Its [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
 //!
 //! This floor imports all floors below it.
 //!
@@ -35,31 +35,38 @@ use crate::exec::Timings;
 use crate::vcpu::VcpuExit;
 use crate::vmm::{ExitReason, Outcome};
 
-/// One run.
+/// A run that has begun.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct Run {
     /// "run" or "exec".
     pub mode: &'static str,
-    /// The command and its arguments; empty if there was none.
+    /// The command and its arguments; empty without a command.
     pub command: Vec<String>,
-    /// The kernel's file.
+    /// The path of the kernel; empty for an embedded guest.
     pub kernel: PathBuf,
     /// The guest's RAM in bytes.
     pub memory: u64,
-    /// When the run began, by the calendar.
+    /// The date and time of the start.
     pub began_at: SystemTime,
-    /// When the run began.
+    /// The start on the monotonic clock.
     pub began: Instant,
-    /// Its duration.
+}
+
+/// A run that has ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What was known at the start.
+    pub run: Run,
+    /// The duration.
     pub wall: Duration,
     /// How it ended.
     pub outcome: Outcome,
-    /// The times of a command's guest.
+    /// The times of the events in a guest of `kickvm exec`.
     pub timings: Timings,
 }
 
 impl Report {
-    /// One word for the end. The words do not change between versions.
+    /// Returns one word for the end. The words do not change between versions.
     pub fn outcome_word(&self) -> &'static str {
         match &self.outcome.reason {
             ExitReason::Agent(agent) => agent.kind,

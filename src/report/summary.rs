@@ -6,15 +6,15 @@ use std::time::{Instant, SystemTime};
 
 use super::file::ReportFile;
 use super::symbols::Symbols;
-use super::{Report, json, junit};
+use super::{Report, Run, json, junit};
 use crate::boot::Image;
 use crate::exec::Timings;
 use crate::sys::os_error;
-use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, code};
+use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, code};
 
-/// Characters of a line that are shown.
+/// The number of characters of a line that are shown.
 const LINE_CHARS: usize = 500;
-/// Lines of the console that are shown after a bad end.
+/// The number of console lines that are shown after a bad end.
 const LAST_LINES: usize = 20;
 
 /// The files that a run reports to or reads for its report.
@@ -28,23 +28,18 @@ pub struct ReportPaths {
     pub symbols: Option<PathBuf>,
 }
 
-/// Collects before a run what its report needs.
+/// Reports a run. It is created before the run.
 #[derive(Debug)]
 pub struct RunReporter {
-    mode: &'static str,
-    command: Vec<String>,
-    kernel: PathBuf,
-    memory: u64,
+    run: Run,
     console_hidden: bool,
     json: Option<ReportFile>,
     junit: Option<ReportFile>,
     symbols: Symbols,
-    began_at: SystemTime,
-    began: Instant,
 }
 
 impl RunReporter {
-    /// A reporter for a run that begins now.
+    /// A reporter for a run that begins now. `mode` is "run" or "exec".
     ///
     /// # Errors
     ///
@@ -55,19 +50,20 @@ impl RunReporter {
         config: &VMMConfig,
         paths: ReportPaths,
     ) -> Result<Self, String> {
-        let read = |path: PathBuf| {
-            let cannot = |error| format!("cannot use --symbols '{}': {}", path.display(), os_error::describe(&error));
-            Symbols::read(&path).map_err(cannot)
-        };
+        let ReportPaths { json, junit, symbols } = &paths;
         let mut taken = taken(config);
-        taken.extend(paths.symbols.as_deref());
-        let open = |option, path: Option<PathBuf>, taken: &[&Path]| {
-            path.map(|path| ReportFile::open(option, path, taken)).transpose()
+        taken.extend(symbols.as_deref());
+        let open = |option, path: &Option<PathBuf>, taken: &[&Path]| {
+            path.as_ref().map(|path| ReportFile::open(option, path.clone(), taken)).transpose()
         };
-        let json = open("--report", paths.json.clone(), &taken)?;
-        taken.extend(paths.json.as_deref());
-        let junit = open("--junit", paths.junit, &taken)?;
-        Ok(Self {
+        let json_file = open("--report", json, &taken)?;
+        taken.extend(json.as_deref());
+        let junit_file = open("--junit", junit, &taken)?;
+        let read = |path: &PathBuf| {
+            let cannot = |error| format!("cannot use --symbols '{}': {}", path.display(), os_error::describe(&error));
+            Symbols::read(path).map_err(cannot)
+        };
+        let run = Run {
             mode,
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             kernel: match &config.image {
@@ -75,80 +71,73 @@ impl RunReporter {
                 Image::Raw(_) => PathBuf::new(),
             },
             memory: config.memory,
-            console_hidden: matches!(config.console, ConsoleConfig::None | ConsoleConfig::File(_)),
-            json,
-            junit,
-            symbols: paths.symbols.map(read).transpose()?.unwrap_or_default(),
             began_at: SystemTime::now(),
             began: Instant::now(),
+        };
+        Ok(Self {
+            run,
+            console_hidden: matches!(config.console, ConsoleConfig::None | ConsoleConfig::File(_)),
+            json: json_file,
+            junit: junit_file,
+            symbols: symbols.as_ref().map(read).transpose()?.unwrap_or_default(),
         })
     }
 
-    /// Reports the outcome, and returns the exit code.
-    pub fn finish(mut self, outcome: Outcome, timings: Timings) -> u8 {
-        let report = self.report(outcome, timings);
-        let reason = &report.outcome.reason;
-        // Before anything that might have to wait for a reader.
-        let files = [(self.json.take(), json as fn(&Report) -> String), (self.junit.take(), junit)];
-        let written = files.into_iter().filter_map(|(file, make)| Some(file?.write(&make(&report))));
-        let written = written.fold(true, |all, this| all & this);
-        let stats = report.outcome.stats();
-        if report.outcome.guest.is_some() {
+    /// Reports `outcome`, and returns the exit code.
+    pub fn finish(self, outcome: Outcome, timings: Timings) -> u8 {
+        let Self { run, console_hidden, json: json_file, junit: junit_file, symbols } = self;
+        let report = Report { wall: run.began.elapsed(), run, outcome, timings };
+        let outcome = &report.outcome;
+        // The files come first: messages may have to wait for a reader of standard error.
+        let written = json_file.is_none_or(|file| file.write(&json(&report)));
+        let written = junit_file.is_none_or(|file| file.write(&junit(&report))) && written;
+        if outcome.guest.is_some() {
+            let stats = outcome.stats();
             log::info!("{stats}");
             stats.busiest_ports(10).iter().for_each(|(port, count)| log::debug!("port {port:#x}: {count} exits"));
         }
+        let (reason, code) = (&outcome.reason, outcome.reason.code());
         log::log!(if reason.is_quiet() { log::Level::Info } else { log::Level::Error }, "{reason}");
-        report.outcome.notes.iter().for_each(|note| log::warn!("{note}"));
-        let code = reason.code();
-        if let (Some(victim), true) = (&report.outcome.console.killed, code != code::OK) {
+        outcome.notes.iter().for_each(|note| log::warn!("{note}"));
+        if let (Some(victim), true) = (&outcome.console.killed, code != code::OK) {
             log::error!("the guest ran out of memory and killed {victim}; try more --memory");
         }
-        self.explain(&report.outcome);
+        if matches!(reason, ExitReason::Timeout(_)) {
+            log_positions(&outcome.vcpus, &symbols);
+        }
+        if console_hidden && !reason.is_quiet() && !matches!(reason, ExitReason::Failed(_) | ExitReason::Signal(_)) {
+            log_console(&outcome.console.lines, reason);
+        }
         if written || code != code::OK { code } else { code::FAILED }
     }
+}
 
-    fn report(&self, outcome: Outcome, timings: Timings) -> Report {
-        Report {
-            mode: self.mode,
-            command: self.command.clone(),
-            kernel: self.kernel.clone(),
-            memory: self.memory,
-            began_at: self.began_at,
-            began: self.began,
-            wall: self.began.elapsed(),
-            outcome,
-            timings,
-        }
+/// Logs where each vCPU was.
+fn log_positions(vcpus: &[VcpuSummary], symbols: &Symbols) {
+    for VcpuSummary { id, rip, .. } in vcpus {
+        let address = rip.map_or("an unknown address".to_owned(), |rip| format!("{rip:#x}"));
+        let name = rip.and_then(|rip| symbols.name(rip)).map_or(String::new(), |name| format!(" ({name})"));
+        log::error!("vCPU {id} was at {address}{name}");
     }
+}
 
-    /// Shows what may explain a bad end: where the vCPUs were, and the console if the user has not seen it.
-    fn explain(&self, outcome: &Outcome) {
-        if matches!(outcome.reason, ExitReason::Timeout(_)) {
-            for vcpu in &outcome.vcpus {
-                let rip = vcpu.rip.map_or("an unknown address".to_owned(), |rip| format!("{rip:#x}"));
-                let name = vcpu.rip.and_then(|rip| self.symbols.name(rip)).map(|name| format!(" ({name})"));
-                log::error!("vCPU {} was at {rip}{}", vcpu.id, name.unwrap_or_default());
-            }
-        }
-        let unexplained = match &outcome.reason {
-            ExitReason::Failed(_) | ExitReason::Signal(_) => false,
-            reason => !reason.is_quiet(),
-        };
-        let lines = &outcome.console.lines;
-        if unexplained && self.console_hidden && !lines.is_empty() {
-            // A panic or an oops has more lines than are shown, and the first are the most useful.
-            let pivot =
-                |line: &String| line.contains("Kernel panic - not syncing") || violates_rule(line, &outcome.reason);
-            let first = lines.iter().position(pivot).map(|at| at.saturating_sub(LAST_LINES / 4));
-            let last = lines.len().saturating_sub(LAST_LINES);
-            log::error!(
-                "{}",
-                if first.is_some() { "the console's lines about that:" } else { "the console's last lines:" }
-            );
-            let shown = lines.iter().skip(first.unwrap_or(last).min(last)).take(LAST_LINES);
-            shown.for_each(|line| log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>()));
-        }
+/// Logs the lines of the console that may explain `reason`.
+fn log_console(lines: &[String], reason: &ExitReason) {
+    if lines.is_empty() {
+        return;
     }
+    // A panic or an oops has more lines than are shown, and the first are the most useful.
+    let pivot = |line: &String| line.contains("Kernel panic - not syncing") || violates_rule(line, reason);
+    let last = lines.len().saturating_sub(LAST_LINES);
+    let (first, title) = match lines.iter().position(pivot) {
+        Some(at) => (at.saturating_sub(LAST_LINES / 4).min(last), "the console's lines about that:"),
+        None => (last, "the console's last lines:"),
+    };
+    log::error!("{title}");
+    lines[first..]
+        .iter()
+        .take(LAST_LINES)
+        .for_each(|line| log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>()));
 }
 
 /// Whether `line` is the one that violated a rule.
@@ -159,13 +148,9 @@ fn violates_rule(line: &str, reason: &ExitReason) -> bool {
 
 /// The files that a run uses for other purposes.
 fn taken(config: &VMMConfig) -> Vec<&Path> {
-    let mut taken: Vec<&Path> = config.initramfs.iter().map(PathBuf::as_path).collect();
-    taken.extend(config.disks.iter().map(|disk| disk.path.as_path()));
-    if let Image::File(kernel) = &config.image {
-        taken.push(kernel);
-    }
-    if let ConsoleConfig::File(console) = &config.console {
-        taken.push(console);
-    }
-    taken
+    let console = match &config.console {
+        ConsoleConfig::File(console) => Some(console.as_path()),
+        _ => None,
+    };
+    config.input_files().chain(console).collect()
 }

@@ -1,19 +1,23 @@
-//! Names of kernel addresses, out of a `System.map`.
+//! Names of kernel addresses, from a `System.map`.
 
 use std::io;
 use std::path::Path;
 
-/// The symbols of one kernel, in the order of addresses.
+/// The functions of one kernel, in the order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Symbols(Vec<(u64, String)>);
 
-/// A distribution's kernel has some 6 MiB of them.
+/// The largest file that is read. The `System.map` of a distribution's kernel has about 6 MiB.
 const MAX_BYTES: u64 = 256 << 20;
 
 impl Symbols {
-    /// Reads a `System.map`, or what `nm` prints.
+    /// Reads a `System.map`, or the output of nm(1).
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or has no line with a function.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?; // before it is opened: a FIFO would make this wait
+        let metadata = std::fs::metadata(path)?; // before the file is opened: that would block on a FIFO
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
@@ -33,22 +37,21 @@ impl Symbols {
             let mut words = line.split_whitespace();
             let address = u64::from_str_radix(words.next()?, 16).ok()?;
             let kind = words.next()?;
-            // Code only; data has no instructions. Addresses of per-CPU data are small numbers.
-            (matches!(kind, "T" | "t" | "W" | "w")).then_some(())?;
-            Some((address, words.next()?.to_owned()))
+            // Code only: an instruction pointer is never in data.
+            matches!(kind, "T" | "t" | "W" | "w").then_some((address, words.next()?.to_owned()))
         };
         let mut symbols: Vec<_> = text.lines().filter_map(symbol).collect();
         symbols.sort();
         Self(symbols)
     }
 
-    /// The name of the function that `address` is in, with the distance from its start.
+    /// Returns the name of the function at `address`, with the offset from its start.
     pub fn name(&self, address: u64) -> Option<String> {
-        /// No function is longer.
-        const LONGEST: u64 = 1 << 20;
+        /// Longer than any function.
+        const MAX_LEN: u64 = 1 << 20;
         let at = self.0.partition_point(|(start, _)| *start <= address).checked_sub(1)?;
         let (start, name) = &self.0[at];
-        (address - start < LONGEST).then(|| format!("{name}+{:#x}", address - start))
+        (address - start < MAX_LEN).then(|| format!("{name}+{:#x}", address - start))
     }
 }
 
@@ -59,7 +62,8 @@ mod tests {
     #[test]
     fn an_address_is_named_after_the_function_before_it() {
         let symbols = Symbols::parse(
-            "0000000000000000 D __per_cpu_start\nffffffff81000100 t second\nffffffff81000000 T first\nrubbish\nffffffff82000000 D data\n",
+            "0000000000000000 D __per_cpu_start\nffffffff81000100 t second\nffffffff81000000 T first\nrubbish\n\
+             ffffffff82000000 D data\n",
         );
         assert_eq!(symbols.name(0xffff_ffff_8100_00ff).as_deref(), Some("first+0xff"));
         assert_eq!(symbols.name(0xffff_ffff_8100_0100).as_deref(), Some("second+0x0"));

@@ -14,13 +14,16 @@ fn report(reason: ExitReason) -> Report {
         guest: Some((began, began + Duration::from_secs(1))),
         notes: vec!["disk 'x' did not answer".into()],
     };
-    Report {
+    let run = Run {
         mode: "exec",
         command: vec!["sh".into(), "-c".into(), "echo \"<&>\" \u{1b}[0m\u{0}".into()],
         kernel: "/boot/vmlinuz".into(),
         memory: 256 << 20,
         began_at: SystemTime::now(),
         began,
+    };
+    Report {
+        run,
         wall: Duration::from_millis(1234),
         outcome,
         timings: Timings { init: Some(began + Duration::from_millis(100)), ..Timings::default() },

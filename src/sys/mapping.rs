@@ -11,25 +11,34 @@ pub(crate) struct Mapping {
     len: usize,
 }
 
-// SAFETY: the mapping belongs to this value alone; all accesses through the pointer are the responsibility of its owner.
+// SAFETY: the mapping belongs to this value alone. Who uses the pointer is responsible for the accesses through it.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; `Mapping` has no method that writes through a shared reference.
+// SAFETY: as above. No method of `Mapping` accesses the memory.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of zeros. The kernel allocates pages when they are touched (`MAP_NORESERVE`).
+    /// Maps `len` bytes of zeros. The kernel allocates a page when it is first touched, and reserves no swap space for
+    /// it (`MAP_NORESERVE`).
+    ///
+    /// # Errors
+    ///
+    /// The error of mmap(2).
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Self::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)
     }
 
-    /// Maps `len` bytes of `file` from `offset` on, shared with all who map them.
+    /// Maps `len` bytes of `file` from `offset` on. All who map the same bytes share them.
+    ///
+    /// # Errors
+    ///
+    /// The error of mmap(2).
     pub(crate) fn shared(file: &impl AsRawFd, len: usize, offset: i64) -> io::Result<Self> {
         Self::new(len, libc::MAP_SHARED, file.as_raw_fd(), offset)
     }
 
     fn new(len: usize, flags: i32, fd: i32, offset: i64) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: without MAP_FIXED the kernel picks free addresses, so no memory of ours changes.
+        // SAFETY: without MAP_FIXED the kernel picks unused addresses, so no existing memory changes.
         let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, offset) };
         match NonNull::new(start) {
             Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start: start.cast(), len }),
@@ -37,12 +46,12 @@ impl Mapping {
         }
     }
 
-    /// The first byte. The pointer is valid while this value lives.
+    /// Returns the address of the first byte. The pointer is valid while this value lives.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -50,7 +59,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `start` and `len` are a whole mapping made by `new`, and its owner is going away.
+        // SAFETY: `start` and `len` are a whole mapping that `new` has made, and its owner is being dropped.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }

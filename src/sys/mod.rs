@@ -1,6 +1,15 @@
-//! Wrappers around system calls and KVM memory that need `unsafe`, one subject a file.
+//! Safe wrappers around system calls and shared memory that need `unsafe`, one subject per file.
 //!
-//! This floor imports nothing of the crate but `event`.
+//! With `event::{epoll, sys}`, `memory` and two files of `vcpu`, this floor has all `unsafe` code. It may import
+//! `event`.
+//!
+//! ```
+//! use kickvm::sys::os_error;
+//!
+//! let error = std::fs::File::open("/nonexistent").unwrap_err();
+//! assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+//! assert_eq!(os_error::describe(&error), "No such file or directory");
+//! ```
 
 pub(crate) mod async_io;
 pub(crate) mod coalesced_port;

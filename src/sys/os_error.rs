@@ -1,8 +1,8 @@
-//! Operating-system errors as people read them.
+//! The text of operating-system errors in messages.
 
 use std::io;
 
-/// The text of `error` without Rust's trailing "(os error N)", and what mends it where that is always the same.
+/// Returns the text of `error` without the trailing "(os error N)" of Rust's std. `EMFILE` gets a remedy.
 pub fn describe(error: &io::Error) -> String {
     let mut text = error.to_string();
     if let Some(end) = text.rfind(" (os error ") {

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::errno::Errno;
+
 /// The size of a terminal window in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WinSize {
@@ -13,7 +15,7 @@ pub struct WinSize {
 }
 
 impl WinSize {
-    /// The size of `terminal`.
+    /// Returns the size of `terminal`.
     ///
     /// # Errors
     ///
@@ -21,13 +23,11 @@ impl WinSize {
     pub fn of(terminal: impl AsFd) -> io::Result<Self> {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the call writes a `winsize`, which is a live local.
-        match unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) } {
-            0 => Ok(Self { rows: size.ws_row, cols: size.ws_col }),
-            _ => Err(io::Error::last_os_error()),
-        }
+        Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
+        Ok(Self { rows: size.ws_row, cols: size.ws_col })
     }
 
-    /// Sets the size of `terminal`. The kernel sends SIGWINCH to the programs in its foreground.
+    /// Sets the size of `terminal`. The kernel sends SIGWINCH to its foreground process group.
     ///
     /// # Errors
     ///
@@ -35,10 +35,8 @@ impl WinSize {
     pub fn set(self, terminal: impl AsFd) -> io::Result<()> {
         let size = libc::winsize { ws_row: self.rows, ws_col: self.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the call reads a `winsize`, which is a live local.
-        match unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) })?;
+        Ok(())
     }
 }
 

@@ -1,39 +1,44 @@
-//! What CPUID tells the guest: what KVM supports, with the topology of `n` cores in one package, one thread each.
+//! The CPUID leaves of the guest: what KVM supports, with the topology of one package of `n` cores, one thread each.
 //!
-//! Leaves are those of the Intel SDM (volume 2, CPUID) and, from 0x8000_0000 on, the AMD APM (volume 3, appendix E).
+//! The leaves are described in the Intel SDM (volume 2, CPUID) and, from 0x8000_0000 on, in the AMD APM (volume 3,
+//! appendix E).
 
 use std::io;
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
-/// Leaf 1, ECX: the TSC-deadline timer, which KVM's local APIC has but does not list.
+/// Leaf 1, ECX: the TSC-deadline timer. KVM's local APIC has it, but KVM does not list it.
 const TSC_DEADLINE: u32 = 1 << 24;
-/// Leaf 1, ECX: there is a hypervisor, and leaf 0x4000_0000 names it.
+/// Leaf 1, ECX: there is a hypervisor; leaf 0x4000_0000 identifies it.
 const HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1, EDX: there is more than one logical processor in the package.
+/// Leaf 1, EDX: the package has more than one logical processor.
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: the processors of the package are cores, not threads.
 const CMP_LEGACY: u32 = 1 << 1;
 
-/// Leaf 0x4000_0000, EBX, ECX, EDX: who the hypervisor is (Documentation/virt/kvm/x86/cpuid.rst).
+/// Leaf 0x4000_0000, EBX, ECX, EDX: "KVMKVMKVM" (Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x0000_004d];
 const KVM_SIGNATURE_LEAF: u32 = 0x4000_0000;
 const KVM_FEATURES_LEAF: u32 = 0x4000_0001;
 
-/// The leaves that are the same for every vCPU of every guest on this host.
+/// The leaves that are common to every vCPU of every guest on this host.
 #[derive(Clone, Debug)]
 pub struct CpuidTemplate(Vec<kvm_cpuid_entry2>);
 
 impl CpuidTemplate {
-    /// Asks `kvm` what it supports.
+    /// Reads what `kvm` supports.
+    ///
+    /// # Errors
+    ///
+    /// The error of KVM_GET_SUPPORTED_CPUID.
     pub fn new(kvm: &Kvm) -> io::Result<Self> {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(io::Error::from)?;
         Ok(Self::from_entries(supported.as_slice(), kvm.check_extension(Cap::TscDeadlineTimer)))
     }
 
     fn from_entries(supported: &[kvm_cpuid_entry2], tsc_deadline: bool) -> Self {
-        // The topology leaves are written anew for each vCPU.
+        // `for_vcpu` adds the topology leaves.
         let mut leaves: Vec<_> =
             supported.iter().filter(|leaf| !matches!(leaf.function, 0xb | 0x1f)).copied().collect();
         for leaf in &mut leaves {
@@ -55,13 +60,13 @@ impl CpuidTemplate {
         Self(leaves)
     }
 
-    /// How wide a guest-physical address can be, in bits.
+    /// Returns the maximum width of a guest-physical address in bits.
     pub fn physical_address_bits(&self) -> u32 {
-        // EAX, bits 7-0; 36 where the leaf is missing.
+        // EAX, bits 7-0. A processor without this leaf has 36 (Intel SDM volume 3, 4.1.4).
         self.0.iter().find(|leaf| leaf.function == 0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff)
     }
 
-    /// The leaves of vCPU `id` of `cpus`.
+    /// Returns the leaves of vCPU `id` of `cpus`.
     pub fn for_vcpu(&self, id: u8, cpus: u8) -> Vec<kvm_cpuid_entry2> {
         let id_bits = u32::from(cpus).next_power_of_two().trailing_zeros();
         let id = u32::from(id);
@@ -74,16 +79,16 @@ impl CpuidTemplate {
                     leaf.ebx = leaf.ebx & 0xffff | id << 24 | (1u32 << id_bits).min(0xff) << 16;
                     leaf.edx = set(leaf.edx, HTT, others > 0);
                 }
-                // EAX: 31-26 core IDs in the package less one, 25-14 processors that share the cache less one, 7-5 level.
+                // EAX: 31-26 core IDs in the package minus 1, 25-14 processors that share the cache minus 1, 7-5 level.
                 (0x4, _) if leaf.eax & 0x1f != 0 => {
                     let core_ids = ((1u32 << id_bits) - 1).min(0x3f);
                     leaf.eax = leaf.eax & 0x3fff | core_ids << 26 | sharing(leaf.eax, others);
                 }
                 (0x8000_0001, _) => leaf.ecx = set(leaf.ecx, CMP_LEGACY, others > 0),
-                // ECX: 15-12 bits of an APIC ID that number cores, 7-0 cores less one.
+                // ECX: 15-12 width of the core ID in the APIC ID, 7-0 cores minus 1.
                 (0x8000_0008, _) => leaf.ecx = leaf.ecx & !0xf0ff | id_bits << 12 | others,
                 (0x8000_001d, _) if leaf.eax & 0x1f != 0 => leaf.eax = leaf.eax & 0x3fff | sharing(leaf.eax, others),
-                // EAX: APIC ID. EBX: 15-8 threads a core less one, 7-0 core ID. ECX: one node, number 0.
+                // EAX: APIC ID. EBX: 15-8 threads per core minus 1, 7-0 core ID. ECX: one node, with ID 0.
                 (0x8000_001e, _) => (leaf.eax, leaf.ebx, leaf.ecx) = (id, id & 0xff, 0),
                 _ => {}
             }
@@ -96,15 +101,15 @@ impl CpuidTemplate {
     }
 }
 
-/// Bits 25-14 of a cache leaf: the third level belongs to all, the others to one core.
+/// Bits 25-14 of a cache leaf: all cores share the third level, and each has its own lower ones.
 fn sharing(eax: u32, others: u32) -> u32 {
     let level = eax >> 5 & 0b111;
     if level >= 3 { others << 14 } else { 0 }
 }
 
-/// Extended topology: one thread a core, all cores in the package, and the end of the list.
+/// An extended topology leaf: one thread per core, `cpus` cores in the package, and the end of the list.
 fn topology(function: u32, id: u32, id_bits: u32, cpus: u32) -> [kvm_cpuid_entry2; 3] {
-    // EAX: bits to shift the x2APIC ID for the next level. EBX: processors at this level. ECX: 15-8 kind of level.
+    // EAX: width of the x2APIC ID below the next level. EBX: processors at this level. ECX: 15-8 type of the level.
     const THREAD: u32 = 1;
     const CORE: u32 = 2;
     let level = |index, eax, ebx, kind: u32| kvm_cpuid_entry2 {

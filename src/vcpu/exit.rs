@@ -1,14 +1,10 @@
-//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so the rarest exit is as
-//! testable as the most common one.
+//! Exits as values: why `KVM_RUN` returned, and what that means. This file makes no system call, so unit tests can feed
+//! it every exit, however rare.
 
 use std::fmt;
 use std::ops::ControlFlow;
 
-use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTR, KVM_EXIT_IOAPIC_EOI,
-    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_NOTIFY, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_BUS_LOCK,
-    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
-};
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 
 use crate::device::{Bus, GuestRequest};
 
@@ -58,40 +54,32 @@ pub enum VmExit<'a> {
     },
     /// `KVM_EXIT_SHUTDOWN`: a fault while a double fault was being delivered.
     TripleFault,
-    /// `KVM_EXIT_FAIL_ENTRY`: the processor refused the guest's state.
-    FailedEntry {
-        /// The processor's reason code.
-        hardware_reason: u64,
-    },
-    /// `KVM_EXIT_INTERNAL_ERROR`: KVM itself could not continue.
+    /// `KVM_EXIT_FAIL_ENTRY`: the processor rejected the guest's state, with this reason code.
+    FailedEntry(u64),
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue.
     InternalError {
-        /// `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM cannot emulate.
+        /// `KVM_INTERNAL_ERROR_*`; 1 stands for an instruction that KVM cannot emulate.
         suberror: u32,
-        /// The instruction, where KVM provides it.
-        code: [u8; 15],
-        /// Number of bytes of `code`.
-        len: usize,
+        /// The bytes of the instruction; empty if KVM does not provide them.
+        code: &'a [u8],
     },
-    /// An exit that this VMM has not enabled.
-    Other {
-        /// `KVM_EXIT_*` (linux/kvm.h).
-        reason: u32,
-    },
+    /// An exit that this VMM has not enabled: `KVM_EXIT_*` (linux/kvm.h).
+    Other(u32),
 }
 
 /// How a vCPU ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuExit {
-    /// The guest requested the end.
+    /// The guest made a request that ends the machine.
     Guest(GuestRequest),
     /// The guest crashed.
     TripleFault {
-        /// Instruction pointer, where KVM still has it.
+        /// The instruction pointer, if KVM can read it.
         rip: Option<u64>,
     },
     /// An exit that this VMM cannot handle.
     Unhandled {
-        /// Instruction pointer, where KVM still has it.
+        /// The instruction pointer, if KVM can read it.
         rip: Option<u64>,
         /// The exit.
         exit: UnhandledExit,
@@ -107,9 +95,9 @@ pub enum VcpuExit {
 pub struct UnhandledExit {
     /// The exit in words.
     pub exit: String,
-    /// The bytes of the instruction, as far as they are known.
+    /// The bytes of the instruction, or those of them that could be read.
     pub code: Vec<u8>,
-    /// KVM could not emulate an instruction: rare on hardware, common on a software KVM.
+    /// Whether KVM could not emulate an instruction: rare with virtualization hardware, common without.
     pub emulation: bool,
 }
 
@@ -124,8 +112,8 @@ impl fmt::Display for UnhandledExit {
     }
 }
 
-/// Performs `exit` on `buses`. Breaks when the guest cannot or must not continue. The result has no instruction pointer: the
-/// caller adds it.
+/// Performs `exit` on `buses`. Breaks if the guest cannot or must not continue. The result has no instruction pointer;
+/// the caller adds it.
 #[inline]
 pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     let response = match exit {
@@ -147,37 +135,30 @@ pub fn handle(exit: VmExit<'_>, buses: &Buses) -> ControlFlow<VcpuExit> {
     response.map_break(VcpuExit::Guest)
 }
 
-/// The exits that KVM on x86 could return although this VMM does not enable them (linux/kvm.h).
-const NAMES: [(u32, &str); 13] = [
-    (KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
-    (KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
-    (KVM_EXIT_HYPERCALL, "KVM_EXIT_HYPERCALL"),
-    (KVM_EXIT_DEBUG, "KVM_EXIT_DEBUG"),
-    (KVM_EXIT_HLT, "KVM_EXIT_HLT"),
-    (KVM_EXIT_INTR, "KVM_EXIT_INTR"),
-    (KVM_EXIT_SYSTEM_EVENT, "KVM_EXIT_SYSTEM_EVENT"),
-    (KVM_EXIT_IOAPIC_EOI, "KVM_EXIT_IOAPIC_EOI"),
-    (KVM_EXIT_X86_RDMSR, "KVM_EXIT_X86_RDMSR"),
-    (KVM_EXIT_X86_WRMSR, "KVM_EXIT_X86_WRMSR"),
-    (KVM_EXIT_X86_BUS_LOCK, "KVM_EXIT_X86_BUS_LOCK"),
-    (KVM_EXIT_NOTIFY, "KVM_EXIT_NOTIFY"),
-    (KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"),
-];
+/// Pairs of the constants of kvm-bindings and their names.
+macro_rules! named {
+    ($($name:ident)*) => { [$((kvm_bindings::$name, stringify!($name))),*] };
+}
+
+/// Exits that KVM on x86 defines and that this VMM does not enable (linux/kvm.h).
+const NAMES: [(u32, &str); 13] = named! {
+    KVM_EXIT_UNKNOWN KVM_EXIT_EXCEPTION KVM_EXIT_HYPERCALL KVM_EXIT_DEBUG KVM_EXIT_HLT KVM_EXIT_INTR
+    KVM_EXIT_SYSTEM_EVENT KVM_EXIT_IOAPIC_EOI KVM_EXIT_X86_RDMSR KVM_EXIT_X86_WRMSR KVM_EXIT_X86_BUS_LOCK
+    KVM_EXIT_NOTIFY KVM_EXIT_MEMORY_FAULT
+};
 
 #[cold]
 fn describe(exit: &VmExit<'_>) -> UnhandledExit {
     let plain = |exit| UnhandledExit { exit, code: Vec::new(), emulation: false };
     match *exit {
-        VmExit::FailedEntry { hardware_reason } => {
-            plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {hardware_reason:#x}"))
-        }
-        VmExit::InternalError { suberror, code, len } => {
+        VmExit::FailedEntry(reason) => plain(format!("KVM_EXIT_FAIL_ENTRY, hardware reason {reason:#x}")),
+        VmExit::InternalError { suberror, code } => {
             let emulation = suberror == KVM_INTERNAL_ERROR_EMULATION;
             let what = if emulation { ", emulation failure" } else { "" };
             let exit = format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{what}");
-            UnhandledExit { exit, code: code.get(..len).unwrap_or_default().to_vec(), emulation }
+            UnhandledExit { exit, code: code.to_vec(), emulation }
         }
-        VmExit::Other { reason } => match NAMES.iter().find(|(number, _)| *number == reason) {
+        VmExit::Other(reason) => match NAMES.iter().find(|(number, _)| *number == reason) {
             Some((_, name)) => plain(format!("{name}, which is not handled")),
             None => plain(format!("KVM exit {reason}, which is not handled")),
         },
@@ -218,11 +199,8 @@ mod tests {
 
     #[test]
     fn an_emulation_failure_names_the_instruction() {
-        let mut code = [0; 15];
-        code[..3].copy_from_slice(&[0x0f, 0xc7, 0x0f]);
-        let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) =
-            handle(VmExit::InternalError { suberror: 1, code, len: 3 }, &buses())
-        else {
+        let exit = VmExit::InternalError { suberror: 1, code: &[0x0f, 0xc7, 0x0f] };
+        let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) = handle(exit, &buses()) else {
             panic!("not a fault");
         };
         assert_eq!(fault.to_string(), "KVM_EXIT_INTERNAL_ERROR, suberror 1, emulation failure, code 0f c7 0f");
@@ -231,14 +209,15 @@ mod tests {
     #[test]
     fn every_other_exit_ends_the_machine_and_is_named() {
         for (exit, text) in [
-            (VmExit::FailedEntry { hardware_reason: 0x80000021 }, "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
-            (VmExit::InternalError { suberror: 3, code: [0; 15], len: 0 }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
-            (VmExit::Other { reason: 5 }, "KVM_EXIT_HLT, which is not handled"),
-            (VmExit::Other { reason: 99 }, "KVM exit 99, which is not handled"),
+            (VmExit::FailedEntry(0x80000021), "KVM_EXIT_FAIL_ENTRY, hardware reason 0x80000021"),
+            (VmExit::InternalError { suberror: 3, code: &[] }, "KVM_EXIT_INTERNAL_ERROR, suberror 3"),
+            (VmExit::Other(5), "KVM_EXIT_HLT, which is not handled"),
+            (VmExit::Other(99), "KVM exit 99, which is not handled"),
         ] {
-            assert!(
-                matches!(handle(exit, &buses()), ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) if fault.to_string() == text)
-            );
+            let ControlFlow::Break(VcpuExit::Unhandled { exit: fault, .. }) = handle(exit, &buses()) else {
+                panic!("{text} is handled");
+            };
+            assert_eq!(fault.to_string(), text);
         }
         assert_eq!(handle(VmExit::TripleFault, &buses()), ControlFlow::Break(VcpuExit::TripleFault { rip: None }));
     }

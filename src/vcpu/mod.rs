@@ -1,4 +1,25 @@
-//! One virtual CPU: how it is set up, how it runs, and how it is kicked out of the guest.
+//! One virtual CPU: its set-up, its run loop, and the signal that gets it out of the guest.
+//!
+//! [`Vcpu::run`] calls `KVM_RUN` until the guest ends. Each exit becomes a [`VmExit`], a plain value; [`handle`]
+//! decides what it means and makes no system call. A [`VcpuExit`] states how the vCPU ended. To stop a vCPU, set the
+//! [`RunState`] and send the [`kick_signal`] to its thread.
+//!
+//! This floor may import `event`, `sys`, `memory`, `device` and `boot`.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use std::sync::Arc;
+//!
+//! use kickvm::device::GuestRequest;
+//! use kickvm::device::exit_port::{EXIT_PORT, ExitPort};
+//! use kickvm::vcpu::{Buses, VcpuExit, VmExit, handle};
+//!
+//! let mut buses = Buses::default();
+//! buses.ports.insert(EXIT_PORT.into(), 1, Arc::new(ExitPort))?;
+//! let exit = VmExit::PortWrite { port: EXIT_PORT, size: 1, data: &[7] };
+//! assert_eq!(handle(exit, &buses), ControlFlow::Break(VcpuExit::Guest(GuestRequest::Exit(7))));
+//! # Ok::<(), kickvm::device::BusError>(())
+//! ```
 
 mod cpuid;
 mod exit;
@@ -15,7 +36,7 @@ pub use stats::ExitStats;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -27,9 +48,8 @@ use crate::sys::os_error;
 use kick_signal::KickGuard;
 use run_page::RunPage;
 
-/// The state of a VM. There is one per VM, and only shutdown changes it.
+/// The state of a VM. Only its shutdown changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum VmRunState {
     /// The vCPUs run the guest.
     Running,
@@ -38,27 +58,20 @@ pub enum VmRunState {
 }
 
 /// The run state, shared by all vCPU threads.
-#[derive(Debug)]
-pub struct RunState(AtomicU8);
-
-impl Default for RunState {
-    fn default() -> Self {
-        Self(AtomicU8::new(VmRunState::Running as u8))
-    }
+#[derive(Debug, Default)]
+pub struct RunState {
+    exiting: AtomicBool,
 }
 
 impl RunState {
-    /// The state now.
+    /// Returns the current state.
     pub fn get(&self) -> VmRunState {
-        match self.0.load(Ordering::Acquire) {
-            state if state == VmRunState::Running as u8 => VmRunState::Running,
-            _ => VmRunState::Exiting,
-        }
+        if self.exiting.load(Ordering::Acquire) { VmRunState::Exiting } else { VmRunState::Running }
     }
 
-    /// Changes the state. A vCPU in the guest sees it after a kick.
+    /// Changes the state. A vCPU that is in the guest reads it after the [`kick_signal`].
     pub fn set(&self, state: VmRunState) {
-        self.0.store(state as u8, Ordering::Release);
+        self.exiting.store(state == VmRunState::Exiting, Ordering::Release);
     }
 }
 
@@ -72,11 +85,11 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Creates vCPU `id` of `cpus`. All but the first wait until the guest starts them.
+    /// Creates vCPU `id` of `cpus`. All but the first wait until the guest starts them (INIT and SIPI).
     ///
     /// # Errors
     ///
-    /// KVM refuses.
+    /// KVM cannot create the vCPU, or rejects its CPUID leaves or MSRs.
     pub fn new(vm: &VmFd, ram: Arc<GuestRam>, cpuid: &CpuidTemplate, id: u8, cpus: u8) -> io::Result<Self> {
         let fd = vm.create_vcpu(id.into())?;
         let leaves = CpuId::from_entries(&cpuid.for_vcpu(id, cpus));
@@ -86,27 +99,27 @@ impl Vcpu {
         Ok(Self { fd, page, id, ram })
     }
 
-    /// The vCPU's number, which is also its APIC ID.
+    /// Returns the vCPU's number, which is also its APIC ID.
     pub fn id(&self) -> u8 {
         self.id
     }
 
-    /// KVM's descriptor of this vCPU.
+    /// Returns the vCPU's file descriptor.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
     }
 
-    /// Sets the registers of the boot vCPU so that it begins at `entry`.
+    /// Sets the registers of the boot vCPU so that it starts at `entry`.
     ///
     /// # Errors
     ///
-    /// KVM refuses.
+    /// KVM rejects the registers.
     pub fn set_entry(&self, entry: &Entry) -> io::Result<()> {
         registers::set(&self.fd, entry)
     }
 
-    /// Runs the guest on the calling thread until it ends or `state` is [`VmRunState::Exiting`]. After a change of the state,
-    /// the thread must receive the [`kick_signal`].
+    /// Runs the guest on the calling thread until it ends or `state` is [`VmRunState::Exiting`]. The thread must
+    /// receive the [`kick_signal`] after a change of the state. Counts the exits in `stats`.
     pub fn run(&mut self, buses: &Buses, state: &RunState, stats: &mut ExitStats) -> VcpuExit {
         match self.run_to_exit(buses, state, stats) {
             VcpuExit::TripleFault { .. } => VcpuExit::TripleFault { rip: self.rip() },
@@ -133,7 +146,7 @@ impl Vcpu {
                     }
                 }
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                    stats.count_interruption();
+                    stats.other += 1;
                     guard.acknowledge();
                 }
                 Err(error) => return VcpuExit::Failed(os_error::describe(&error.into())),
@@ -142,15 +155,15 @@ impl Vcpu {
         VcpuExit::Cancelled
     }
 
-    /// The instruction pointer of a vCPU that does not run, where KVM still has it.
+    /// Returns the instruction pointer; `None` if KVM cannot read it. The vCPU must not be running.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
     }
 
-    /// Up to 15 bytes, the longest instruction, at `rip`.
+    /// Reads up to 15 bytes at `rip`, the length of the longest instruction (Intel SDM volume 2, 2.3.11).
     fn code_at(&self, rip: u64) -> Vec<u8> {
         let mut code = vec![0; 15];
-        // In 64-bit mode the base is 0; in real mode it is most of the address.
+        // The base is 0 in 64-bit mode. In real mode it is 16 times the selector.
         let base = self.fd.get_sregs().map_or(0, |sregs| sregs.cs.base);
         let len = match self.fd.translate_gva(base.wrapping_add(rip)) {
             Ok(to) if to.valid != 0 => {

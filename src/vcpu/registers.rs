@@ -1,4 +1,5 @@
-//! The state in which a boot protocol hands over: registers and model-specific registers of the first vCPU.
+//! The state in which a vCPU starts: the registers that the boot protocol requires of the first, and the MSRs that
+//! firmware sets on each.
 
 use std::io;
 
@@ -16,19 +17,25 @@ const CR0_PAGING: u64 = 1 << 31;
 const CR4_PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
 const EFER_LONG_MODE_ENABLE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
-/// RFLAGS: bit 1 is always set; interrupts are off.
+/// RFLAGS: bit 1 is always set. Interrupts are disabled.
 const RFLAGS_RESERVED: u64 = 1 << 1;
-/// A busy 32-bit or 64-bit task-state segment; a processor in protected mode has to have one.
+/// Type of a busy 32-bit or 64-bit task-state segment (Intel SDM volume 3, table 3-2). VM entry requires one.
 const BUSY_TSS: u8 = 0xb;
+/// The limit of the smallest 64-bit task-state segment, 104 bytes (Intel SDM volume 3, 8.7).
+const TSS_LIMIT: u32 = 0x67;
 
-// MSRs (Intel SDM volume 4) that do not come out of reset as firmware leaves them.
+// MSRs that firmware sets to other values than a reset does (Intel SDM volume 4).
 const IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRINGS: u64 = 1 << 0;
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLE: u64 = 1 << 11;
 const MTRR_WRITE_BACK: u64 = 6;
 
-/// Puts the first vCPU where `entry` says.
+/// Sets the registers of the first vCPU.
+///
+/// # Errors
+///
+/// The error of KVM_SET_SREGS or KVM_SET_REGS.
 pub(super) fn set(vcpu: &VcpuFd, entry: &Entry) -> io::Result<()> {
     let mut sregs = vcpu.get_sregs()?;
     set_special(&mut sregs, entry.protocol);
@@ -37,17 +44,21 @@ pub(super) fn set(vcpu: &VcpuFd, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-/// What firmware sets up on every processor, the first and the others.
+/// Sets the MSRs that firmware sets on every processor.
+///
+/// # Errors
+///
+/// The error of KVM_SET_MSRS, or KVM does not support one of the MSRs.
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> io::Result<()> {
     let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let entries = [msr(IA32_MISC_ENABLE, 0), msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK)];
     let mut msrs = Msrs::from_entries(&entries).map_err(|error| io::Error::other(format!("{error:?}")))?;
-    // KVM has bits of its own in the first: what a guest cannot have is marked unavailable there.
+    // KVM sets bits of the first that mark features as unavailable; they are kept.
     let mut old = msrs.clone();
     vcpu.get_msrs(&mut old)?;
     msrs.as_mut_slice()[0].data = old.as_slice()[0].data | MISC_ENABLE_FAST_STRINGS;
     match vcpu.set_msrs(&msrs)? {
-        done if done < entries.len() => Err(io::Error::other(format!("KVM refuses MSR {:#x}", entries[done].index))),
+        done if done < entries.len() => Err(io::Error::other(format!("KVM rejects MSR {:#x}", entries[done].index))),
         _ => Ok(()),
     }
 }
@@ -74,7 +85,7 @@ fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
     let data = segment(&gdt, DATA_SELECTOR);
     sregs.cs = segment(&gdt, CODE_SELECTOR);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = kvm_segment { limit: 0x67, type_: BUSY_TSS, present: 1, ..Default::default() };
+    sregs.tr = kvm_segment { limit: TSS_LIMIT, type_: BUSY_TSS, present: 1, ..Default::default() };
 
     sregs.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE;
     sregs.cr4 = 0;
@@ -87,24 +98,22 @@ fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
     }
 }
 
-/// The segment that `selector` picks from `gdt`, as loading it would (Intel SDM volume 3, 3.4.5). All are flat.
+/// The segment register that loading `selector` from `gdt` gives (Intel SDM volume 3, 3.4.5). All segments are flat:
+/// the base is 0, and the limit is the end of the address space.
 fn segment(gdt: &[u64], selector: u16) -> kvm_segment {
     let descriptor = gdt[usize::from(selector / 8)];
     let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)) as u8;
     kvm_segment {
-        base: 0,
-        limit: u32::MAX, // 0xfffff pages of 4 KiB
+        limit: u32::MAX,
         selector,
         type_: bits(40, 4),
         s: bits(44, 1),
         dpl: bits(45, 2),
         present: bits(47, 1),
-        avl: bits(52, 1),
         l: bits(53, 1),
         db: bits(54, 1),
         g: bits(55, 1),
-        unusable: 0,
-        padding: 0,
+        ..Default::default()
     }
 }
 

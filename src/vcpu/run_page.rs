@@ -1,4 +1,5 @@
-//! The `kvm_run` page that the kernel shares with a vCPU, and the exit that it describes.
+//! The `kvm_run` page that the kernel shares with a vCPU, and the exit that it describes
+//! (Documentation/virt/kvm/api.rst, section 5).
 
 use std::io;
 use std::sync::atomic::AtomicU8;
@@ -12,13 +13,17 @@ use kvm_ioctls::VcpuFd;
 use super::exit::VmExit;
 use crate::sys::mapping::Mapping;
 
-/// The page that the kernel shares with a vCPU, and the data pages behind it. This is a mapping of its own beside the one
-/// that `VcpuFd` has, so that no reference of that one's is in the way of the pointers made here.
+/// The page that the kernel shares with a vCPU, and the data pages that follow it. This is a second mapping beside that
+/// of `VcpuFd`: the kick signal's handler writes to it, and must not alias the `&mut kvm_run` that `VcpuFd` creates.
 #[derive(Debug)]
 pub(super) struct RunPage(Mapping);
 
 impl RunPage {
     /// Maps the `size` bytes that the kernel shares with `vcpu` (`KVM_GET_VCPU_MMAP_SIZE`).
+    ///
+    /// # Errors
+    ///
+    /// The error of mmap(2).
     pub fn new(vcpu: &VcpuFd, size: usize) -> io::Result<Self> {
         Mapping::shared(vcpu, size.max(size_of::<kvm_run>()), 0).map(Self)
     }
@@ -28,27 +33,27 @@ impl RunPage {
     }
 
     pub(super) fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: the mapping is larger than a `kvm_run`, whose `immediate_exit` is one byte; on our side it is reached
-        // through this function and the kick's handler only, each time as an atomic.
+        // SAFETY: the mapping is not smaller than a `kvm_run`, whose `immediate_exit` is one byte. This process
+        // accesses it only through this function and in the kick signal's handler, each time as an atomic.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
     }
 
-    /// Reads the exit that the last `KVM_RUN` left.
+    /// Returns the exit with which the last `KVM_RUN` returned.
     pub fn last_exit(&mut self) -> VmExit<'_> {
         let page = self.0.as_ptr();
-        // SAFETY: the mapping holds a whole `kvm_run`, which the kernel writes only during KVM_RUN; `&mut self` keeps this
-        // the only way to it while what is returned lives. The fields made references here are not `immediate_exit`,
-        // the one that a signal handler writes.
+        // SAFETY: the mapping holds a whole `kvm_run`, which the kernel writes only during KVM_RUN. The result borrows
+        // `self` mutably, so there are no other references. `immediate_exit`, which a signal handler writes, is not
+        // among the fields that are borrowed here.
         let (reason, exit) = unsafe { ((*self.run()).exit_reason, &mut (*self.run()).__bindgen_anon_1) };
         match reason {
             KVM_EXIT_IO => {
-                // SAFETY: the exit reason says that this member of the union is the one in use.
+                // SAFETY: with this exit reason, this member of the union is in use.
                 let io = unsafe { exit.io };
-                // The kernel's bounds; `min` keeps the slice in the mapping whatever they are.
+                // The kernel's values are in bounds; `min` makes that independent of the kernel.
                 let start = usize::try_from(io.data_offset).map_or(self.0.len(), |offset| offset.min(self.0.len()));
                 let len = (usize::from(io.size) * io.count as usize).min(self.0.len() - start);
-                // SAFETY: `start + len` is inside the mapping. The kernel puts `count` items of `size` bytes there, in a page
-                // behind the `kvm_run`, so the slice overlaps no other reference.
+                // SAFETY: `start + len` is inside the mapping. The kernel puts `count` items of `size` bytes into a
+                // page after the `kvm_run`, so the slice overlaps no other reference.
                 let data = unsafe { std::slice::from_raw_parts_mut(page.add(start), len) };
                 let size = usize::from(io.size).max(1);
                 match u32::from(io.direction) {
@@ -57,7 +62,7 @@ impl RunPage {
                 }
             }
             KVM_EXIT_MMIO => {
-                // SAFETY: the exit reason says that this member of the union is the one in use.
+                // SAFETY: with this exit reason, this member of the union is in use.
                 let mmio = unsafe { &mut exit.mmio };
                 let len = (mmio.len as usize).min(mmio.data.len());
                 let data = &mut mmio.data[..len];
@@ -68,26 +73,25 @@ impl RunPage {
             }
             KVM_EXIT_SHUTDOWN => VmExit::TripleFault,
             KVM_EXIT_FAIL_ENTRY => {
-                // SAFETY: the exit reason says that this member of the union is the one in use.
+                // SAFETY: with this exit reason, this member of the union is in use.
                 let entry = unsafe { exit.fail_entry };
-                VmExit::FailedEntry { hardware_reason: entry.hardware_entry_failure_reason }
+                VmExit::FailedEntry(entry.hardware_entry_failure_reason)
             }
             KVM_EXIT_INTERNAL_ERROR => {
-                // SAFETY: the exit reason says that `internal` is in use, whose fields `emulation_failure` repeats.
-                let failure = unsafe { exit.emulation_failure };
-                let mut code = [0; 15];
-                let mut len = 0;
-                // The kernel tells the instruction only with this suberror, enough data words, and this flag
-                // (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
+                // SAFETY: with this exit reason, `internal` is in use; `emulation_failure` begins with the same fields.
+                let failure = unsafe { &exit.emulation_failure };
+                let mut code = &[][..];
+                // The kernel provides the instruction only with this suberror, enough data words, and bit 0 of the
+                // flags (KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, linux/kvm.h).
                 if failure.suberror == KVM_INTERNAL_ERROR_EMULATION && failure.ndata >= 3 && failure.flags & 1 != 0 {
-                    // SAFETY: the union has one variant, in use when the flag is set.
-                    let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-                    code = instruction.insn_bytes;
-                    len = usize::from(instruction.insn_size).min(code.len());
+                    // SAFETY: the union has one member, which is in use if the flag is set.
+                    let instruction = unsafe { &failure.__bindgen_anon_1.__bindgen_anon_1 };
+                    let len = usize::from(instruction.insn_size).min(instruction.insn_bytes.len());
+                    code = &instruction.insn_bytes[..len];
                 }
-                VmExit::InternalError { suberror: failure.suberror, code, len }
+                VmExit::InternalError { suberror: failure.suberror, code }
             }
-            reason => VmExit::Other { reason },
+            reason => VmExit::Other(reason),
         }
     }
 }

@@ -1,30 +1,31 @@
-//! How often a vCPU left the guest, and why. Counted by its own thread, so counting takes no lock.
+//! Counts of the exits of a vCPU, by kind. Its own thread counts them, so counting takes no lock.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::exit::VmExit;
 
-const PORTS: usize = 1 << 16;
-
 /// Exits to user space of one vCPU, or the sum over several.
 #[derive(Clone, Debug, Default)]
 pub struct ExitStats {
-    /// Port reads and writes; a string instruction counts as one.
+    /// Port reads and writes. A string instruction counts once.
     pub port_io: u64,
-    /// Accesses to memory that is not there.
+    /// Accesses to guest-physical addresses outside RAM.
     pub mmio: u64,
     /// All others, among them the signals that interrupt `KVM_RUN`.
     pub other: u64,
-    ports: Option<Box<[u32]>>,
+    by_port: bool,
+    ports: BTreeMap<u16, u64>,
 }
 
 impl ExitStats {
-    /// Counts kinds, and each port too if `by_port`.
+    /// No exits. With `by_port`, the exits of each port are counted, too.
     pub fn new(by_port: bool) -> Self {
-        Self { ports: by_port.then(|| vec![0; PORTS].into_boxed_slice()), ..Self::default() }
+        Self { by_port, ..Self::default() }
     }
 
-    /// All exits.
+    /// Returns the number of all exits.
     pub fn total(&self) -> u64 {
         self.port_io + self.mmio + self.other
     }
@@ -34,8 +35,8 @@ impl ExitStats {
         match *exit {
             VmExit::PortRead { port, .. } | VmExit::PortWrite { port, .. } => {
                 self.port_io += 1;
-                if let Some(ports) = &mut self.ports {
-                    ports[usize::from(port)] = ports[usize::from(port)].wrapping_add(1);
+                if self.by_port {
+                    *self.ports.entry(port).or_default() += 1;
                 }
             }
             VmExit::MmioRead { .. } | VmExit::MmioWrite { .. } => self.mmio += 1,
@@ -43,32 +44,22 @@ impl ExitStats {
         }
     }
 
-    pub(super) fn count_interruption(&mut self) {
-        self.other += 1;
-    }
-
     /// Adds the exits of another vCPU.
     pub fn add(&mut self, other: &Self) {
         self.port_io += other.port_io;
         self.mmio += other.mmio;
         self.other += other.other;
-        match (&mut self.ports, &other.ports) {
-            (Some(sum), Some(ports)) => {
-                sum.iter_mut().zip(ports).for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
-            }
-            (None, Some(ports)) => self.ports = Some(ports.clone()),
-            _ => {}
+        for (port, count) in &other.ports {
+            *self.ports.entry(*port).or_default() += count;
         }
     }
 
-    /// The `n` ports with the most exits, most first, with their counts.
-    pub fn busiest_ports(&self, n: usize) -> Vec<(u16, u32)> {
-        let ports = self.ports.as_deref().unwrap_or_default();
-        let mut used: Vec<(u16, u32)> =
-            (0..=u16::MAX).zip(ports.iter().copied()).filter(|(_, count)| *count > 0).collect();
-        used.sort_by_key(|(port, count)| (std::cmp::Reverse(*count), *port));
-        used.truncate(n);
-        used
+    /// Returns the `n` ports with the most exits, in descending order, with their counts.
+    pub fn busiest_ports(&self, n: usize) -> Vec<(u16, u64)> {
+        let mut ports: Vec<_> = self.ports.iter().map(|(port, count)| (*port, *count)).collect();
+        ports.sort_by_key(|(_, count)| Reverse(*count));
+        ports.truncate(n);
+        ports
     }
 }
 

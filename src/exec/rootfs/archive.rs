@@ -38,6 +38,8 @@ enum EntryKind {
     Symlink(Vec<u8>),
     /// A file that may have other names, with its inode number.
     HardLinked(u32),
+    /// A device, a FIFO or a socket.
+    Special,
 }
 
 /// The first name of a file that has several.
@@ -224,14 +226,11 @@ impl<'a> Archive<'a> {
     /// Adds a host file that is not regular; `target` is that of a symbolic link.
     pub fn special(&mut self, name: &[u8], stat: &FileStat, target: &[u8]) {
         let kind = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => Some(EntryKind::Directory),
-            libc::S_IFLNK => Some(EntryKind::Symlink(target.to_vec())),
-            _ => None,
+            libc::S_IFDIR => EntryKind::Directory,
+            libc::S_IFLNK => EntryKind::Symlink(target.to_vec()),
+            _ => EntryKind::Special,
         };
-        match kind {
-            Some(kind) => self.kinds.insert(name.to_vec(), kind),
-            None => self.kinds.remove(name),
-        };
+        self.kinds.insert(name.to_vec(), kind);
         self.add(name, stat.into(), target);
     }
 
@@ -287,6 +286,7 @@ impl<'a> Archive<'a> {
     /// `file` had; the rest of `range` is zeros.
     ///
     /// # Errors
+    ///
     /// Reading failed. The rest of `range` is zeros then, too.
     pub fn read(&mut self, mut file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<u64> {
         let mut at = range.start;

@@ -39,6 +39,7 @@ pub struct Dynamic {
 /// Reads the file at `path`. `None` if it is not a dynamically linked ELF file for x86-64, or if it is cut off.
 ///
 /// # Errors
+///
 /// The file cannot be opened or read.
 pub fn read(path: &Path) -> io::Result<Option<Dynamic>> {
     let file = File::open(path)?;

@@ -32,6 +32,7 @@ impl Linked {
 /// Finds what the executable at `path` needs; `None` if it is not dynamically linked.
 ///
 /// # Errors
+///
 /// The executable or a library cannot be read, or a library cannot be found.
 pub fn libraries_of(path: &Path) -> Result<Option<Linked>, Error> {
     let read = |path: &Path| elf::read(path).map_err(|source| Error::Pack { path: path.to_owned(), source });

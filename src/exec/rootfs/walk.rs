@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::NixPath;
@@ -22,7 +22,6 @@ use crate::sys::os_error;
 /// The most warnings of one archive. A root directory may have any number of unusual files.
 const MAX_WARNINGS: usize = 10;
 
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 /// Neither opening nor reading blocks, and a terminal does not become the controlling one.
 const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
@@ -52,6 +51,7 @@ impl<'a> Walk<'a> {
     /// link at `path` is followed.
     ///
     /// # Errors
+    ///
     /// `path` itself cannot be packed. What cannot be packed below a directory is left out with a warning.
     pub fn tree(&mut self, path: &Path, name: &[u8], max_len: u64) -> Result<(), Error> {
         self.try_tree(path, name, max_len).map_err(|source| Error::Pack { path: path.to_owned(), source })
@@ -100,36 +100,30 @@ impl<'a> Walk<'a> {
 
     /// Packs one entry of `parent`. Returns it if it is a directory.
     fn entry(&mut self, parent: &OpenDirectory, name: &CStr, kind: Option<Type>) -> io::Result<Option<OpenDirectory>> {
-        match kind {
-            Some(Type::File) => return self.file(parent, name),
-            Some(Type::Directory) => return self.subdirectory(parent, name),
-            _ => {} // some file systems do not return the type
-        }
         let directory = parent.directory.as_fd();
-        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let target = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => return self.file(parent, name),
-            libc::S_IFDIR => return self.subdirectory(parent, name),
-            libc::S_IFSOCK => return Err(io::Error::other("it is a socket")),
-            libc::S_IFLNK => readlinkat(directory, name)?.into_vec(),
-            _ => Vec::new(),
-        };
-        self.check_free()?;
-        self.archive.special(&self.name, &stat, &target);
-        Ok(None)
-    }
-
-    fn file(&mut self, parent: &OpenDirectory, name: &CStr) -> io::Result<Option<OpenDirectory>> {
-        let (file, stat) = open(parent.directory.as_fd(), name, FILE | OFlag::O_NOFOLLOW)?;
+        // Some file systems do not return the type. Only files and directories are opened.
+        if !matches!(kind, Some(Type::File | Type::Directory)) {
+            let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            match stat.st_mode & libc::S_IFMT {
+                libc::S_IFREG | libc::S_IFDIR => {}
+                libc::S_IFSOCK => return Err(io::Error::other("it is a socket")),
+                libc::S_IFLNK => return self.special(&stat, readlinkat(directory, name)?.as_bytes()),
+                _ => return self.special(&stat, b""),
+            }
+        }
+        let (file, stat) = open(directory, name, FILE | OFlag::O_NOFOLLOW)?;
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => self.content(&file, &stat).map(|()| None),
+            libc::S_IFDIR => self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some),
             _ => Err(io::Error::other("its type changed while it was packed")),
         }
     }
 
-    fn subdirectory(&mut self, parent: &OpenDirectory, name: &CStr) -> io::Result<Option<OpenDirectory>> {
-        let (file, stat) = open(parent.directory.as_fd(), name, DIRECTORY | OFlag::O_NOFOLLOW)?;
-        self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some)
+    /// Packs an entry that is neither a file nor a directory; `target` is that of a symbolic link.
+    fn special(&mut self, stat: &FileStat, target: &[u8]) -> io::Result<Option<OpenDirectory>> {
+        self.check_free()?;
+        self.archive.special(&self.name, stat, target);
+        Ok(None)
     }
 
     /// Packs the directory `file` itself, which is `path` from the directory `base` of the archive, and lists its

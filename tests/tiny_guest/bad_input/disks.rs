@@ -133,11 +133,13 @@ fn a_disk_that_is_also_the_console_file_is_not_truncated() {
 fn invalid_disk_options() {
     let see = "; see 'kickvm run --help'";
     let name = "'--disk <PATH[,ro][,direct][,id=NAME]>'";
+    let not =
+        |part| format!("'{part}' is not ro, direct or id=NAME, each given once; write a comma in the path as two");
     for (disk, why) in [
         ("", "give a path"),
         (",ro", "give a path"),
-        ("a,rw", "'rw' is not one of ro, direct and id=NAME; write a comma in the path as two commas"),
-        ("a,ro,ro", "'ro' repeats an earlier option"),
+        ("a,rw", &not("rw")),
+        ("a,ro,ro", &not("ro")),
         ("a,id=", "give an id of 1 to 20 bytes"),
         ("a,id=123456789012345678901", "give an id of 1 to 20 bytes"),
     ] {

@@ -50,10 +50,7 @@ fn an_invalid_option_value_is_one_line() {
         net("tap0", tap),
         net("tap=a,tap=b", tap),
         net("tap=a,mac=1:2:3:4:5:6", "'1:2:3:4:5:6' is not a MAC address such as 02:00:00:00:00:01"),
-        net(
-            "tap=a,mac=01:00:00:00:00:00",
-            "'01:00:00:00:00:00' is the MAC address of a group: its first byte must be even",
-        ),
+        net("tap=a,mac=01:00:00:00:00:00", "'01:00:00:00:00:00' is a multicast address: its first byte is odd"),
         vsock("cid=3", "give cid=N,socket=PATH, such as cid=3,socket=vsock.sock"),
         vsock("cid=2,socket=x", "a CID is a number from 3 to 4294967294"),
         (vec!["--frobnicate"], "unexpected argument '--frobnicate' found".to_owned()),
