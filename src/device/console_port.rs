@@ -105,7 +105,7 @@ pub(super) struct OutputBuffer {
 }
 
 impl OutputBuffer {
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         if !self.closed {
             self.newline |= bytes.contains(&b'\n');
             self.bytes.extend_from_slice(bytes);
@@ -129,11 +129,7 @@ impl OutputBuffer {
     /// Moves all bytes to the end of `into`.
     pub fn drain(&mut self, into: &mut Vec<u8>) {
         self.newline = false;
-        if into.is_empty() {
-            std::mem::swap(into, &mut self.bytes);
-        } else {
-            into.append(&mut self.bytes);
-        }
+        into.append(&mut self.bytes);
     }
 
     pub fn close(&mut self) {

@@ -1,5 +1,6 @@
 //! KVM's ring of coalesced port writes (Documentation/virt/kvm/api.rst, 4.116).
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +12,19 @@ use super::mapping::Mapping;
 
 const PAGE: usize = 4096;
 const RING_ENTRIES: u32 = ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
+
+/// Guest writes to a port that the hypervisor holds back in a ring.
+pub trait Coalescer: fmt::Debug + Send {
+    /// Coalesces writes from now on, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor rejects the request.
+    fn set(&mut self, on: bool) -> io::Result<()>;
+
+    /// Takes the oldest write out of the ring.
+    fn pop(&mut self) -> Option<u8>;
+}
 
 /// Writes to one port that KVM keeps in a ring instead of exiting (Documentation/virt/kvm/api.rst, 4.116).
 #[derive(Debug)]
@@ -33,9 +47,8 @@ impl CoalescedPort {
     }
 }
 
-impl CoalescedPort {
-    /// Coalesces writes from now on, or no longer.
-    pub fn set(&mut self, on: bool) -> io::Result<()> {
+impl Coalescer for CoalescedPort {
+    fn set(&mut self, on: bool) -> io::Result<()> {
         let address = IoEventAddress::Pio(self.port.into());
         let done = match on {
             true => self.vm.register_coalesced_mmio(address, 1),
@@ -44,8 +57,7 @@ impl CoalescedPort {
         done.map_err(io::Error::from)
     }
 
-    /// Takes the oldest write out of the ring.
-    pub fn pop(&mut self) -> Option<u8> {
+    fn pop(&mut self) -> Option<u8> {
         let header = self.header();
         // SAFETY: the page begins with the header, both fields are aligned words of it, and `&mut self` makes this the
         // only one to move `first`. `last` is the kernel's.

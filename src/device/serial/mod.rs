@@ -16,7 +16,7 @@
 
 mod coalesce;
 
-pub use coalesce::Coalescer;
+pub use crate::sys::coalesced_port::Coalescer;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -68,8 +68,9 @@ pub struct Serial {
     wake: EventFd,
 }
 
+#[derive(Debug)]
 struct State {
-    uart: Uart<Irq, NoEvents, Sink>,
+    uart: Uart<Irq, NoEvents, OutputBuffer>,
     fifo_size: usize,
     input: InputQueue,
     coalescing: Coalescing,
@@ -78,7 +79,7 @@ struct State {
     interrupt_enabled: bool,
     input_noticed: bool, // the guest has read a register that shows the input in the FIFO
     withdrawals: u8,
-    input_polls: u32,
+    lsr_reads: u32, // in a row
     notified: Notified,
 }
 
@@ -90,12 +91,7 @@ enum Notified {
     FlushNow,
 }
 
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("notified", &self.notified).field("input", &self.input).finish_non_exhaustive()
-    }
-}
-
+#[derive(Debug)]
 struct Irq(EventFd);
 
 impl Trigger for Irq {
@@ -105,12 +101,9 @@ impl Trigger for Irq {
     }
 }
 
-#[derive(Default)]
-struct Sink(OutputBuffer);
-
-impl Write for Sink {
+impl Write for OutputBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes);
+        self.push(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -121,7 +114,7 @@ impl Write for Sink {
 impl Serial {
     /// A UART that signals `irq` for its interrupt and `wake` when the event loop has work.
     pub fn new(irq: EventFd, wake: EventFd) -> Self {
-        let uart = Uart::new(Irq(irq), Sink::default());
+        let uart = Uart::new(Irq(irq), OutputBuffer::default());
         let state = State {
             fifo_size: uart.fifo_capacity(), // it is empty
             uart,
@@ -132,7 +125,7 @@ impl Serial {
             interrupt_enabled: false,
             input_noticed: false,
             withdrawals: 0,
-            input_polls: 0,
+            lsr_reads: 0,
             notified: Notified::Nothing,
         };
         Self { state: Mutex::new(state), room: Condvar::new(), wake }
@@ -216,14 +209,14 @@ impl ConsolePort for Serial {
 
 impl State {
     fn output(&mut self) -> &mut OutputBuffer {
-        &mut self.uart.writer_mut().0
+        self.uart.writer_mut()
     }
 
     /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input stays
     /// in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the port up.
     fn refill(&mut self) {
         let front = self.input.front();
-        let reads_input = self.interrupt_enabled || self.input_polls >= INPUT_POLLS;
+        let reads_input = self.interrupt_enabled || self.lsr_reads >= INPUT_POLLS;
         if front.is_empty() || !reads_input || self.uart.fifo_capacity() < self.fifo_size {
             return;
         }
@@ -246,7 +239,7 @@ impl State {
     }
 
     fn transmit(&mut self, byte: u8) {
-        self.input_polls = 0;
+        self.lsr_reads = 0;
         self.coalescing.on_output();
         let _ = self.uart.write(THR as u8, byte); // the buffer takes every byte; for the interrupt see `refill`
     }
@@ -267,8 +260,7 @@ impl Device for Serial {
         state.drain_ring();
         // A polling guest whose bytes all go through the ring is held back here.
         state = self.wait_for_room(state);
-        state.coalescing.on_read(offset == LSR);
-        state.input_polls = if offset == LSR { state.input_polls.saturating_add(1) } else { 0 };
+        state.lsr_reads = if offset == LSR { state.lsr_reads.saturating_add(1) } else { 0 };
         if offset == LSR {
             state.refill(); // a guest that polls sees its input at this read
         }
@@ -287,13 +279,14 @@ impl Device for Serial {
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         let mut state = self.lock();
+        let after_lsr_read = state.lsr_reads > 0;
         state.drain_ring();
-        state.input_polls = 0;
+        state.lsr_reads = 0;
         let mut coalescing_began = false;
         if offset == THR && !state.divisor_latch {
             state = self.wait_for_room(state);
             state.transmit(data[0]);
-            coalescing_began = state.coalescing.on_write();
+            coalescing_began = state.coalescing.on_write(after_lsr_read);
         } else {
             match offset {
                 IER if !state.divisor_latch => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice};
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice};
 use crate::device::console_port::{ConsolePort, InputQueue, OutputBuffer, Pending};
 use crate::event::{EventOps, EventSet, Events, Timer};
 use crate::sys::winsize::WinSize;
@@ -164,15 +164,17 @@ impl Console {
     fn transmit(&mut self, ctx: &mut DeviceContext<'_, '_>) {
         let Some(queue) = ctx.queues.get_mut(TRANSMIT as usize) else { return };
         let mut state = self.port.lock();
+        let mut more = true;
         for _ in 0..BLOCKS_PER_TURN {
             if !self.unsent && !queue.pop(&mut self.sending) {
+                more = false; // until the driver notifies the queue
                 break;
             }
             self.unsent = true;
             self.open = true;
             let room = state.output.room().min(BLOCK);
             let len = self.sending.readable.read(queue.memory(), &mut self.block[..room]);
-            state.output.write(&self.block[..len]);
+            state.output.push(&self.block[..len]);
             if self.sending.readable.is_empty() {
                 queue.push(self.sending.head, 0);
                 self.unsent = false;
@@ -184,7 +186,7 @@ impl Console {
         if !state.output.is_empty() {
             signal(&self.port.wake);
         }
-        if (self.unsent || queue.enable_notification()) && !state.output_blocked {
+        if more && !state.output_blocked {
             signal(&self.port.work); // the rest is for the next turn
         }
     }
@@ -230,11 +232,10 @@ impl VirtioDevice for Console {
         signal(&self.port.work);
     }
 
-    fn reset(&mut self) -> ResetState {
+    fn reset(&mut self) {
         self.unsent = false;
         self.open = false;
         let _ = self.open_timer.disarm(); // fails only for an invalid descriptor
-        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
