@@ -7,7 +7,6 @@
 //!   completed ◀── table ◀── eventfd ◀──────────── results
 //! ```
 
-use std::fmt;
 use std::io;
 use std::mem::{self, take};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -20,10 +19,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::io_process::{Call, IoProcess, MAX_CALLS, wait_readable};
 use super::uring::Uring;
-use super::vectored_io::{Buffer, Direction, IOV_MAX, IoVecs};
+use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
 
-/// The most bytes that one operation moves, so that others have their turn.
-const MAX_BYTES: usize = 1 << 20;
 /// The most operations in flight.
 pub const MAX_IN_FLIGHT: u16 = MAX_CALLS as u16;
 
@@ -87,12 +84,6 @@ struct Slot<T> {
     operation: Operation,
     file: RawFd,
     retried: bool,
-}
-
-impl<T: Payload> fmt::Debug for AsyncIo<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncIo").field("in_flight", &self.in_flight()).finish_non_exhaustive()
-    }
 }
 
 impl<T: Payload> AsyncIo<T> {
@@ -163,7 +154,7 @@ impl<T: Payload> AsyncIo<T> {
         let slot = &mut self.slots[usize::from(tag)];
         (slot.operation, slot.file, slot.retried) = (operation, file, false);
         match operation {
-            Operation::Transfer { .. } => slot.buffers.fill(&self.memory, payload.buffers(), IOV_MAX, MAX_BYTES),
+            Operation::Transfer { .. } => slot.buffers.fill(&self.memory, payload.buffers()),
             Operation::WriteZeros { len, .. } => slot.buffers.fill_zeros(len.min(MAX_BYTES as u64) as usize),
             Operation::Allocate { .. } | Operation::Sync => {}
         }
@@ -274,7 +265,7 @@ impl<T> Slot<T> {
     /// The operation as a request to io_uring.
     fn entry(&self) -> squeue::Entry {
         let (file, (list, count)) = (Fd(self.file), self.buffers.as_raw());
-        let count = count as u32; // IOV_MAX at most
+        let count = count as u32; // at most IOV_MAX
         let entry = match self.operation {
             Operation::Transfer { direction: Direction::Read, offset, flags } => {
                 opcode::Readv::new(file, list, count).offset(offset).rw_flags(flags).build()

@@ -29,6 +29,8 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::Mapping;
@@ -203,11 +205,9 @@ impl IoProcess {
     pub(crate) fn wait(&mut self, deadline: Instant) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
         wait_readable(pidfd, deadline);
-        let mut status = 0;
-        // SAFETY: the call writes an `int`, which is a live local.
-        let pid = unsafe { libc::waitpid(self.pid, &mut status, libc::__WALL | libc::WNOHANG) };
-        if pid != 0 {
-            self.pidfd = None; // or an error: somebody else has reaped it
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        if waitpid(Pid::from_raw(self.pid), Some(flags)) != Ok(WaitStatus::StillAlive) {
+            self.pidfd = None; // or an error: something else has reaped it
         }
         self.pidfd.is_none()
     }

@@ -1,7 +1,6 @@
 //! io_uring (io_uring(7)), entered by an [`IoProcess`]: requests are written and completions are read here, but whatever
 //! the kernel does for a request it does in that process.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::thread;
@@ -16,12 +15,6 @@ use super::io_process::{Call, IoProcess};
 pub(crate) struct Uring {
     ring: IoUring,
     unsubmitted: bool,
-}
-
-impl fmt::Debug for Uring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uring").field("unsubmitted", &self.unsubmitted).finish_non_exhaustive()
-    }
 }
 
 impl Uring {

@@ -18,12 +18,12 @@ use crate::sys::{flock, os_error};
 /// An open disk. A disk that can be written has no other user.
 #[derive(Debug)]
 pub struct Disk {
-    files: Vec<File>, // through the host's page cache; with `direct` a second one that bypasses it
-    sectors: u64,
-    block_size: u32,
-    read_only: bool,
-    direct: bool,
-    pub(super) inline: Inline, // what of its I/O never blocks
+    files: Vec<File>,           // through the host's page cache; with `direct` a second one that bypasses it
+    pub(super) sectors: u64,    // of 512 bytes
+    pub(super) block_size: u32, // in bytes, for the driver
+    pub(super) read_only: bool,
+    pub(super) direct: bool,   // bypasses the host's page cache
+    pub(super) inline: Inline, // the part of its I/O that never blocks
 }
 
 /// What of a disk's I/O never blocks.
@@ -40,27 +40,11 @@ pub enum Inline {
 
 /// Why a file cannot be used as a disk.
 #[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The operating system refuses.
-    #[error("cannot {action} disk '{path}': {}{hint}", os_error::describe(.source))]
-    Host {
-        /// What it refuses.
-        action: &'static str,
-        /// As the user wrote it.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-        /// A remedy, after a semicolon.
-        hint: &'static str,
-    },
-    /// The file is not suitable.
-    #[error("cannot use disk '{path}': {why}")]
-    Unfit {
-        /// As the user wrote it.
-        path: PathBuf,
-        /// The reason.
-        why: String,
-    },
+#[error("cannot {action} disk '{path}': {reason}")]
+pub struct DiskError {
+    action: &'static str,
+    path: PathBuf, // as the user wrote it
+    reason: String,
 }
 
 /// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and requests
@@ -76,8 +60,9 @@ impl Disk {
     /// The file cannot be opened, is in use, is neither a regular file nor a block device, or its size is zero or not a
     /// multiple of the sector size.
     pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, DiskError> {
-        let host = |action, hint| move |source| DiskError::Host { action, path: path.to_owned(), source, hint };
-        let unfit = |why: String| DiskError::Unfit { path: path.to_owned(), why };
+        let error = |action, reason| DiskError { action, path: path.to_owned(), reason };
+        let host = |action, hint| move |source| error(action, format!("{}{hint}", os_error::describe(&source)));
+        let unfit = |reason| error("use", reason);
 
         // Before it is opened, because opening a FIFO or a tape has side effects.
         let kind = fs::metadata(path).map_err(host("open", ""))?.file_type();
@@ -129,26 +114,6 @@ impl Disk {
         Ok(Self { files, sectors: size / SECTOR, block_size, read_only, direct, inline })
     }
 
-    /// Its size in sectors of 512 bytes.
-    pub fn sectors(&self) -> u64 {
-        self.sectors
-    }
-
-    /// The block size in bytes that suits it.
-    pub fn block_size(&self) -> u32 {
-        self.block_size
-    }
-
-    /// Whether it is never written.
-    pub fn read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// Whether it bypasses the host's page cache.
-    pub fn direct(&self) -> bool {
-        self.direct
-    }
-
     /// Its open files: the one through the host's page cache, and that of a direct disk.
     pub fn files(&self) -> Vec<BorrowedFd<'_>> {
         self.files.iter().map(AsFd::as_fd).collect()
@@ -163,11 +128,6 @@ impl Disk {
     pub fn close(&mut self) {
         self.files.clear();
     }
-}
-
-/// The error of reading behind the end of the file.
-pub fn truncated_error() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the file was truncated")
 }
 
 /// A remedy for an error of opening a disk for writing; `readable` is whether it can be opened for reading.

@@ -26,12 +26,12 @@ use std::time::Instant;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
-use super::{BACKEND, DeviceContext, ResetState, VirtioDevice, Virtqueue};
+use super::{BACKEND, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use crate::sys::async_io::MAX_IN_FLIGHT;
 use disk::Inline;
 use engine::{Engine, Progress, TurnBudget};
-use request::{Inflight, Limits, Request, Status, parse};
+use request::{Inflight, Request, Status, parse};
 
 /// The most bytes of a serial number.
 pub const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
@@ -59,7 +59,7 @@ pub struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Block").field("disk", self.engine.disk()).finish_non_exhaustive()
     }
 }
 
@@ -102,15 +102,13 @@ impl Block {
 
     /// Takes requests from the queue and begins with them.
     fn take_requests(&mut self, queue: &mut Virtqueue) {
-        let limits = Limits { sectors: self.engine.disk().sectors(), read_only: self.engine.disk().read_only() };
-        let direct = self.engine.disk().direct();
         let mut budget = TurnBudget::new(self.engine.in_flight());
         if let Some(inflight) = self.paused.take() {
             self.start(inflight, &mut budget, queue);
         }
         loop {
             if budget.is_used_up() {
-                let _ = queue.doorbell().write(1); // the rest is for the next turn
+                queue.notify(); // the rest is for the next turn
                 return;
             }
             if !self.engine.has_room() {
@@ -124,8 +122,8 @@ impl Block {
             let Some(status) = inflight.chain.writable.pop_last_byte() else {
                 return queue.fail("a disk's request has no room for its status");
             };
-            (inflight.status, inflight.written, inflight.direct) = (status, 0, direct);
-            match parse(&mut inflight.chain, &self.memory, limits) {
+            (inflight.status, inflight.written, inflight.direct) = (status, 0, self.engine.disk().direct);
+            match parse(&mut inflight.chain, &self.memory, self.engine.disk()) {
                 Err(status) => self.answer(inflight, status, queue),
                 Ok(request) => {
                     inflight.request = request;
@@ -204,7 +202,7 @@ impl VirtioDevice for Block {
         self.engine.activate(features & 1 << VIRTIO_BLK_F_FLUSH == 0);
     }
 
-    fn reset(&mut self) -> ResetState {
+    fn reset(&mut self) {
         self.starved = false;
         self.spare.extend(self.paused.take());
         self.engine.cancel();
@@ -213,7 +211,10 @@ impl VirtioDevice for Block {
                 self.spare.push(inflight);
             }
         }
-        if self.engine.in_flight() == 0 { ResetState::Done } else { ResetState::Pending }
+    }
+
+    fn has_io_in_flight(&self) -> bool {
+        self.engine.in_flight() > 0
     }
 
     fn synchronous(&self) -> bool {

@@ -56,7 +56,7 @@ impl Muxer {
             next_id: FIRST_ID,
             next_port: FIRST_HOST_PORT,
             chain: Chain::default(),
-            iovecs: IoVecs::new(),
+            iovecs: IoVecs::default(),
         }
     }
 

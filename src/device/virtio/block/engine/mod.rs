@@ -23,12 +23,13 @@ use super::disk::{Disk, Inline};
 use super::request::Inflight;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::async_io::{AsyncIo, MAX_IN_FLIGHT, Operation};
+use crate::sys::vectored_io::IoVecs;
 
 /// Executes requests.
-#[derive(Debug)]
 pub struct Engine {
     disk: Disk,
     memory: GuestMemoryMmap,
+    iovecs: IoVecs,
     asynchronous: AsyncIo<Box<Inflight>>,
     use_uring: bool,
     durable: bool,
@@ -54,7 +55,8 @@ impl Engine {
     /// The host has no more descriptors.
     pub fn new(disk: Disk, memory: &GuestMemoryMmap, use_uring: bool) -> io::Result<Self> {
         let asynchronous = AsyncIo::new(memory.clone())?;
-        Ok(Self { disk, memory: memory.clone(), asynchronous, use_uring, durable: false, cancelled: false })
+        let (memory, iovecs) = (memory.clone(), IoVecs::default());
+        Ok(Self { disk, memory, iovecs, asynchronous, use_uring, durable: false, cancelled: false })
     }
 
     /// The disk.
@@ -102,7 +104,8 @@ impl Engine {
     /// Begins a request, or continues one that was paused.
     pub fn start(&mut self, mut inflight: Box<Inflight>, budget: &mut TurnBudget) -> Progress {
         while let Some(operation) = inflight.operation(self.durable) {
-            let result = match inline::execute(&self.disk, operation, &self.memory, inflight.data(), budget) {
+            let (data, iovecs) = (inflight.data(), &mut self.iovecs);
+            let result = match inline::execute(&self.disk, operation, &self.memory, data, iovecs, budget) {
                 Some(result) => result,
                 None if self.disk.inline == Inline::Everything => return Progress::Paused(inflight),
                 None => return self.submit_async(inflight, operation),
