@@ -34,8 +34,8 @@ pub trait ConsolePort: Send + Sync + fmt::Debug {
     /// The work for the event loop now.
     fn poll(&self) -> Pending;
 
-    /// Appends `bytes` to the input queue. Bytes beyond [`INPUT_LIMIT`] are dropped; a caller that reads no more than
-    /// [`input_room`](Self::input_room) loses none.
+    /// Appends `bytes` to the input queue. Bytes beyond [`INPUT_LIMIT`] are dropped, so a caller should read at most
+    /// [`input_room`](Self::input_room) bytes.
     fn push_input(&self, bytes: &[u8]);
 
     /// Bytes that the input queue can take. When this is zero, the loop is woken as soon as half the queue is free.
@@ -60,7 +60,7 @@ impl InputQueue {
         self.bytes.extend(bytes.iter().take(INPUT_LIMIT.saturating_sub(self.bytes.len())));
     }
 
-    /// Free bytes. Remembers that the source waits if there are none.
+    /// Number of free bytes. If it is zero, the source is marked as blocked.
     pub fn room(&mut self) -> usize {
         let room = INPUT_LIMIT.saturating_sub(self.bytes.len());
         self.blocked |= room == 0;
@@ -96,7 +96,7 @@ impl InputQueue {
     }
 }
 
-/// Output that the event loop has not taken yet.
+/// Output that the event loop has not drained yet.
 #[derive(Debug, Default)]
 pub(super) struct OutputBuffer {
     bytes: Vec<u8>,

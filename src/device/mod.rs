@@ -1,7 +1,7 @@
-//! What the guest can touch: one device a file, each behind a [`Bus`].
+//! The devices that the guest can access, one per file, each on a [`Bus`].
 //!
-//! A device locks itself; the bus does not. A write that ends the machine (power-off, reset, exit status, panic) says
-//! so in its return value, so the vCPU that made it stops right there instead of running on into guest code.
+//! A device locks itself; the bus does not. A write that ends the machine (power-off, reset, exit status, panic)
+//! returns a [`GuestRequest`], so the vCPU that made it stops at this instruction.
 
 pub mod acpi_pm;
 mod bus;
@@ -19,7 +19,7 @@ pub use console_port::{ConsolePort, FLUSH_DELAY, INPUT_LIMIT, Pending};
 use std::fmt;
 use std::ops::ControlFlow;
 
-/// What a guest can ask of its machine by touching a device.
+/// What a guest can request of its machine by an access to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestRequest {
     /// Turn the machine off (ACPI S5).
@@ -28,7 +28,7 @@ pub enum GuestRequest {
     Reset,
     /// End with this status, 0–119 (the exit port).
     Exit(u8),
-    /// The guest kernel says that it panicked.
+    /// The guest kernel reports that it panicked.
     Panic,
 }
 
@@ -55,10 +55,10 @@ pub type Response = ControlFlow<GuestRequest>;
 
 /// A device on a [`Bus`]. Accesses come from any vCPU thread, so a device guards its own state.
 pub trait Device: Send + Sync {
-    /// Fills `data` from `offset` bytes behind the start of the device's range. `data` arrives as all ones; what the
-    /// device leaves alone reads as an open bus does.
+    /// Reads `data` at `offset` bytes from the start of the device's range. All bits of `data` are 1 before the call;
+    /// bytes that the device does not write are read as on an open bus.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// Takes `data` at `offset` bytes behind the start of the device's range.
+    /// Writes `data` at `offset` bytes from the start of the device's range.
     fn write(&self, offset: u64, data: &[u8]) -> Response;
 }

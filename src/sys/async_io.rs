@@ -1,4 +1,4 @@
-//! File I/O on guest memory that may block for ever: [`AsyncIo`].
+//! File I/O on guest memory that may block forever: [`AsyncIo`].
 //!
 //! ```text
 //!   submit ─▶ table of operations in flight ─┬─▶ io_uring ──────────────┐ entered by
@@ -9,7 +9,7 @@
 
 use std::io;
 use std::mem::{self, take};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, FsyncFlags};
@@ -107,24 +107,23 @@ impl<T: Payload> AsyncIo<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether [`start`](AsyncIo::start) was successful.
-    pub fn started(&self) -> bool {
-        self.backend.is_some()
-    }
-
     /// The ID of the process.
     #[cfg(test)]
     pub(crate) fn process_id(&self) -> Option<i32> {
         self.backend.as_ref().map(|backend| backend.process.id())
     }
 
-    /// Starts the process that does the I/O, with copies of `files`, two at most; they may be closed afterwards. It uses
-    /// io_uring where the host has it, unless told not to. It ends with the calling thread.
+    /// Starts the process that executes the I/O, unless it was started before. It gets copies of `files`, two at most;
+    /// they may be closed afterwards. It uses io_uring if the host has it and `use_uring` is set. It ends with the
+    /// calling thread.
     ///
     /// # Errors
     ///
     /// The host has no memory or too many processes.
-    pub fn start(&mut self, files: &[BorrowedFd<'_>], use_uring: bool) -> io::Result<()> {
+    pub fn start(&mut self, files: &[impl AsRawFd], use_uring: bool) -> io::Result<()> {
+        if self.backend.is_some() {
+            return Ok(());
+        }
         let ring = use_uring.then(|| Uring::new(MAX_IN_FLIGHT, &self.event).ok()).flatten();
         let files: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let kept: Vec<RawFd> = files.iter().copied().chain(ring.as_ref().map(Uring::fd)).collect();
@@ -175,7 +174,7 @@ impl<T: Payload> AsyncIo<T> {
         let slot = &self.slots[usize::from(tag)];
         match ring {
             // SAFETY: the slot's buffers do not change while it is in flight. They are guest RAM, to which no Rust
-            // reference exists, or constant zeros. `Drop` keeps both for ever if the operation has not ended.
+            // reference exists, or constant zeros. `Drop` never frees them if the operation has not ended.
             Some(ring) => unsafe { ring.push(&slot.entry().user_data(tag.into())) },
             // SAFETY: as above.
             None => unsafe { process.push(slot.call(tag)) },
@@ -220,8 +219,8 @@ impl<T: Payload> AsyncIo<T> {
         }
     }
 
-    /// Waits until all operations have ended, at most until `deadline`, and tells the process to exit. Returns the number
-    /// of operations that have not ended: they are abandoned, together with all that they may still access.
+    /// Waits until all operations have ended, at most until `deadline`, and requests the process to exit. Returns the
+    /// number of operations that have not ended: they are abandoned, together with all that they may still access.
     pub fn drain(&mut self, deadline: Instant) -> usize {
         self.set_cancelled(true);
         self.draining = true;
@@ -387,7 +386,7 @@ mod tests {
     #[test]
     fn io_uring_is_used_where_the_host_has_it() {
         let mut io = AsyncIo::<Vec<(u64, usize)>>::new(GuestMemoryMmap::default()).unwrap();
-        io.start(&[], true).unwrap();
+        io.start(&[] as &[File], true).unwrap();
         let available = io_uring::IoUring::new(8).is_ok();
         assert_eq!(io.backend.as_ref().is_some_and(|backend| backend.ring.is_some()), available);
     }

@@ -6,7 +6,7 @@ use std::ptr;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// What one call takes at most (`UIO_MAXIOV`, linux/uio.h).
+/// Maximum number of buffers in one call (`UIO_MAXIOV`, linux/uio.h).
 pub const IOV_MAX: usize = 1024;
 /// Maximum number of bytes that one call moves, so that other requests and devices have their turn.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -32,7 +32,7 @@ pub enum Direction {
 /// A page of zeros to write.
 pub static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
-/// Whether reads of `file`, which has `size` bytes, can be told not to wait (`RWF_NOWAIT`).
+/// Whether reads of `file`, which has `size` bytes, support `RWF_NOWAIT`.
 pub fn supports_nowait(file: BorrowedFd<'_>, size: u64) -> bool {
     let mut byte = 0u8;
     let list = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
@@ -49,8 +49,8 @@ pub struct IoVecs(Vec<libc::iovec>);
 unsafe impl Send for IoVecs {}
 
 impl IoVecs {
-    /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Uses the
-    /// buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes, which may be smaller than the buffers.
+    /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Uses
+    /// the buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes, which may be smaller than the buffers.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl IoVecs {
         };
         let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         loop {
-            // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. No Rust reference to it exists, so
-            // the kernel may read and write it as the guest does.
+            // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. No Rust reference to it exists,
+            // so the kernel may read and write it as the guest does.
             let len = unsafe { call(file.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32, offset, flags) };
             match usize::try_from(len).map_err(|_| io::Error::last_os_error()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -114,14 +114,14 @@ impl IoVecs {
         buffers: impl Iterator<Item = Buffer>,
     ) -> io::Result<usize> {
         self.fill(memory, buffers);
-        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest that
-        // changes it meanwhile harms only itself. There are IOV_MAX at most.
+        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest
+        // that changes it meanwhile harms only itself. There are IOV_MAX at most.
         let len = unsafe { libc::writev(to.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
         usize::try_from(len).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Replaces the list by the first [`MAX_BYTES`] of `buffers`, up to the first that is not in RAM. One of [`IOV_MAX`]
-    /// entries is left for `rest`. The addresses are valid while `memory` or a clone of it lives.
+    /// Replaces the list by the first [`MAX_BYTES`] of `buffers`, up to the first that is not in RAM. One of
+    /// [`IOV_MAX`] entries is left for `rest`. The addresses are valid while `memory` or a clone of it lives.
     pub(super) fn fill(&mut self, memory: &GuestMemoryMmap, buffers: impl Iterator<Item = Buffer>) {
         let mut left = MAX_BYTES;
         self.0.clear();

@@ -6,8 +6,8 @@ use crate::sys::coalesced_port::Coalescer;
 pub(super) const POLLED_BYTES: u32 = 8;
 /// Timer periods without output after which coalescing is switched off.
 pub(super) const SILENT_PERIODS: u32 = 100;
-/// Maximum number of bytes taken from the ring at once: more than it holds, so that it is emptied, but not endless while
-/// other vCPUs write.
+/// Maximum number of bytes taken from the ring at once: more than it holds, so that it is emptied, but not endless
+/// while other vCPUs write.
 pub(super) const BATCH: usize = 256;
 
 /// Decides when writes are coalesced.
@@ -36,8 +36,8 @@ impl Coalescing {
         self.silent = 0;
     }
 
-    /// The guest has written a byte by an exit, perhaps immediately after an LSR read. Returns whether coalescing has been
-    /// switched on.
+    /// The guest has written a byte by an exit, perhaps immediately after an LSR read. Returns whether coalescing has
+    /// been switched on.
     pub fn on_write(&mut self, after_lsr_read: bool) -> bool {
         self.polled = if after_lsr_read { self.polled.saturating_add(1) } else { 0 };
         self.polled >= POLLED_BYTES && !self.on && self.set(true)

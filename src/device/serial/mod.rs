@@ -1,18 +1,19 @@
-//! The serial port: a 16550 UART (`vm-superio`) between the guest and two buffers that the event loop empties and fills.
+//! The serial port: a 16550 UART (`vm-superio`) between the guest and two buffers that the event loop empties and
+//! fills.
 //!
 //! ```text
 //!  guest ── THR ──► UART ──► OutputBuffer ──► event loop ──► stdout
 //!  guest ◄─ RBR ─── FIFO ◄── InputQueue   ◄── event loop ◄── stdin
 //! ```
 //!
-//! vCPU threads never touch a host file: they fill the output buffer, refill the FIFO from the input queue, and signal
+//! vCPU threads never access a host file: they fill the output buffer, refill the FIFO from the input queue, and signal
 //! `wake`. A full output buffer blocks only the vCPU that writes. While the input queue is full, the loop does not read
 //! its source. So neither direction loses a byte.
 //!
 //! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. When the guest is seen polling,
 //! the port's writes go to KVM's coalescing ring, where they wait without an exit until the next LSR read. While that
 //! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte that no read follows is not late either. It is
-//! switched off when the guest falls silent, so an idle guest needs no timer.
+//! switched off when the guest writes nothing for a while, so an idle guest needs no timer.
 
 mod coalesce;
 
@@ -212,23 +213,25 @@ impl State {
         self.uart.writer_mut()
     }
 
-    /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input stays
-    /// in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the port up.
+    /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input
+    /// stays in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the
+    /// port up.
     fn refill(&mut self) {
         let front = self.input.front();
         let reads_input = self.interrupt_enabled || self.lsr_reads >= INPUT_POLLS;
         if front.is_empty() || !reads_input || self.uart.fifo_capacity() < self.fifo_size {
             return;
         }
-        // An error means that the interrupt could not be raised: the eventfd's counter is full, so it is raised already.
+        // An error means that the interrupt could not be raised: the eventfd's counter is full, so it is raised
+        // already.
         let taken = self.uart.enqueue_raw_bytes(front).unwrap_or(front.len().min(self.fifo_size));
         self.input.consume(taken);
         self.input_noticed = false;
     }
 
-    /// Moves input that the guest has not noticed back from the FIFO to the queue. A driver that sets the port up enables
-    /// the interrupt for a moment, to see whether it can, and then empties the FIFO. In loopback mode the FIFO holds the
-    /// guest's own bytes, which are not input.
+    /// Moves input that the guest has not noticed back from the FIFO to the queue. A driver that sets the port up
+    /// enables the interrupt for a moment, to see whether it can, and then empties the FIFO. In loopback mode the FIFO
+    /// holds the guest's own bytes, which are not input.
     fn withdraw(&mut self) {
         let unread = self.fifo_size - self.uart.fifo_capacity();
         if self.input_noticed || self.loopback || unread == 0 || self.withdrawals >= MAX_WITHDRAWALS {
@@ -300,7 +303,8 @@ impl Device for Serial {
                 _ => {}
             }
             let _ = state.uart.write(offset as u8, data[0]); // see `transmit`
-            state.refill(); // the guest reads input again, or has left loopback mode, in which none comes in
+            // The guest may read input again, or have left loopback mode, in which the FIFO receives no input.
+            state.refill();
         }
         self.notify(&mut state, coalescing_began);
         ControlFlow::Continue(())

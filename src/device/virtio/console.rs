@@ -1,5 +1,5 @@
-//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of the driver is one request, however long; a serial port has
-//! an exit or two a byte.
+//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of the driver is one request, however long; a serial port
+//! has an exit or two a byte.
 
 use std::io;
 use std::mem::take;

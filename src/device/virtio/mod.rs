@@ -16,8 +16,8 @@
 //!
 //! The queues of a [`synchronous`](VirtioDevice::synchronous) device are processed by the vCPU that writes QueueNotify.
 //!
-//! A driver that violates the specification stops the queue concerned and gets DEVICE_NEEDS_RESET. Other queues and other
-//! devices continue.
+//! A driver that violates the specification stops the queue concerned and gets DEVICE_NEEDS_RESET. Other queues and
+//! other devices continue.
 //!
 //! A driver's reset can take time (2.4.2): while a device still has I/O in flight, the status register does not read 0.
 //! [`VirtioDevice::reset`] explains this.
@@ -67,14 +67,14 @@ pub trait VirtioDevice: Send {
     /// Registers the device's own descriptors, with user data from [`BACKEND`] on.
     fn init(&mut self, _ops: &mut EventOps) {}
 
-    /// Called when the driver has negotiated these features and sets DRIVER_OK, on a vCPU's thread. All queues are notified
-    /// afterwards.
+    /// Called when the driver has negotiated these features and sets DRIVER_OK, on a vCPU's thread. All queues are
+    /// notified afterwards.
     fn activate(&mut self, _features: u64) {}
 
-    /// Resets the device to the state before [`activate`](VirtioDevice::activate). Called on a vCPU's thread. It must not
-    /// wait: while [`has_io_in_flight`](VirtioDevice::has_io_in_flight), it is called again after each event of the device,
-    /// on the event loop's thread. In between the driver reads a status other than 0, its writes are ignored, and the device
-    /// gets no queues.
+    /// Resets the device to the state before [`activate`](VirtioDevice::activate). Called on a vCPU's thread. It must
+    /// not wait: while [`has_io_in_flight`](VirtioDevice::has_io_in_flight), it is called again after each event of the
+    /// device, on the event loop's thread. In between the driver reads a status other than 0, its writes are ignored,
+    /// and the device gets no queues.
     fn reset(&mut self) {}
 
     /// Whether I/O that may access guest memory is in flight, so that a reset is not complete.
@@ -107,6 +107,6 @@ pub struct DeviceContext<'a, 'b> {
     pub config_changed: bool,
 }
 
-/// A function that raises the device's interrupt. For a [`synchronous`](VirtioDevice::synchronous) device it should inject
-/// the interrupt itself, because the driver waits on the calling thread; a kernel thread does so for an irqfd.
+/// A function that raises the device's interrupt. For a [`synchronous`](VirtioDevice::synchronous) device it should
+/// inject the interrupt itself, because the driver waits on the calling thread; a kernel thread does so for an irqfd.
 pub type Interrupt = Box<dyn Fn() + Send>;

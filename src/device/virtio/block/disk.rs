@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,7 +18,8 @@ use crate::sys::{flock, os_error};
 /// An open disk. A disk that can be written has no other user.
 #[derive(Debug)]
 pub struct Disk {
-    files: Vec<File>,           // through the host's page cache; with `direct` a second one that bypasses it
+    /// The file through the host's page cache, and that of a direct disk, which bypasses it. Empty when closed.
+    pub(super) files: Vec<File>,
     pub(super) sectors: u64,    // of 512 bytes
     pub(super) block_size: u32, // in bytes, for the driver
     pub(super) read_only: bool,
@@ -26,13 +27,12 @@ pub struct Disk {
     pub(super) inline: Inline, // the part of its I/O that never blocks
 }
 
-/// What of a disk's I/O never blocks.
+/// The part of a disk's I/O that never blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inline {
     /// Nothing: not even closing the file (FUSE, NFS).
     Nothing,
-    /// Reads of what is in the host's page cache, with RWF_NOWAIT. Writes wait for a frozen file system whatever the
-    /// flags are.
+    /// Reads of data in the host's page cache, with RWF_NOWAIT. Writes wait for a frozen file system with all flags.
     CachedReads,
     /// Everything, because the file is memory (tmpfs).
     Everything,
@@ -47,8 +47,8 @@ pub struct DiskError {
     reason: String,
 }
 
-/// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and requests
-/// in flight keep that of a process that was killed.
+/// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and
+/// requests in flight keep that of a process that was killed.
 const LOCK_TRIES: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -112,16 +112,6 @@ impl Disk {
         };
         let block_size = if direct { direct_block_size(&files[1]) } else { SECTOR as u32 };
         Ok(Self { files, sectors: size / SECTOR, block_size, read_only, direct, inline })
-    }
-
-    /// Its open files: the one through the host's page cache, and that of a direct disk.
-    pub fn files(&self) -> Vec<BorrowedFd<'_>> {
-        self.files.iter().map(AsFd::as_fd).collect()
-    }
-
-    /// The file through the host's page cache, unless it is closed.
-    pub fn file(&self) -> Option<&File> {
-        self.files.first()
     }
 
     /// Closes its files. The lock lasts as long as there are copies of their descriptors.

@@ -6,8 +6,8 @@
 //!   Virtqueue ◀── status ◀─────────────────────────────────────────────────┘
 //! ```
 //!
-//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops neither
-//! the event loop nor the end of the program.
+//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops
+//! neither the event loop nor the end of the program.
 
 mod config;
 mod disk;
@@ -47,7 +47,6 @@ pub type ReportHostError = Box<dyn FnOnce(&io::Error) + Send>;
 /// A disk device.
 pub struct Block {
     engine: Engine,
-    memory: GuestMemoryMmap,
     id: [u8; ID_BYTES],
     config: [u8; config::LEN],
     report_host_error: Option<ReportHostError>,
@@ -64,33 +63,32 @@ impl fmt::Debug for Block {
 }
 
 impl Block {
-    /// The device for `disk`, which moves bytes to and from `memory`. The guest reads the first [`ID_BYTES`] of `id` as its
-    /// serial number.
+    /// The device for `disk`, which moves bytes to and from `memory`. The guest reads the first [`ID_BYTES`] of `id` as
+    /// its serial number.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors.
     pub fn new(disk: Disk, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
-        Self::with_engine(Engine::new(disk, memory, true)?, id, memory, report)
+        Ok(Self::with_engine(Engine::new(disk, memory, true)?, id, report))
     }
 
-    fn with_engine(engine: Engine, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
+    fn with_engine(engine: Engine, id: &str, report: ReportHostError) -> Self {
         let mut serial = [0; ID_BYTES];
         serial.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self {
+        Self {
             config: config::space(engine.disk()),
             engine,
-            memory: memory.clone(),
             id: serial,
             report_host_error: Some(report),
             spare: Vec::new(),
             paused: None,
             starved: false,
-        })
+        }
     }
 
-    /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that are
-    /// abandoned, together with the memory they may access. The device must not be used afterwards.
+    /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that
+    /// are abandoned, together with the memory they may access. The device must not be used afterwards.
     pub fn drain(&mut self, deadline: Instant) -> usize {
         self.engine.drain(deadline)
     }
@@ -123,12 +121,12 @@ impl Block {
                 return queue.fail("a disk's request has no room for its status");
             };
             (inflight.status, inflight.written, inflight.direct) = (status, 0, self.engine.disk().direct);
-            match parse(&mut inflight.chain, &self.memory, self.engine.disk()) {
+            match parse(&mut inflight.chain, queue.memory(), self.engine.disk()) {
                 Err(status) => self.answer(inflight, status, queue),
                 Ok(request) => {
                     inflight.request = request;
                     match request {
-                        Request::Identify => inflight.written = inflight.chain.writable.write(&self.memory, &self.id),
+                        Request::Identify => inflight.written = inflight.chain.writable.write(queue.memory(), &self.id),
                         Request::Transfer { .. } => inflight.written = inflight.chain.writable.len(),
                         _ => {}
                     }
@@ -175,7 +173,7 @@ impl Block {
     fn answer(&mut self, inflight: Box<Inflight>, status: Status, queue: &mut Virtqueue) {
         // What counts as written begins at the first byte, and the status is the last.
         let written = if status == Status::Ok { inflight.written + 1 } else { 0 };
-        let _ = self.memory.write_obj(status as u8, inflight.status); // was checked to be in RAM
+        let _ = queue.memory().write_obj(status as u8, inflight.status); // was checked to be in RAM
         queue.push(inflight.chain.head, written);
         self.spare.push(inflight);
     }
@@ -198,7 +196,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, features: u64) {
-        // Without VIRTIO_BLK_F_FLUSH the driver does not know of a cache (5.2.6.2).
+        // Without VIRTIO_BLK_F_FLUSH the driver sends no flush requests (5.2.6.2).
         self.engine.activate(features & 1 << VIRTIO_BLK_F_FLUSH == 0);
     }
 

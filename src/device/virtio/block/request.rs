@@ -14,7 +14,7 @@ use crate::device::virtio::{Buffer, Buffers, Chain};
 use crate::sys::async_io::{Operation, Payload};
 use crate::sys::vectored_io::Direction;
 
-/// Bytes of a sector, whatever the disk's block size is (5.2.6).
+/// Number of bytes in a sector, independent of the disk's block size (5.2.6).
 pub const SECTOR: u64 = 512;
 /// The most sectors that one request discards: 2 GiB.
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
@@ -144,7 +144,7 @@ impl Inflight {
         // The latter where a block device's blocks are larger than the guest's.
         let unsupported = matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));
         match &mut self.request {
-            // O_DIRECT wants an alignment that the driver does not know of.
+            // O_DIRECT requires an alignment that the driver does not guarantee.
             Request::Transfer { .. } if self.direct && errno == Some(libc::EINVAL) => self.direct = false,
             Request::Transfer { direction, offset } => {
                 let count = result.and_then(moved)?;

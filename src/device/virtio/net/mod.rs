@@ -268,7 +268,8 @@ impl VirtioDevice for Net {
         if flags & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
             flags &= !libc::TUN_F_TSO_ECN;
         }
-        let _ = set_offloads(&self.tap.file, flags); // succeeded in `Tap::open`, so this fails only if the tap was deleted
+        // Succeeded in `Tap::open`, so this fails only if the tap was deleted.
+        let _ = set_offloads(&self.tap.file, flags);
     }
 
     fn reset(&mut self) {

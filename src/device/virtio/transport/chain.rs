@@ -1,5 +1,5 @@
-//! A validated descriptor chain: every buffer is in RAM, the chain ends, and buffers that the device reads come before those
-//! that it writes.
+//! A validated descriptor chain: every buffer is in RAM, the chain ends, and buffers that the device reads come before
+//! those that it writes.
 
 use virtio_queue::DescriptorChain;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -8,8 +8,8 @@ use crate::sys::vectored_io::Buffer;
 
 /// A sequence of buffers in guest memory.
 //
-// virtio-queue's Reader and Writer are not used: they allocate for each chain, and borrow guest memory, so that a request
-// cannot be kept while it is in flight.
+// virtio-queue's Reader and Writer are not used: they allocate for each chain, and borrow guest memory, so that a
+// request cannot be kept while it is in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     list: Vec<Buffer>,
@@ -48,7 +48,7 @@ impl Chain {
         let mut complete = false;
         let mut count = 0;
         for descriptor in chain {
-            // A chain is no longer than its queue (virtio 1.3, 2.7.4.1 and 2.7.5.3.1), whatever table it is in.
+            // No chain is longer than its queue, in an indirect table neither (virtio 1.3, 2.7.4.1 and 2.7.5.3.1).
             count += 1;
             if count > queue_size {
                 return Err("a descriptor chain is longer than its queue");
@@ -106,17 +106,13 @@ impl Buffers {
     pub fn skip(&mut self, count: usize) {
         let mut left = count.min(self.len);
         self.len -= left;
-        let whole = self.list.iter().take_while(|buffer| {
-            let whole = buffer.len <= left;
-            left -= if whole { buffer.len } else { 0 };
-            whole
+        self.list.retain_mut(|buffer| {
+            let part = buffer.len.min(left);
+            left -= part;
+            buffer.len -= part;
+            buffer.address.0 += part as u64; // does not overflow, because the buffer is in RAM
+            buffer.len > 0
         });
-        let whole = whole.count();
-        self.list.drain(..whole);
-        if let Some(first) = self.list.first_mut() {
-            first.address.0 += left as u64; // stays inside the buffer, which is in RAM
-            first.len -= left;
-        }
     }
 
     /// Removes the last byte and returns its address.

@@ -1,4 +1,5 @@
-//! One virtqueue (virtio 1.3, 2.7): the device takes requests from its available ring and returns them in its used ring.
+//! One virtqueue (virtio 1.3, 2.7): the device takes requests from its available ring and returns them in its used
+//! ring.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -112,8 +113,8 @@ impl Virtqueue {
         self.budget = u32::from(self.queue.size()).saturating_mul(ROUNDS);
     }
 
-    /// Interrupts the driver for the used entries that were added, unless it suppresses that. To be called after the device
-    /// has processed the queue.
+    /// Interrupts the driver for the used entries that were added, unless it suppresses that. To be called after the
+    /// device has processed the queue.
     pub(super) fn end_turn(&mut self, interrupt: &Interrupt) {
         let added = std::mem::take(&mut self.pending_used);
         if added > 0 && self.needs_interrupt(added).unwrap_or(true) {
@@ -121,7 +122,7 @@ impl Virtqueue {
         }
     }
 
-    /// Whether the driver wants an interrupt for one of the last `added` entries (virtio 1.3, 2.7.7.2).
+    /// Whether the driver requires an interrupt for one of the last `added` entries (virtio 1.3, 2.7.7.2).
     fn needs_interrupt(&self, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
         if !self.queue.event_idx_enabled() {
             return Ok(true);
@@ -150,8 +151,8 @@ impl Virtqueue {
         self.queue.size()
     }
 
-    /// Takes the driver's next request into `chain`. Returns false when none is available; then the driver notifies the queue
-    /// of the next one. A queue that is not ready or has failed has no requests.
+    /// Takes the driver's next request into `chain`. Returns false when none is available; then the driver notifies the
+    /// queue of the next one. A queue that is not ready or has failed has no requests.
     pub fn pop(&mut self, chain: &mut Chain) -> bool {
         while self.usable() {
             if self.budget == 0 {
@@ -218,8 +219,8 @@ impl Virtqueue {
         let mut next = self.queue.next_used();
         let mut result = Ok(());
         for (head, written) in entries {
-            // 32 bits each for the head and the length, which is less than 2^32 for any chain. `configure` has checked that
-            // the ring is in RAM.
+            // 32 bits each for the head and the length, which is less than 2^32 for any chain. `configure` has checked
+            // that the ring is in RAM.
             let entry = u64::from(u32::try_from(written).unwrap_or(u32::MAX)) << 32 | u64::from(head);
             let at = GuestAddress(ring + 4 + 8 * u64::from(next % size));
             result = result.and(self.memory.write_obj(entry.to_le(), at));

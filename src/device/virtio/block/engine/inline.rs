@@ -15,8 +15,8 @@ use crate::sys::vectored_io::{Direction, IoVecs, MAX_BYTES, ZEROS};
 /// The most bytes that are moved in one turn of the event loop or one exit of a vCPU.
 const MAX_TURN_BYTES: usize = 8 << 20;
 
-/// With so many requests in flight, reads are not tried inline. A read that finds nothing in the page cache starts readahead,
-/// and even that waits for a device which does not answer as soon as its queue is full.
+/// With so many requests in flight, reads are not tried inline. A read that finds nothing in the page cache starts
+/// readahead, and even that waits for a device which does not answer as soon as its queue is full.
 const MAX_MISSES: usize = 8;
 
 /// What may still be done in this turn.
@@ -47,7 +47,7 @@ pub fn execute(
     iovecs: &mut IoVecs,
     budget: &mut TurnBudget,
 ) -> Option<io::Result<usize>> {
-    let file = disk.file()?;
+    let file = disk.files.first()?;
     let len = data.len();
     let mut transfer = |direction, offset, flags| {
         iovecs.transfer(file.as_fd(), direction, memory, data.iter().copied(), offset, flags)

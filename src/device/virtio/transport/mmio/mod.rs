@@ -1,7 +1,7 @@
 //! The registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
 //!
-//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped read-only
-//! into the guest, so that only writes exit; so it is up to date at all times.
+//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped
+//! read-only into the guest, so that only writes exit; so it is up to date at all times.
 
 use std::fmt;
 use std::io;
@@ -40,9 +40,9 @@ pub const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
 /// The bit of InterruptStatus for used buffers.
 pub const INT_VRING: u32 = VIRTIO_MMIO_INT_VRING;
 
-/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the register,
-/// but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so this must be much
-/// shorter than the time a shutdown waits for it.
+/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the
+/// register, but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so
+/// this must be much shorter than the time a shutdown waits for it.
 const RESET_WAIT: Duration = Duration::from_millis(100);
 
 const TRANSPORT_FEATURES: u64 =
@@ -166,7 +166,8 @@ impl<D: VirtioDevice> Virtio<D> {
         self.page.write(VIRTIO_MMIO_CONFIG, self.device.config());
     }
 
-    /// Publishes a new configuration. The generation changes before and after, so a driver that read in between tries again.
+    /// Publishes a new configuration. The generation changes before and after, so a driver that read in between tries
+    /// again.
     fn config_changed(&mut self) {
         self.increment_generation();
         self.store_config();

@@ -11,7 +11,7 @@ fn rng() -> Driver<Rng> {
     Driver::running(Rng::default(), VERSION_1)
 }
 
-/// That the queue has stopped and its driver was told.
+/// Asserts that the queue has stopped and that its driver was notified.
 #[track_caller]
 fn has_stopped(driver: &Driver<Rng>) {
     assert_eq!(driver.used(0), []);
@@ -236,7 +236,8 @@ fn requests_that_are_taken_together_are_one_interrupt() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever a guest writes to registers and memory, the device survives, the loop comes to rest, and a reset mends it.
+    /// A guest may write anything to registers and memory: the device does not panic, the loop becomes idle, and the
+    /// device works after a reset.
     #[test]
     fn no_guest_breaks_the_transport(
         memory in proptest::collection::vec(any::<u8>(), 0x1000),
