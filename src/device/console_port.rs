@@ -1,4 +1,4 @@
-//! The interface between the event loop and a console device, be it a serial port or a virtio console.
+//! The interface between the event loop and a console device: a serial port or a virtio console.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -181,7 +181,7 @@ impl<T: Payload> AsyncIo<T> {
         }
     }
 
-    /// Lets what was added begin.
+    /// Begins the operations that were added.
     pub fn submit(&mut self) {
         match &mut self.backend {
             Some(Backend { ring: Some(ring), process, .. }) => ring.submit(process),
@@ -212,7 +212,7 @@ impl<T: Payload> AsyncIo<T> {
         }
     }
 
-    /// Lets operations that have not begun fail from now on, or no longer. It is a hint: io_uring has begun with all.
+    /// Sets whether operations that have not begun fail. This is a hint: io_uring has begun all of them.
     pub fn set_cancelled(&self, cancelled: bool) {
         if let Some(Backend { ring: None, process, .. }) = &self.backend {
             process.set_cancelled(cancelled);

@@ -67,7 +67,7 @@ struct Shared {
     exiting: AtomicU32,
     parent: i32,
     event: RawFd,
-    kept: [RawFd; MAX_KEPT], // ascending; RawFd::MAX behind the last
+    kept: [RawFd; MAX_KEPT], // ascending; RawFd::MAX after the last
     calls: [UnsafeCell<(Call, i64)>; MAX_CALLS],
 }
 
@@ -94,7 +94,7 @@ impl IoProcess {
         let mut list = [RawFd::MAX; MAX_KEPT];
         list.iter_mut().zip(kept.iter().copied().chain([event.as_raw_fd()])).for_each(|(to, fd)| *to = fd);
         list.sort_unstable();
-        // SAFETY: `Shared` fits behind the stack, where the mapping is page-aligned and zero, which is a valid value of
+        // SAFETY: `Shared` fits after the stack, where the mapping is page-aligned and zero, which is a valid value of
         // all its fields. The mapping has no other user yet. The first page is in it, and is never used.
         let stack_end = unsafe {
             let stack_end = mapping.as_ptr().add(STACK_END);
@@ -175,7 +175,7 @@ impl IoProcess {
     /// Calls that have not ended. If it is two or more, the last of them begins after this and sees all memory written
     /// before this.
     pub(crate) fn outstanding(&self) -> u32 {
-        fence(Ordering::SeqCst); // pairs with the fence behind the store to `done`
+        fence(Ordering::SeqCst); // pairs with the fence after the store to `done`
         self.queued.wrapping_sub(self.shared().done.load(Ordering::Acquire))
     }
 
@@ -191,7 +191,7 @@ impl IoProcess {
         Some((call.tag, result))
     }
 
-    /// Lets calls that have not begun end with ECANCELED from now on, or no longer.
+    /// Sets whether calls that have not begun end with ECANCELED.
     pub(crate) fn set_cancelled(&self, cancelled: bool) {
         self.shared().cancelled.store(cancelled.into(), Ordering::Relaxed);
     }

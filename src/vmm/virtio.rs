@@ -131,13 +131,14 @@ impl VirtioDevices {
         let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
             return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
         };
-        let interrupt = interrupt(attachment.vm, gsi, device.synchronous())?;
+        let synchronous = device.synchronous();
+        let interrupt = interrupt(attachment.vm, gsi, synchronous)?;
         let page = RegisterPage::new(self.registers.clone(), self.subscribers.len());
         let fast_path = self.fast_path.clone();
         let on_driver_ok = Box::new(move || fast_path.install());
         let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page, on_driver_ok);
         let virtio = virtio.map_err(Error::host("create a virtio device"))?;
-        let doorbells = virtio.doorbells().filter(|_| !virtio.synchronous());
+        let doorbells = virtio.doorbells().filter(|_| !synchronous);
         self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let virtio = Arc::new(Mutex::new(virtio));
         let registers = Arc::new(Registers::new(virtio.clone()));

@@ -43,7 +43,7 @@ impl Coalescing {
         self.polled >= POLLED_BYTES && !self.on && self.set(true)
     }
 
-    /// Returns whether coalescing has been switched off because the guest is silent.
+    /// Returns whether coalescing has been switched off because the guest has written nothing for [`SILENT_PERIODS`].
     pub fn on_timer(&mut self) -> bool {
         self.silent += u32::from(self.on);
         let off = self.silent > SILENT_PERIODS;

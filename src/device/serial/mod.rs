@@ -132,7 +132,7 @@ impl Serial {
         Self { state: Mutex::new(state), room: Condvar::new(), wake }
     }
 
-    /// Lets the writes of a polling guest wait in `ring`.
+    /// Sets the ring in which the writes of a polling guest wait.
     pub fn set_coalescer(&self, ring: Box<dyn Coalescer>) {
         self.lock().coalescing = Coalescing::new(ring);
     }
@@ -142,11 +142,8 @@ impl Serial {
     }
 
     /// Waits until the loop has drained a full output buffer. Other vCPUs can use the port meanwhile.
-    fn wait_for_room<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.output().room() == 0 {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state
+    fn wait_for_room<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.room.wait_while(state, |state| state.output().room() == 0).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signals `wake` if the loop has new work.
@@ -261,7 +258,7 @@ impl Device for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = self.lock();
         state.drain_ring();
-        // A polling guest whose bytes all go through the ring is held back here.
+        // A polling guest whose bytes all go through the ring waits here.
         state = self.wait_for_room(state);
         state.lsr_reads = if offset == LSR { state.lsr_reads.saturating_add(1) } else { 0 };
         if offset == LSR {

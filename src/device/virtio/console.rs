@@ -1,4 +1,4 @@
-//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of the driver is one request, however long; a serial port
+//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of any length is one request of the driver; a serial port
 //! has an exit or two a byte.
 
 use std::io;
@@ -119,7 +119,8 @@ pub struct Console {
     unsent: bool, // `sending` holds a request that is not done
     receiving: Chain,
     /// Whether the driver has a reader for input. Linux discards input that arrives between its first buffer and its
-    /// terminal (drivers/char/virtio_console.c, add_port), so input waits until the driver writes or time is up.
+    /// terminal (drivers/char/virtio_console.c, add_port), so input waits until the driver writes or [`OPEN_TIMEOUT`]
+    /// has passed.
     open: bool,
     open_timer: Timer,
     has_size: bool,
@@ -219,7 +220,8 @@ impl VirtioDevice for Console {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // Both descriptors are new, so this fails only when the host is out of memory; then the console is mute.
+        // Both descriptors are new, so this fails only when the host is out of memory; then the console transfers
+        // nothing.
         let _ = ops.add(Events::with_data(&self.port.work, WORK_EVENT, EventSet::IN | EventSet::EDGE_TRIGGERED));
         let _ = ops.add(Events::with_data(&self.open_timer, TIMER_EVENT, EventSet::IN));
     }

@@ -12,7 +12,7 @@
 //!
 //! [`Virtio`] is the transport that all devices share: the registers of virtio over MMIO, version 2. A [`VirtioDevice`]
 //! implements one device type. A [`Virtqueue`] validates what the driver writes into its rings, so a device gets only
-//! requests whose buffers are in RAM; their content is for the device to validate.
+//! requests whose buffers are in RAM; the device validates their content.
 //!
 //! The queues of a [`synchronous`](VirtioDevice::synchronous) device are processed by the vCPU that writes QueueNotify.
 //!

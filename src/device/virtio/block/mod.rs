@@ -37,8 +37,6 @@ use request::{Inflight, Request, Status, parse};
 pub const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 
 const QUEUE_SIZE: u16 = 256;
-/// The most completions that are handled in one turn of the event loop, so that other devices have theirs.
-const MAX_COMPLETIONS: u16 = MAX_IN_FLIGHT;
 const COMPLETED: u32 = BACKEND;
 
 /// Called with the first error of the host.
@@ -144,9 +142,10 @@ impl Block {
         }
     }
 
-    /// Returns requests that the engine has finished to the driver.
+    /// Returns requests that the engine has finished to the driver: as many as can be in flight per turn of the event
+    /// loop, so that other devices have theirs.
     fn reap_completions(&mut self, queue: &mut Virtqueue) {
-        for _ in 0..MAX_COMPLETIONS {
+        for _ in 0..MAX_IN_FLIGHT {
             match self.engine.completed() {
                 Some(Progress::Ended(inflight, result)) => self.finish(inflight, result, queue),
                 Some(_) => {}

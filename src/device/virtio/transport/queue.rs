@@ -10,7 +10,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::{Chain, Fault};
 use crate::device::virtio::Interrupt;
 
-/// How often its own size of requests a queue yields in one turn of the event loop, so that other devices have theirs.
+/// Maximum number of requests that a queue returns in one turn of the event loop, as a multiple of its size, so that
+/// other devices have their turn.
 const ROUNDS: u32 = 2;
 
 /// The driver's configuration of a queue, in effect when the queue becomes ready.
@@ -128,7 +129,7 @@ impl Virtqueue {
             return Ok(true);
         }
         fence(Ordering::SeqCst); // the driver sees the entries before `used_event` is read
-        // It is behind the entries of the available ring, which `configure` has checked to be in RAM.
+        // It follows the entries of the available ring, which `configure` has checked to be in RAM.
         let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
         let event = u16::from_le(self.memory.load(GuestAddress(at), Ordering::Relaxed)?);
         Ok(self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < added)

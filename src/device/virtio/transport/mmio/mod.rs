@@ -152,11 +152,6 @@ impl<D: VirtioDevice> Virtio<D> {
         &mut self.device
     }
 
-    /// Whether QueueNotify should be handled by [`Registers`] instead of the event loop.
-    pub fn synchronous(&self) -> bool {
-        self.device.synchronous()
-    }
-
     /// The queues' eventfds, in order. Writing one notifies the queue.
     pub fn doorbells(&self) -> impl Iterator<Item = &EventFd> {
         self.queues.iter().map(Virtqueue::doorbell)
@@ -345,7 +340,7 @@ impl<D: VirtioDevice> Virtio<D> {
     }
 }
 
-/// 32 bits of a 64-bit register; behind the register they are zero.
+/// 32 bits of a 64-bit register. They are zero if `select` is larger than 1.
 fn half(register: u64, select: u32) -> u32 {
     register.checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
 }
