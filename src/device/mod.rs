@@ -1,7 +1,37 @@
-//! The devices that the guest can access, one per file, each on a [`Bus`].
+//! What the guest can access: one device per file, and the [`Bus`] that maps addresses to devices.
 //!
-//! A device locks itself; the bus does not. A write that ends the machine (power-off, reset, exit status, panic)
-//! returns a [`GuestRequest`], so the vCPU that made it stops at this instruction.
+//! vCPU threads share the bus without a lock; each [`Device`] locks its own state. A write that ends the machine
+//! (power-off, reset, exit status, panic) returns a [`GuestRequest`], so the vCPU executes no further instruction.
+//!
+//! This floor may import `event`, `sys` and `memory`.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use std::sync::Arc;
+//!
+//! use kickvm::device::{Bus, Device, GuestRequest, Response};
+//!
+//! /// Reads as its offset; a write to it powers the machine off.
+//! struct Example;
+//!
+//! impl Device for Example {
+//!     fn read(&self, offset: u64, data: &mut [u8]) {
+//!         data[0] = offset as u8;
+//!     }
+//!
+//!     fn write(&self, _offset: u64, _data: &[u8]) -> Response {
+//!         ControlFlow::Break(GuestRequest::PowerOff)
+//!     }
+//! }
+//!
+//! let mut bus = Bus::new();
+//! bus.insert(0x300, 4, Arc::new(Example))?;
+//! let mut data = [0; 2];
+//! bus.read(0x302, &mut data);
+//! assert_eq!(data, [2, 0xff]);
+//! assert_eq!(bus.write(0x300, &[0]), ControlFlow::Break(GuestRequest::PowerOff));
+//! # Ok::<(), kickvm::device::BusError>(())
+//! ```
 
 pub mod acpi_pm;
 mod bus;
@@ -19,21 +49,21 @@ pub use console_port::{ConsolePort, FLUSH_DELAY, INPUT_LIMIT, Pending};
 use std::fmt;
 use std::ops::ControlFlow;
 
-/// What a guest can request of its machine by an access to a device.
+/// A request of the guest, made by a write to a device, that ends the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestRequest {
-    /// Turn the machine off (ACPI S5).
+    /// Power off (ACPI S5).
     PowerOff,
-    /// Restart the machine (i8042 or the ACPI reset register).
+    /// Restart (i8042 or the ACPI reset register).
     Reset,
-    /// End with this status, 0–119 (the exit port).
+    /// End with this status, 0 to 119 (exit port).
     Exit(u8),
-    /// The guest kernel reports that it panicked.
+    /// The guest kernel panicked (pvpanic).
     Panic,
 }
 
 impl GuestRequest {
-    /// Whether the machine was turned off or restarted, as at any end of work.
+    /// Whether this is how a guest ends that completed its work: by a power-off or a restart.
     pub fn is_ordinary_end(self) -> bool {
         matches!(self, Self::PowerOff | Self::Reset)
     }
@@ -53,12 +83,12 @@ impl fmt::Display for GuestRequest {
 /// `Continue`, or `Break` with the guest's request.
 pub type Response = ControlFlow<GuestRequest>;
 
-/// A device on a [`Bus`]. Accesses come from any vCPU thread, so a device guards its own state.
+/// A device on a [`Bus`]. Any vCPU thread may access it, so a device locks its own state.
 pub trait Device: Send + Sync {
-    /// Reads `data` at `offset` bytes from the start of the device's range. All bits of `data` are 1 before the call;
-    /// bytes that the device does not write are read as on an open bus.
+    /// Reads `data.len()` bytes at `offset` from the start of the device's range. `data` is all ones at first; bytes
+    /// that the device does not fill stay so, as on an open bus.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes `data` at `offset` bytes from the start of the device's range.
+    /// Writes `data` at `offset` from the start of the device's range.
     fn write(&self, offset: u64, data: &[u8]) -> Response;
 }

@@ -1,4 +1,5 @@
-//! KVM's ring of coalesced port writes (Documentation/virt/kvm/api.rst, 4.116).
+//! KVM's ring of coalesced port writes: KVM stores the writes to a port in it instead of exiting
+//! (Documentation/virt/kvm/api.rst, 4.116).
 
 use std::fmt;
 use std::io;
@@ -11,22 +12,23 @@ use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use super::mapping::Mapping;
 
 const PAGE: usize = 4096;
+/// As in `KVM_COALESCED_MMIO_MAX` (linux/kvm.h).
 const RING_ENTRIES: u32 = ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
 
-/// Guest writes to a port that the hypervisor holds back in a ring.
+/// A ring of guest writes to a port.
 pub trait Coalescer: fmt::Debug + Send {
-    /// Coalesces writes from now on, or no longer.
+    /// Switches coalescing on or off.
     ///
     /// # Errors
     ///
     /// The hypervisor rejects the request.
     fn set(&mut self, on: bool) -> io::Result<()>;
 
-    /// Takes the oldest write out of the ring.
+    /// Removes the oldest write from the ring.
     fn pop(&mut self) -> Option<u8>;
 }
 
-/// Writes to one port that KVM keeps in a ring instead of exiting (Documentation/virt/kvm/api.rst, 4.116).
+/// The coalesced writes to one port.
 #[derive(Debug)]
 pub struct CoalescedPort {
     vm: Arc<VmFd>,
@@ -35,40 +37,39 @@ pub struct CoalescedPort {
 }
 
 impl CoalescedPort {
-    /// Maps the VM's ring through `vcpu`, any of its vCPUs. One value a VM: two would both move the ring's head.
+    /// Maps the ring of `vm` through any of its vCPUs. Create one value per VM: two would both move the ring's head.
+    ///
+    /// # Errors
+    ///
+    /// The error of mmap(2).
     pub fn new(vm: Arc<VmFd>, vcpu: &VcpuFd, port: u16) -> io::Result<Self> {
         let offset = i64::from(KVM_COALESCED_MMIO_PAGE_OFFSET) * PAGE as i64;
         let ring = Mapping::shared(vcpu, PAGE, offset)?;
         Ok(Self { vm, port, ring })
-    }
-
-    fn header(&self) -> *mut kvm_coalesced_mmio_ring {
-        self.ring.as_ptr().cast()
     }
 }
 
 impl Coalescer for CoalescedPort {
     fn set(&mut self, on: bool) -> io::Result<()> {
         let address = IoEventAddress::Pio(self.port.into());
-        let done = match on {
+        Ok(match on {
             true => self.vm.register_coalesced_mmio(address, 1),
             false => self.vm.unregister_coalesced_mmio(address, 1),
-        };
-        done.map_err(io::Error::from)
+        }?)
     }
 
     fn pop(&mut self) -> Option<u8> {
-        let header = self.header();
-        // SAFETY: the page begins with the header, both fields are aligned words of it, and `&mut self` makes this the
-        // only one to move `first`. `last` is the kernel's.
+        let header: *mut kvm_coalesced_mmio_ring = self.ring.as_ptr().cast();
+        // SAFETY: the page begins with the header, of which both fields are aligned words. Only this function writes
+        // `first`, through `&mut self`; only the kernel writes `last`.
         let (first, last) =
             unsafe { (AtomicU32::from_ptr(&raw mut (*header).first), AtomicU32::from_ptr(&raw mut (*header).last)) };
         let at = first.load(Ordering::Relaxed);
         if at == last.load(Ordering::Acquire) || at >= RING_ENTRIES {
             return None;
         }
-        // SAFETY: `at` is inside the ring, whose entries follow the header to the end of the page; the kernel does not
-        // write an entry between publishing it through `last` and our moving `first` past it.
+        // SAFETY: `at` is inside the ring, whose entries follow the header up to the end of the page. The kernel does
+        // not write an entry between publishing it through `last` and the store to `first` below.
         let entry = unsafe {
             let entries: *const kvm_coalesced_mmio = header.add(1).cast();
             entries.add(at as usize).read_volatile()
