@@ -1,4 +1,4 @@
-//! The interface between the event loop and a console device, be it a serial port or a virtio console.
+//! The interface between the event loop and a console device: a serial port or a virtio console.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,8 +34,8 @@ pub trait ConsolePort: Send + Sync + fmt::Debug {
     /// The work for the event loop now.
     fn poll(&self) -> Pending;
 
-    /// Appends `bytes` to the input queue. Bytes beyond [`INPUT_LIMIT`] are dropped; a caller that reads no more than
-    /// [`input_room`](Self::input_room) loses none.
+    /// Appends `bytes` to the input queue. Bytes beyond [`INPUT_LIMIT`] are dropped, so a caller should read at most
+    /// [`input_room`](Self::input_room) bytes.
     fn push_input(&self, bytes: &[u8]);
 
     /// Bytes that the input queue can take. When this is zero, the loop is woken as soon as half the queue is free.
@@ -60,7 +60,7 @@ impl InputQueue {
         self.bytes.extend(bytes.iter().take(INPUT_LIMIT.saturating_sub(self.bytes.len())));
     }
 
-    /// Free bytes. Remembers that the source waits if there are none.
+    /// Number of free bytes. If it is zero, the source is marked as blocked.
     pub fn room(&mut self) -> usize {
         let room = INPUT_LIMIT.saturating_sub(self.bytes.len());
         self.blocked |= room == 0;
@@ -96,7 +96,7 @@ impl InputQueue {
     }
 }
 
-/// Output that the event loop has not taken yet.
+/// Output that the event loop has not drained yet.
 #[derive(Debug, Default)]
 pub(super) struct OutputBuffer {
     bytes: Vec<u8>,
@@ -105,7 +105,7 @@ pub(super) struct OutputBuffer {
 }
 
 impl OutputBuffer {
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         if !self.closed {
             self.newline |= bytes.contains(&b'\n');
             self.bytes.extend_from_slice(bytes);
@@ -129,11 +129,7 @@ impl OutputBuffer {
     /// Moves all bytes to the end of `into`.
     pub fn drain(&mut self, into: &mut Vec<u8>) {
         self.newline = false;
-        if into.is_empty() {
-            std::mem::swap(into, &mut self.bytes);
-        } else {
-            into.append(&mut self.bytes);
-        }
+        into.append(&mut self.bytes);
     }
 
     pub fn close(&mut self) {

@@ -1,4 +1,4 @@
-//! File I/O on guest memory that may block for ever: [`AsyncIo`].
+//! File I/O on guest memory that may block forever: [`AsyncIo`].
 //!
 //! ```text
 //!   submit ─▶ table of operations in flight ─┬─▶ io_uring ──────────────┐ entered by
@@ -7,10 +7,9 @@
 //!   completed ◀── table ◀── eventfd ◀──────────── results
 //! ```
 
-use std::fmt;
 use std::io;
 use std::mem::{self, take};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, FsyncFlags};
@@ -20,10 +19,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::io_process::{Call, IoProcess, MAX_CALLS, wait_readable};
 use super::uring::Uring;
-use super::vectored_io::{Buffer, Direction, IOV_MAX, IoVecs};
+use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
 
-/// The most bytes that one operation moves, so that others have their turn.
-const MAX_BYTES: usize = 1 << 20;
 /// The most operations in flight.
 pub const MAX_IN_FLIGHT: u16 = MAX_CALLS as u16;
 
@@ -89,12 +86,6 @@ struct Slot<T> {
     retried: bool,
 }
 
-impl<T: Payload> fmt::Debug for AsyncIo<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncIo").field("in_flight", &self.in_flight()).finish_non_exhaustive()
-    }
-}
-
 impl<T: Payload> AsyncIo<T> {
     /// Operations on `memory`. Nothing is started yet.
     ///
@@ -116,24 +107,23 @@ impl<T: Payload> AsyncIo<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether [`start`](AsyncIo::start) was successful.
-    pub fn started(&self) -> bool {
-        self.backend.is_some()
-    }
-
     /// The ID of the process.
     #[cfg(test)]
     pub(crate) fn process_id(&self) -> Option<i32> {
         self.backend.as_ref().map(|backend| backend.process.id())
     }
 
-    /// Starts the process that does the I/O, with copies of `files`, two at most; they may be closed afterwards. It uses
-    /// io_uring where the host has it, unless told not to. It ends with the calling thread.
+    /// Starts the process that executes the I/O, unless it was started before. It gets copies of `files`, two at most;
+    /// they may be closed afterwards. It uses io_uring if the host has it and `use_uring` is set. It ends with the
+    /// calling thread.
     ///
     /// # Errors
     ///
     /// The host has no memory or too many processes.
-    pub fn start(&mut self, files: &[BorrowedFd<'_>], use_uring: bool) -> io::Result<()> {
+    pub fn start(&mut self, files: &[impl AsRawFd], use_uring: bool) -> io::Result<()> {
+        if self.backend.is_some() {
+            return Ok(());
+        }
         let ring = use_uring.then(|| Uring::new(MAX_IN_FLIGHT, &self.event).ok()).flatten();
         let files: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let kept: Vec<RawFd> = files.iter().copied().chain(ring.as_ref().map(Uring::fd)).collect();
@@ -163,7 +153,7 @@ impl<T: Payload> AsyncIo<T> {
         let slot = &mut self.slots[usize::from(tag)];
         (slot.operation, slot.file, slot.retried) = (operation, file, false);
         match operation {
-            Operation::Transfer { .. } => slot.buffers.fill(&self.memory, payload.buffers(), IOV_MAX, MAX_BYTES),
+            Operation::Transfer { .. } => slot.buffers.fill(&self.memory, payload.buffers()),
             Operation::WriteZeros { len, .. } => slot.buffers.fill_zeros(len.min(MAX_BYTES as u64) as usize),
             Operation::Allocate { .. } | Operation::Sync => {}
         }
@@ -184,14 +174,14 @@ impl<T: Payload> AsyncIo<T> {
         let slot = &self.slots[usize::from(tag)];
         match ring {
             // SAFETY: the slot's buffers do not change while it is in flight. They are guest RAM, to which no Rust
-            // reference exists, or constant zeros. `Drop` keeps both for ever if the operation has not ended.
+            // reference exists, or constant zeros. `Drop` never frees them if the operation has not ended.
             Some(ring) => unsafe { ring.push(&slot.entry().user_data(tag.into())) },
             // SAFETY: as above.
             None => unsafe { process.push(slot.call(tag)) },
         }
     }
 
-    /// Lets what was added begin.
+    /// Begins the operations that were added.
     pub fn submit(&mut self) {
         match &mut self.backend {
             Some(Backend { ring: Some(ring), process, .. }) => ring.submit(process),
@@ -222,15 +212,15 @@ impl<T: Payload> AsyncIo<T> {
         }
     }
 
-    /// Lets operations that have not begun fail from now on, or no longer. It is a hint: io_uring has begun with all.
+    /// Sets whether operations that have not begun fail. This is a hint: io_uring has begun all of them.
     pub fn set_cancelled(&self, cancelled: bool) {
         if let Some(Backend { ring: None, process, .. }) = &self.backend {
             process.set_cancelled(cancelled);
         }
     }
 
-    /// Waits until all operations have ended, at most until `deadline`, and tells the process to exit. Returns the number
-    /// of operations that have not ended: they are abandoned, together with all that they may still access.
+    /// Waits until all operations have ended, at most until `deadline`, and requests the process to exit. Returns the
+    /// number of operations that have not ended: they are abandoned, together with all that they may still access.
     pub fn drain(&mut self, deadline: Instant) -> usize {
         self.set_cancelled(true);
         self.draining = true;
@@ -274,7 +264,7 @@ impl<T> Slot<T> {
     /// The operation as a request to io_uring.
     fn entry(&self) -> squeue::Entry {
         let (file, (list, count)) = (Fd(self.file), self.buffers.as_raw());
-        let count = count as u32; // IOV_MAX at most
+        let count = count as u32; // at most IOV_MAX
         let entry = match self.operation {
             Operation::Transfer { direction: Direction::Read, offset, flags } => {
                 opcode::Readv::new(file, list, count).offset(offset).rw_flags(flags).build()
@@ -396,7 +386,7 @@ mod tests {
     #[test]
     fn io_uring_is_used_where_the_host_has_it() {
         let mut io = AsyncIo::<Vec<(u64, usize)>>::new(GuestMemoryMmap::default()).unwrap();
-        io.start(&[], true).unwrap();
+        io.start(&[] as &[File], true).unwrap();
         let available = io_uring::IoUring::new(8).is_ok();
         assert_eq!(io.backend.as_ref().is_some_and(|backend| backend.ring.is_some()), available);
     }

@@ -1,6 +1,7 @@
 //! KVM's ring of coalesced port writes: KVM stores the writes to a port in it instead of exiting
 //! (Documentation/virt/kvm/api.rst, 4.116).
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,19 @@ use super::mapping::Mapping;
 const PAGE: usize = 4096;
 /// As in `KVM_COALESCED_MMIO_MAX` (linux/kvm.h).
 const RING_ENTRIES: u32 = ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
+
+/// A ring of guest writes to a port.
+pub trait Coalescer: fmt::Debug + Send {
+    /// Switches coalescing on or off.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor rejects the request.
+    fn set(&mut self, on: bool) -> io::Result<()>;
+
+    /// Removes the oldest write from the ring.
+    fn pop(&mut self) -> Option<u8>;
+}
 
 /// The coalesced writes to one port.
 #[derive(Debug)]
@@ -33,13 +47,10 @@ impl CoalescedPort {
         let ring = Mapping::shared(vcpu, PAGE, offset)?;
         Ok(Self { vm, port, ring })
     }
+}
 
-    /// Switches coalescing on or off.
-    ///
-    /// # Errors
-    ///
-    /// The error of KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO.
-    pub fn set(&mut self, on: bool) -> io::Result<()> {
+impl Coalescer for CoalescedPort {
+    fn set(&mut self, on: bool) -> io::Result<()> {
         let address = IoEventAddress::Pio(self.port.into());
         Ok(match on {
             true => self.vm.register_coalesced_mmio(address, 1),
@@ -47,8 +58,7 @@ impl CoalescedPort {
         }?)
     }
 
-    /// Removes the oldest write from the ring.
-    pub fn pop(&mut self) -> Option<u8> {
+    fn pop(&mut self) -> Option<u8> {
         let header: *mut kvm_coalesced_mmio_ring = self.ring.as_ptr().cast();
         // SAFETY: the page begins with the header, of which both fields are aligned words. Only this function writes
         // `first`, through `&mut self`; only the kernel writes `last`.

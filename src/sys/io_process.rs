@@ -1,14 +1,15 @@
-//! A process that executes system calls which may block for ever.
+//! A process that executes system calls which may block forever.
 //!
 //! A thread in uninterruptible sleep (a frozen file system, a FUSE server that stopped answering, a device without its
 //! medium) does not react to SIGKILL, and waitpid(2) reports the end of a process only when all its threads have ended.
-//! A program that must end at any time can therefore not make such a call on a thread of its own. io_uring alone does not
-//! help: its workers are threads of the process that submits, and io_uring_enter(2) itself can wait for a frozen file
-//! system.
+//! A program that must end at any time can therefore not make such a call on a thread of its own. io_uring alone does
+//! not help: its workers are threads of the process that submits, and io_uring_enter(2) itself can wait for a frozen
+//! file system.
 //!
 //! An [`IoProcess`] shares the address space of this process (CLONE_VM), so it reads and writes guest memory without a
-//! copy. But it is a thread group of its own, which waitpid(2) of our parent does not wait for. It gets SIGKILL when the
-//! thread that started it ends. (One case is left: process 1 of a PID namespace ends after all others of the namespace.)
+//! copy. But it is a thread group of its own, which waitpid(2) of our parent does not wait for. It gets SIGKILL when
+//! the thread that started it ends. (One case is left: process 1 of a PID namespace ends after all others of the
+//! namespace.)
 //!
 //! ```text
 //!   this process                             I/O process
@@ -29,6 +30,8 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::Mapping;
@@ -64,11 +67,11 @@ struct Shared {
     exiting: AtomicU32,
     parent: i32,
     event: RawFd,
-    kept: [RawFd; MAX_KEPT], // ascending; RawFd::MAX behind the last
+    kept: [RawFd; MAX_KEPT], // ascending; RawFd::MAX after the last
     calls: [UnsafeCell<(Call, i64)>; MAX_CALLS],
 }
 
-/// The process, and the table through which it gets its calls. It is told to exit when dropped.
+/// The process, and the table through which it gets its calls. It is requested to exit when dropped.
 #[derive(Debug)]
 pub(crate) struct IoProcess {
     mapping: ManuallyDrop<Mapping>, // guard page, stack, `Shared`
@@ -91,8 +94,8 @@ impl IoProcess {
         let mut list = [RawFd::MAX; MAX_KEPT];
         list.iter_mut().zip(kept.iter().copied().chain([event.as_raw_fd()])).for_each(|(to, fd)| *to = fd);
         list.sort_unstable();
-        // SAFETY: `Shared` fits behind the stack, where the mapping is page-aligned and zero, which is a valid value of
-        // all its fields. Nobody else has the mapping yet. The first page is in it, and nothing ever uses it.
+        // SAFETY: `Shared` fits after the stack, where the mapping is page-aligned and zero, which is a valid value of
+        // all its fields. The mapping has no other user yet. The first page is in it, and is never used.
         let stack_end = unsafe {
             let stack_end = mapping.as_ptr().add(STACK_END);
             let shared: *mut Shared = stack_end.cast();
@@ -106,7 +109,7 @@ impl IoProcess {
         };
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-        // SAFETY: `stack_end` is the end of a stack that nobody else uses and the start of a `Shared`.
+        // SAFETY: `stack_end` is the end of a stack that has no other user and the start of a `Shared`.
         let started = unsafe { clone_process(stack_end.cast()) };
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         let (pid, pidfd) = started?;
@@ -147,7 +150,7 @@ impl IoProcess {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let entry = &self.shared().calls[self.queued as usize % MAX_CALLS];
-        // SAFETY: the entry was reaped, so the I/O process does not access it before `queued` says so.
+        // SAFETY: the entry was reaped, so the I/O process does not access it before `queued` includes it.
         unsafe { (*entry.get()).0 = call };
         self.queued = self.queued.wrapping_add(1);
         self.shared().queued.store(self.queued, Ordering::Release);
@@ -155,7 +158,7 @@ impl IoProcess {
         Ok(())
     }
 
-    /// Lets the process begin with what was queued.
+    /// Lets the process begin with the queued calls.
     pub(crate) fn wake(&mut self) {
         if std::mem::take(&mut self.unannounced) {
             self.ring_doorbell();
@@ -172,7 +175,7 @@ impl IoProcess {
     /// Calls that have not ended. If it is two or more, the last of them begins after this and sees all memory written
     /// before this.
     pub(crate) fn outstanding(&self) -> u32 {
-        fence(Ordering::SeqCst); // pairs with the fence behind the store to `done`
+        fence(Ordering::SeqCst); // pairs with the fence after the store to `done`
         self.queued.wrapping_sub(self.shared().done.load(Ordering::Acquire))
     }
 
@@ -188,12 +191,12 @@ impl IoProcess {
         Some((call.tag, result))
     }
 
-    /// Lets calls that have not begun end with ECANCELED from now on, or no longer.
+    /// Sets whether calls that have not begun end with ECANCELED.
     pub(crate) fn set_cancelled(&self, cancelled: bool) {
         self.shared().cancelled.store(cancelled.into(), Ordering::Relaxed);
     }
 
-    /// Tells the process to exit when the current call has ended.
+    /// Requests the process to exit when the current call has ended.
     pub(crate) fn exit(&self) {
         self.shared().exiting.store(1, Ordering::Relaxed);
         self.ring_doorbell();
@@ -203,11 +206,9 @@ impl IoProcess {
     pub(crate) fn wait(&mut self, deadline: Instant) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
         wait_readable(pidfd, deadline);
-        let mut status = 0;
-        // SAFETY: the call writes an `int`, which is a live local.
-        let pid = unsafe { libc::waitpid(self.pid, &mut status, libc::__WALL | libc::WNOHANG) };
-        if pid != 0 {
-            self.pidfd = None; // or an error: somebody else has reaped it
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        if waitpid(Pid::from_raw(self.pid), Some(flags)) != Ok(WaitStatus::StillAlive) {
+            self.pidfd = None; // or an error: something else has reaped it
         }
         self.pidfd.is_none()
     }
@@ -220,7 +221,7 @@ impl Drop for IoProcess {
             self.exit();
         }
         if self.wait(Instant::now() + PATIENCE) {
-            // SAFETY: the process has ended, so nobody uses the mapping, and it is not used after this.
+            // SAFETY: the process has ended, so the mapping has no user, and it is not used after this.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
     }
@@ -238,12 +239,13 @@ pub(crate) fn wait_readable(source: &impl AsRawFd, deadline: Instant) {
 ///
 /// # Safety
 ///
-/// `stack_end` is the end of a mapped stack and the start of a [`Shared`]; both live as long as the process. All signals
-/// are blocked, as a handler would run with the thread-local storage of the calling thread.
+/// `stack_end` is the end of a mapped stack and the start of a [`Shared`]; both live as long as the process. All
+/// signals are blocked, as a handler would run with the thread-local storage of the calling thread.
 unsafe fn clone_process(stack_end: *mut libc::c_void) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_VM | libc::CLONE_PIDFD; // and no signal to the parent when it ends
-    // SAFETY: the child, on its own stack, does nothing but call `run`. The kernel writes `pidfd` before either goes on.
+    // SAFETY: the child, on its own stack, does nothing but call `run`. The kernel writes `pidfd` before either goes
+    // on.
     match unsafe { libc::clone(run, stack_end, flags, stack_end, &raw mut pidfd) } {
         // SAFETY: the kernel has just made the descriptor for us.
         pid if pid > 0 => Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
@@ -278,12 +280,13 @@ unsafe fn syscall(number: libc::c_long, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
 /// `shared` is a [`Shared`] that is valid until the process ends, and only one process runs this with it.
 extern "C" fn run(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: the calls take no pointers but to statics, to `Shared` and to a live local. Entries of `calls` are ours
-    // between `done` and `queued`; whoever queued a call answers for its arguments. The index is less than MAX_CALLS.
+    // between `done` and `queued`; the caller of `push` guarantees the validity of their arguments. The index is less
+    // than MAX_CALLS.
     unsafe {
         let shared = &*shared.cast::<Shared>();
         syscall(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0]);
         syscall(libc::SYS_prctl, [libc::PR_SET_NAME as u64, NAME.as_ptr() as u64, 0, 0, 0, 0]);
-        // The parent may have ended before the kernel knew of the signal.
+        // The parent may have ended before the signal was set.
         if syscall(libc::SYS_getppid, [0; 6]) != i64::from(shared.parent) {
             exit();
         }
@@ -301,7 +304,8 @@ extern "C" fn run(shared: *mut libc::c_void) -> libc::c_int {
                 let notify = !*quiet || *result < 0;
                 next = next.wrapping_add(1);
                 shared.done.store(next, Ordering::Release);
-                fence(Ordering::SeqCst); // what is written before `outstanding` looks at `done` is seen by the next call
+                // The next call sees what was written before `outstanding` has read `done`.
+                fence(Ordering::SeqCst);
                 if notify {
                     let one = 1u64;
                     syscall(libc::SYS_write, [shared.event as u64, (&raw const one) as u64, 8, 0, 0, 0]);
@@ -332,7 +336,7 @@ unsafe fn exit() -> ! {
 ///
 /// # Safety
 ///
-/// Only for the I/O process, whose descriptors belong to nobody else.
+/// Only for the I/O process, whose descriptors have no other owner.
 unsafe fn close_all_but(kept: &[RawFd; MAX_KEPT]) {
     const MAX_FD: u64 = 1 << 20; // NR_OPEN's default, for kernels before close_range(2), Linux 5.9
     let mut first = 0;

@@ -1,7 +1,6 @@
-//! io_uring (io_uring(7)), entered by an [`IoProcess`]: requests are written and completions are read here, but whatever
-//! the kernel does for a request it does in that process.
+//! io_uring (io_uring(7)), entered by an [`IoProcess`]: requests are written and completions are read here, but the
+//! kernel executes each request in that process.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::thread;
@@ -18,21 +17,15 @@ pub(crate) struct Uring {
     unsubmitted: bool,
 }
 
-impl fmt::Debug for Uring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uring").field("unsubmitted", &self.unsubmitted).finish_non_exhaustive()
-    }
-}
-
 impl Uring {
-    /// A ring of `entries`, which notifies `event` of each completion. It is restricted to what it is made for: io_uring
-    /// is not subject to seccomp, and could open any file.
+    /// A ring of `entries`, which notifies `event` of each completion. It is restricted to what it is made for:
+    /// io_uring is not subject to seccomp, and could open any file.
     ///
     /// # Errors
     ///
     /// The host has no io_uring, or one without restrictions (before Linux 5.10), or does not permit its use.
     pub(crate) fn new(entries: u16, event: &EventFd) -> io::Result<Self> {
-        // On a thread of its own: when a thread ends that has set up or entered a ring, it waits for whoever is inside
+        // On a thread of its own: when a thread ends that has set up or entered a ring, it waits for threads inside
         // io_uring_enter(2). This one ends at once.
         let event = event.as_raw_fd();
         let ring = thread::Builder::new().spawn(move || Self::set_up(entries, event))?.join();
@@ -40,7 +33,8 @@ impl Uring {
     }
 
     fn set_up(entries: u16, event: RawFd) -> io::Result<IoUring> {
-        // Files are not registered: the kernel would close them, and so release their locks, some time after the process.
+        // Files are not registered: the kernel would close them, and so release their locks, some time after the
+        // process.
         let ring = IoUring::builder().dontfork().setup_r_disabled().build(entries.into())?;
         let operations = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
         let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));

@@ -1,14 +1,15 @@
 //! Scatter-gather I/O between files and guest memory: preadv2(2), pwritev2(2), readv(2) and writev(2) without a copy.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// What one call takes at most (`UIO_MAXIOV`, linux/uio.h).
+/// Maximum number of buffers in one call (`UIO_MAXIOV`, linux/uio.h).
 pub const IOV_MAX: usize = 1024;
+/// Maximum number of bytes that one call moves, so that other requests and devices have their turn.
+pub const MAX_BYTES: usize = 1 << 20;
 
 /// A contiguous piece of guest memory inside one region of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,54 +32,7 @@ pub enum Direction {
 /// A page of zeros to write.
 pub static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
-/// The first `max` bytes of `buffer` as an address in this process, which is valid while `memory` or a clone of it lives.
-fn iovec(memory: &GuestMemoryMmap, buffer: Buffer, max: usize) -> io::Result<libc::iovec> {
-    let slice = memory.get_slice(buffer.address, buffer.len).map_err(io::Error::other)?;
-    Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len().min(max) })
-}
-
-/// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Returns the
-/// number of bytes, which may be smaller than the buffers; only their first `max` bytes and the first 64 of them are used.
-///
-/// # Errors
-///
-/// A buffer is not in `memory`, `offset` is larger than a file can be, or the error of the system call.
-pub fn transfer(
-    file: BorrowedFd<'_>,
-    direction: Direction,
-    memory: &GuestMemoryMmap,
-    buffers: impl Iterator<Item = Buffer>,
-    max: usize,
-    offset: u64,
-    flags: i32,
-) -> io::Result<usize> {
-    const MAX_SEGMENTS: usize = 64;
-    let mut list = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_SEGMENTS];
-    let (mut count, mut room) = (0, max);
-    for (entry, buffer) in list.iter_mut().zip(buffers) {
-        room -= entry.write(iovec(memory, buffer, room)?).iov_len;
-        count += 1;
-        if room == 0 {
-            break;
-        }
-    }
-    let call = match direction {
-        Direction::Read => libc::preadv2,
-        Direction::Write => libc::pwritev2,
-    };
-    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    loop {
-        // SAFETY: the first `count` entries of `list` were written: slices of guest RAM, which stays mapped while `memory`
-        // lives. No Rust reference to it exists, so the kernel may read and write it as the guest does.
-        let done = unsafe { call(file.as_raw_fd(), list.as_ptr().cast(), count, offset, flags) };
-        match usize::try_from(done).map_err(|_| io::Error::last_os_error()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-/// Whether reads of `file`, which has `size` bytes, can be told not to wait (`RWF_NOWAIT`).
+/// Whether reads of `file`, which has `size` bytes, support `RWF_NOWAIT`.
 pub fn supports_nowait(file: BorrowedFd<'_>, size: u64) -> bool {
     let mut byte = 0u8;
     let list = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
@@ -87,7 +41,7 @@ pub fn supports_nowait(file: BorrowedFd<'_>, size: u64) -> bool {
     unsafe { libc::preadv2(file.as_raw_fd(), &list, 1, end, libc::RWF_NOWAIT) >= 0 }
 }
 
-/// A reusable list of buffers for the kernel, so that I/O allocates nothing.
+/// A list of buffers for the kernel. It is reused, so that I/O allocates nothing once the list is long enough.
 #[derive(Debug, Default)]
 pub struct IoVecs(Vec<libc::iovec>);
 
@@ -95,13 +49,40 @@ pub struct IoVecs(Vec<libc::iovec>);
 unsafe impl Send for IoVecs {}
 
 impl IoVecs {
-    /// An empty list with room for [`IOV_MAX`] entries.
-    pub fn new() -> Self {
-        Self(Vec::with_capacity(IOV_MAX))
+    /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Uses
+    /// the buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes, which may be smaller than the buffers.
+    ///
+    /// # Errors
+    ///
+    /// `offset` is larger than a file can be, or the error of the system call.
+    pub fn transfer(
+        &mut self,
+        file: BorrowedFd<'_>,
+        direction: Direction,
+        memory: &GuestMemoryMmap,
+        buffers: impl Iterator<Item = Buffer>,
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
+        self.fill(memory, buffers);
+        let call = match direction {
+            Direction::Read => libc::preadv2,
+            Direction::Write => libc::pwritev2,
+        };
+        let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        loop {
+            // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. No Rust reference to it exists,
+            // so the kernel may read and write it as the guest does.
+            let len = unsafe { call(file.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32, offset, flags) };
+            match usize::try_from(len).map_err(|_| io::Error::last_os_error()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
-    /// Reads once into `buffers`, in order, and what they cannot hold into `rest`. Only the first [`IOV_MAX`] less one are
-    /// used, up to the first that is not in RAM. Returns the number of bytes.
+    /// Reads once into `buffers`, in order, and what they cannot hold into `rest`. Uses the buffers as
+    /// [`fill`](IoVecs::fill) does. Returns the number of bytes.
     ///
     /// # Errors
     ///
@@ -113,16 +94,15 @@ impl IoVecs {
         buffers: impl Iterator<Item = Buffer>,
         rest: &mut [u8],
     ) -> io::Result<usize> {
-        self.fill(memory, buffers, IOV_MAX - 1, usize::MAX);
+        self.fill(memory, buffers);
         self.0.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
         // SAFETY: each entry but the last is a slice of guest RAM, which `memory` keeps mapped and to which no Rust
         // reference exists; the last is `rest`, borrowed for writing. There are IOV_MAX at most.
         let len = unsafe { libc::readv(from.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
-        self.0.clear();
         usize::try_from(len).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Writes `buffers` once: the first [`IOV_MAX`], up to the first that is not in RAM. Returns the number of bytes taken.
+    /// Writes `buffers` once. Uses them as [`fill`](IoVecs::fill) does. Returns the number of bytes written.
     ///
     /// # Errors
     ///
@@ -133,28 +113,23 @@ impl IoVecs {
         memory: &GuestMemoryMmap,
         buffers: impl Iterator<Item = Buffer>,
     ) -> io::Result<usize> {
-        self.fill(memory, buffers, IOV_MAX, usize::MAX);
-        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest that
-        // changes it meanwhile harms only itself. There are IOV_MAX at most.
+        self.fill(memory, buffers);
+        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest
+        // that changes it meanwhile harms only itself. There are IOV_MAX at most.
         let len = unsafe { libc::writev(to.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
-        self.0.clear();
         usize::try_from(len).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Replaces the list by the first `max` bytes of `buffers`, `count` at most, up to the first that is not in RAM.
-    pub(super) fn fill(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        buffers: impl Iterator<Item = Buffer>,
-        count: usize,
-        max: usize,
-    ) {
-        let mut room = max;
+    /// Replaces the list by the first [`MAX_BYTES`] of `buffers`, up to the first that is not in RAM. One of
+    /// [`IOV_MAX`] entries is left for `rest`. The addresses are valid while `memory` or a clone of it lives.
+    pub(super) fn fill(&mut self, memory: &GuestMemoryMmap, buffers: impl Iterator<Item = Buffer>) {
+        let mut left = MAX_BYTES;
         self.0.clear();
-        self.0.extend(buffers.take(count).map_while(|buffer| {
-            let entry = iovec(memory, buffer, room).ok().filter(|entry| entry.iov_len > 0)?;
-            room -= entry.iov_len;
-            Some(entry)
+        self.0.extend(buffers.take(IOV_MAX - 1).map_while(|buffer| {
+            let len = buffer.len.min(left);
+            let slice = memory.get_slice(buffer.address, len).ok().filter(|_| len > 0)?;
+            left -= len;
+            Some(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len })
         }));
     }
 

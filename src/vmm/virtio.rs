@@ -112,7 +112,7 @@ impl VirtioDevices {
             devices.attach(console, attachment)?;
         }
         if config.rng {
-            devices.attach(Rng::new(), attachment)?;
+            devices.attach(Rng::default(), attachment)?;
         }
         if let Some(size) = config.balloon {
             if size >= config.memory {
@@ -131,14 +131,15 @@ impl VirtioDevices {
         let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
             return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
         };
-        let interrupt = interrupt(attachment.vm, gsi, device.synchronous())?;
+        let synchronous = device.synchronous();
+        let interrupt = interrupt(attachment.vm, gsi, synchronous)?;
         let page = RegisterPage::new(self.registers.clone(), self.subscribers.len());
-        let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page);
-        let mut virtio = virtio.map_err(Error::host("create a virtio device"))?;
-        let doorbells = virtio.doorbells().filter(|_| !virtio.synchronous());
-        self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let fast_path = self.fast_path.clone();
-        virtio.on_driver_ok(Box::new(move || fast_path.install()));
+        let on_driver_ok = Box::new(move || fast_path.install());
+        let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page, on_driver_ok);
+        let virtio = virtio.map_err(Error::host("create a virtio device"))?;
+        let doorbells = virtio.doorbells().filter(|_| !synchronous);
+        self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let virtio = Arc::new(Mutex::new(virtio));
         let registers = Arc::new(Registers::new(virtio.clone()));
         let inserted = attachment.bus.insert(address, REGISTERS, registers);
@@ -182,7 +183,7 @@ impl Drop for VirtioDevices {
 fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, Error> {
     if synchronous {
         let vm = vm.clone();
-        return Ok(Interrupt::direct(move || {
+        return Ok(Box::new(move || {
             // An edge. It cannot fail: the GSI exists, as an irqfd would have had the same number.
             let _ = vm.set_irq_line(gsi, true);
             let _ = vm.set_irq_line(gsi, false);
@@ -190,7 +191,7 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, E
     }
     let irqfd = eventfd()?;
     vm.register_irqfd(&irqfd, gsi).map_err(Error::kvm("connect a virtio device's interrupt"))?;
-    Ok(Interrupt::new(irqfd))
+    Ok(Box::new(move || drop(irqfd.write(1)))) // if the counter is full, the interrupt is pending already
 }
 
 fn open_net(config: &NetConfig) -> Result<Net, Error> {

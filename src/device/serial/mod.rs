@@ -1,22 +1,23 @@
-//! The serial port: a 16550 UART (`vm-superio`) between the guest and two buffers that the event loop empties and fills.
+//! The serial port: a 16550 UART (`vm-superio`) between the guest and two buffers that the event loop empties and
+//! fills.
 //!
 //! ```text
 //!  guest ── THR ──► UART ──► OutputBuffer ──► event loop ──► stdout
 //!  guest ◄─ RBR ─── FIFO ◄── InputQueue   ◄── event loop ◄── stdin
 //! ```
 //!
-//! vCPU threads never touch a host file: they fill the output buffer, refill the FIFO from the input queue, and signal
+//! vCPU threads never access a host file: they fill the output buffer, refill the FIFO from the input queue, and signal
 //! `wake`. A full output buffer blocks only the vCPU that writes. While the input queue is full, the loop does not read
 //! its source. So neither direction loses a byte.
 //!
 //! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. When the guest is seen polling,
 //! the port's writes go to KVM's coalescing ring, where they wait without an exit until the next LSR read. While that
 //! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte that no read follows is not late either. It is
-//! switched off when the guest falls silent, so an idle guest needs no timer.
+//! switched off when the guest writes nothing for a while, so an idle guest needs no timer.
 
 mod coalesce;
 
-pub use coalesce::Coalescer;
+pub use crate::sys::coalesced_port::Coalescer;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -68,8 +69,9 @@ pub struct Serial {
     wake: EventFd,
 }
 
+#[derive(Debug)]
 struct State {
-    uart: Uart<Irq, NoEvents, Sink>,
+    uart: Uart<Irq, NoEvents, OutputBuffer>,
     fifo_size: usize,
     input: InputQueue,
     coalescing: Coalescing,
@@ -78,7 +80,7 @@ struct State {
     interrupt_enabled: bool,
     input_noticed: bool, // the guest has read a register that shows the input in the FIFO
     withdrawals: u8,
-    input_polls: u32,
+    lsr_reads: u32, // in a row
     notified: Notified,
 }
 
@@ -90,12 +92,7 @@ enum Notified {
     FlushNow,
 }
 
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("notified", &self.notified).field("input", &self.input).finish_non_exhaustive()
-    }
-}
-
+#[derive(Debug)]
 struct Irq(EventFd);
 
 impl Trigger for Irq {
@@ -105,12 +102,9 @@ impl Trigger for Irq {
     }
 }
 
-#[derive(Default)]
-struct Sink(OutputBuffer);
-
-impl Write for Sink {
+impl Write for OutputBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes);
+        self.push(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -121,7 +115,7 @@ impl Write for Sink {
 impl Serial {
     /// A UART that signals `irq` for its interrupt and `wake` when the event loop has work.
     pub fn new(irq: EventFd, wake: EventFd) -> Self {
-        let uart = Uart::new(Irq(irq), Sink::default());
+        let uart = Uart::new(Irq(irq), OutputBuffer::default());
         let state = State {
             fifo_size: uart.fifo_capacity(), // it is empty
             uart,
@@ -132,13 +126,13 @@ impl Serial {
             interrupt_enabled: false,
             input_noticed: false,
             withdrawals: 0,
-            input_polls: 0,
+            lsr_reads: 0,
             notified: Notified::Nothing,
         };
         Self { state: Mutex::new(state), room: Condvar::new(), wake }
     }
 
-    /// Lets the writes of a polling guest wait in `ring`.
+    /// Sets the ring in which the writes of a polling guest wait.
     pub fn set_coalescer(&self, ring: Box<dyn Coalescer>) {
         self.lock().coalescing = Coalescing::new(ring);
     }
@@ -148,11 +142,8 @@ impl Serial {
     }
 
     /// Waits until the loop has drained a full output buffer. Other vCPUs can use the port meanwhile.
-    fn wait_for_room<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.output().room() == 0 {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state
+    fn wait_for_room<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.room.wait_while(state, |state| state.output().room() == 0).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signals `wake` if the loop has new work.
@@ -216,26 +207,28 @@ impl ConsolePort for Serial {
 
 impl State {
     fn output(&mut self) -> &mut OutputBuffer {
-        &mut self.uart.writer_mut().0
+        self.uart.writer_mut()
     }
 
-    /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input stays
-    /// in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the port up.
+    /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input
+    /// stays in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the
+    /// port up.
     fn refill(&mut self) {
         let front = self.input.front();
-        let reads_input = self.interrupt_enabled || self.input_polls >= INPUT_POLLS;
+        let reads_input = self.interrupt_enabled || self.lsr_reads >= INPUT_POLLS;
         if front.is_empty() || !reads_input || self.uart.fifo_capacity() < self.fifo_size {
             return;
         }
-        // An error means that the interrupt could not be raised: the eventfd's counter is full, so it is raised already.
+        // An error means that the interrupt could not be raised: the eventfd's counter is full, so it is raised
+        // already.
         let taken = self.uart.enqueue_raw_bytes(front).unwrap_or(front.len().min(self.fifo_size));
         self.input.consume(taken);
         self.input_noticed = false;
     }
 
-    /// Moves input that the guest has not noticed back from the FIFO to the queue. A driver that sets the port up enables
-    /// the interrupt for a moment, to see whether it can, and then empties the FIFO. In loopback mode the FIFO holds the
-    /// guest's own bytes, which are not input.
+    /// Moves input that the guest has not noticed back from the FIFO to the queue. A driver that sets the port up
+    /// enables the interrupt for a moment, to see whether it can, and then empties the FIFO. In loopback mode the FIFO
+    /// holds the guest's own bytes, which are not input.
     fn withdraw(&mut self) {
         let unread = self.fifo_size - self.uart.fifo_capacity();
         if self.input_noticed || self.loopback || unread == 0 || self.withdrawals >= MAX_WITHDRAWALS {
@@ -246,7 +239,7 @@ impl State {
     }
 
     fn transmit(&mut self, byte: u8) {
-        self.input_polls = 0;
+        self.lsr_reads = 0;
         self.coalescing.on_output();
         let _ = self.uart.write(THR as u8, byte); // the buffer takes every byte; for the interrupt see `refill`
     }
@@ -265,10 +258,9 @@ impl Device for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = self.lock();
         state.drain_ring();
-        // A polling guest whose bytes all go through the ring is held back here.
+        // A polling guest whose bytes all go through the ring waits here.
         state = self.wait_for_room(state);
-        state.coalescing.on_read(offset == LSR);
-        state.input_polls = if offset == LSR { state.input_polls.saturating_add(1) } else { 0 };
+        state.lsr_reads = if offset == LSR { state.lsr_reads.saturating_add(1) } else { 0 };
         if offset == LSR {
             state.refill(); // a guest that polls sees its input at this read
         }
@@ -287,13 +279,14 @@ impl Device for Serial {
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         let mut state = self.lock();
+        let after_lsr_read = state.lsr_reads > 0;
         state.drain_ring();
-        state.input_polls = 0;
+        state.lsr_reads = 0;
         let mut coalescing_began = false;
         if offset == THR && !state.divisor_latch {
             state = self.wait_for_room(state);
             state.transmit(data[0]);
-            coalescing_began = state.coalescing.on_write();
+            coalescing_began = state.coalescing.on_write(after_lsr_read);
         } else {
             match offset {
                 IER if !state.divisor_latch => {
@@ -307,7 +300,8 @@ impl Device for Serial {
                 _ => {}
             }
             let _ = state.uart.write(offset as u8, data[0]); // see `transmit`
-            state.refill(); // the guest reads input again, or has left loopback mode, in which none comes in
+            // The guest may read input again, or have left loopback mode, in which the FIFO receives no input.
+            state.refill();
         }
         self.notify(&mut state, coalescing_began);
         ControlFlow::Continue(())

@@ -227,6 +227,7 @@ fn closing_releases_a_writer_that_waits() {
 #[test]
 fn a_guest_that_floods_the_ring_is_held_back_and_does_not_stop_the_loop() {
     let m = machine();
+    #[derive(Debug)]
     struct Endless;
     impl Coalescer for Endless {
         fn set(&mut self, _on: bool) -> io::Result<()> {
@@ -252,7 +253,7 @@ fn a_guest_that_floods_the_ring_is_held_back_and_does_not_stop_the_loop() {
 }
 
 /// A ring as KVM's: while it is on, the guest's bytes go here without the device seeing them.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct FakeRing(Arc<Mutex<(bool, VecDeque<u8>)>>);
 
 impl Coalescer for FakeRing {

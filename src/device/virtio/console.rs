@@ -1,5 +1,5 @@
-//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of the driver is one request, however long; a serial port has
-//! an exit or two a byte.
+//! Console (virtio 1.3, 5.3): the guest's `hvc0`. A buffer of any length is one request of the driver; a serial port
+//! has an exit or two a byte.
 
 use std::io;
 use std::mem::take;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice};
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice};
 use crate::device::console_port::{ConsolePort, InputQueue, OutputBuffer, Pending};
 use crate::event::{EventOps, EventSet, Events, Timer};
 use crate::sys::winsize::WinSize;
@@ -119,7 +119,8 @@ pub struct Console {
     unsent: bool, // `sending` holds a request that is not done
     receiving: Chain,
     /// Whether the driver has a reader for input. Linux discards input that arrives between its first buffer and its
-    /// terminal (drivers/char/virtio_console.c, add_port), so input waits until the driver writes or time is up.
+    /// terminal (drivers/char/virtio_console.c, add_port), so input waits until the driver writes or [`OPEN_TIMEOUT`]
+    /// has passed.
     open: bool,
     open_timer: Timer,
     has_size: bool,
@@ -164,15 +165,17 @@ impl Console {
     fn transmit(&mut self, ctx: &mut DeviceContext<'_, '_>) {
         let Some(queue) = ctx.queues.get_mut(TRANSMIT as usize) else { return };
         let mut state = self.port.lock();
+        let mut more = true;
         for _ in 0..BLOCKS_PER_TURN {
             if !self.unsent && !queue.pop(&mut self.sending) {
+                more = false; // until the driver notifies the queue
                 break;
             }
             self.unsent = true;
             self.open = true;
             let room = state.output.room().min(BLOCK);
             let len = self.sending.readable.read(queue.memory(), &mut self.block[..room]);
-            state.output.write(&self.block[..len]);
+            state.output.push(&self.block[..len]);
             if self.sending.readable.is_empty() {
                 queue.push(self.sending.head, 0);
                 self.unsent = false;
@@ -184,7 +187,7 @@ impl Console {
         if !state.output.is_empty() {
             signal(&self.port.wake);
         }
-        if (self.unsent || queue.enable_notification()) && !state.output_blocked {
+        if more && !state.output_blocked {
             signal(&self.port.work); // the rest is for the next turn
         }
     }
@@ -217,7 +220,8 @@ impl VirtioDevice for Console {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // Both descriptors are new, so this fails only when the host is out of memory; then the console is mute.
+        // Both descriptors are new, so this fails only when the host is out of memory; then the console transfers
+        // nothing.
         let _ = ops.add(Events::with_data(&self.port.work, WORK_EVENT, EventSet::IN | EventSet::EDGE_TRIGGERED));
         let _ = ops.add(Events::with_data(&self.open_timer, TIMER_EVENT, EventSet::IN));
     }
@@ -230,11 +234,10 @@ impl VirtioDevice for Console {
         signal(&self.port.work);
     }
 
-    fn reset(&mut self) -> ResetState {
+    fn reset(&mut self) {
         self.unsent = false;
         self.open = false;
         let _ = self.open_timer.disarm(); // fails only for an invalid descriptor
-        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

@@ -12,12 +12,12 @@
 //!
 //! [`Virtio`] is the transport that all devices share: the registers of virtio over MMIO, version 2. A [`VirtioDevice`]
 //! implements one device type. A [`Virtqueue`] validates what the driver writes into its rings, so a device gets only
-//! requests whose buffers are in RAM; their content is for the device to validate.
+//! requests whose buffers are in RAM; the device validates their content.
 //!
 //! The queues of a [`synchronous`](VirtioDevice::synchronous) device are processed by the vCPU that writes QueueNotify.
 //!
-//! A driver that violates the specification stops the queue concerned and gets DEVICE_NEEDS_RESET. Other queues and other
-//! devices continue.
+//! A driver that violates the specification stops the queue concerned and gets DEVICE_NEEDS_RESET. Other queues and
+//! other devices continue.
 //!
 //! A driver's reset can take time (2.4.2): while a device still has I/O in flight, the status register does not read 0.
 //! [`VirtioDevice::reset`] explains this.
@@ -37,23 +37,10 @@ pub use transport::{
     Buffers, Chain, INT_VRING, INTERRUPT_ACK, QUEUE_NOTIFY, REGISTERS, RegisterPage, Registers, Virtio, Virtqueue,
 };
 
-use std::fmt;
-
-use vmm_sys_util::eventfd::EventFd;
-
 use crate::event::{EventOps, Events};
 
 /// The smallest user data that is not the number of a queue. Devices number their own descriptors from here.
 pub const BACKEND: u32 = 0x100;
-
-/// Whether a device has been reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetState {
-    /// It has, and accesses no guest memory any more.
-    Done,
-    /// It still has I/O in flight.
-    Pending,
-}
 
 /// A device type.
 ///
@@ -75,27 +62,24 @@ pub trait VirtioDevice: Send {
     }
 
     /// Called when the driver writes to the configuration space, on a vCPU's thread.
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        let _ = (offset, data);
-    }
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
     /// Registers the device's own descriptors, with user data from [`BACKEND`] on.
-    fn init(&mut self, ops: &mut EventOps) {
-        let _ = ops;
-    }
+    fn init(&mut self, _ops: &mut EventOps) {}
 
-    /// Called when the driver has negotiated `features` and sets DRIVER_OK, on a vCPU's thread. All queues are notified
-    /// afterwards.
-    fn activate(&mut self, features: u64) {
-        let _ = features;
-    }
+    /// Called when the driver has negotiated these features and sets DRIVER_OK, on a vCPU's thread. All queues are
+    /// notified afterwards.
+    fn activate(&mut self, _features: u64) {}
 
-    /// Resets the device to the state before [`activate`](VirtioDevice::activate). Called on a vCPU's thread. It must not
-    /// wait: if I/O that may access guest memory is in flight, it returns [`Pending`](ResetState::Pending), and is called
-    /// again after each event of the device, on the event loop's thread, until it returns [`Done`](ResetState::Done). In
-    /// between the driver reads a status other than 0, its writes are ignored, and the device gets no queues.
-    fn reset(&mut self) -> ResetState {
-        ResetState::Done
+    /// Resets the device to the state before [`activate`](VirtioDevice::activate). Called on a vCPU's thread. It must
+    /// not wait: while [`has_io_in_flight`](VirtioDevice::has_io_in_flight), it is called again after each event of the
+    /// device, on the event loop's thread. In between the driver reads a status other than 0, its writes are ignored,
+    /// and the device gets no queues.
+    fn reset(&mut self) {}
+
+    /// Whether I/O that may access guest memory is in flight, so that a reset is not complete.
+    fn has_io_in_flight(&self) -> bool {
+        false
     }
 
     /// Whether the vCPU that writes QueueNotify processes the queue itself, by
@@ -105,9 +89,7 @@ pub trait VirtioDevice: Send {
     }
 
     /// Processes the queues of a [`synchronous`](VirtioDevice::synchronous) device. Called on a vCPU's thread.
-    fn process_inline(&mut self, queues: &mut [Virtqueue]) {
-        let _ = queues;
-    }
+    fn process_inline(&mut self, _queues: &mut [Virtqueue]) {}
 
     /// Handles one event: a notification of the queue whose number is the user data, or one of the device's own
     /// descriptors.
@@ -125,36 +107,6 @@ pub struct DeviceContext<'a, 'b> {
     pub config_changed: bool,
 }
 
-/// The device's interrupt line.
-pub struct Interrupt(Raise);
-
-enum Raise {
-    Irqfd(EventFd),
-    Call(Box<dyn Fn() + Send>),
-}
-
-impl fmt::Debug for Interrupt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Interrupt").finish_non_exhaustive()
-    }
-}
-
-impl Interrupt {
-    /// An interrupt that a kernel thread injects when `irqfd` is written.
-    pub fn new(irqfd: EventFd) -> Self {
-        Self(Raise::Irqfd(irqfd))
-    }
-
-    /// An interrupt that `raise` injects. For a [`synchronous`](VirtioDevice::synchronous) device, whose driver waits on the
-    /// calling thread.
-    pub fn direct(raise: impl Fn() + Send + 'static) -> Self {
-        Self(Raise::Call(Box::new(raise)))
-    }
-
-    fn raise(&self) {
-        match &self.0 {
-            Raise::Irqfd(irqfd) => drop(irqfd.write(1)), // a full counter has been written already
-            Raise::Call(raise) => raise(),
-        }
-    }
-}
+/// A function that raises the device's interrupt. For a [`synchronous`](VirtioDevice::synchronous) device it should
+/// inject the interrupt itself, because the driver waits on the calling thread; a kernel thread does so for an irqfd.
+pub type Interrupt = Box<dyn Fn() + Send>;

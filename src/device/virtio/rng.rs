@@ -6,23 +6,16 @@ use crate::event::Events;
 /// Maximum number of bytes per request. A driver that needs more sends another request.
 const MAX_BYTES: usize = 4 << 10;
 
-/// An entropy device.
+/// An entropy device, which calls getrandom(2).
 #[derive(Debug)]
 pub struct Rng {
     chain: Chain,
     bytes: Box<[u8; MAX_BYTES]>,
 }
 
-impl Rng {
-    /// A device that calls getrandom(2).
-    pub fn new() -> Self {
-        Self { chain: Chain::default(), bytes: Box::new([0; MAX_BYTES]) }
-    }
-}
-
 impl Default for Rng {
     fn default() -> Self {
-        Self::new()
+        Self { chain: Chain::default(), bytes: Box::new([0; MAX_BYTES]) }
     }
 }
 

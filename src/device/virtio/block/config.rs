@@ -17,7 +17,7 @@ pub const LEN: usize = offset_of!(virtio_blk_config, write_zeroes_may_unmap) + 4
 pub fn features(disk: &Disk) -> u64 {
     let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
     always
-        | match disk.read_only() {
+        | match disk.read_only {
             true => 1 << VIRTIO_BLK_F_RO,
             false => 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
         }
@@ -28,12 +28,12 @@ pub fn space(disk: &Disk) -> [u8; LEN] {
     const PAGE: u32 = 4 << 10;
     let mut config = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-    put(offset_of!(virtio_blk_config, capacity), &disk.sectors().to_le_bytes());
+    put(offset_of!(virtio_blk_config, capacity), &disk.sectors.to_le_bytes());
     // A chain is no longer than the queue; the header and the status take two of its descriptors.
     put(offset_of!(virtio_blk_config, seg_max), &u32::from(super::QUEUE_SIZE - 2).to_le_bytes());
-    put(offset_of!(virtio_blk_config, blk_size), &disk.block_size().to_le_bytes());
+    put(offset_of!(virtio_blk_config, blk_size), &disk.block_size.to_le_bytes());
     // The host reads and writes whole pages.
-    let blocks = PAGE / disk.block_size();
+    let blocks = PAGE / disk.block_size;
     put(offset_of!(virtio_blk_config, physical_block_exp), &[blocks.ilog2() as u8]);
     put(offset_of!(virtio_blk_config, min_io_size), &(blocks as u16).to_le_bytes());
     let page_sectors = (PAGE / SECTOR as u32).to_le_bytes();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,21 +18,21 @@ use crate::sys::{flock, os_error};
 /// An open disk. A disk that can be written has no other user.
 #[derive(Debug)]
 pub struct Disk {
-    files: Vec<File>, // through the host's page cache; with `direct` a second one that bypasses it
-    sectors: u64,
-    block_size: u32,
-    read_only: bool,
-    direct: bool,
-    pub(super) inline: Inline, // what of its I/O never blocks
+    /// The file through the host's page cache, and that of a direct disk, which bypasses it. Empty when closed.
+    pub(super) files: Vec<File>,
+    pub(super) sectors: u64,    // of 512 bytes
+    pub(super) block_size: u32, // in bytes, for the driver
+    pub(super) read_only: bool,
+    pub(super) direct: bool,   // bypasses the host's page cache
+    pub(super) inline: Inline, // the part of its I/O that never blocks
 }
 
-/// What of a disk's I/O never blocks.
+/// The part of a disk's I/O that never blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inline {
     /// Nothing: not even closing the file (FUSE, NFS).
     Nothing,
-    /// Reads of what is in the host's page cache, with RWF_NOWAIT. Writes wait for a frozen file system whatever the
-    /// flags are.
+    /// Reads of data in the host's page cache, with RWF_NOWAIT. Writes wait for a frozen file system with all flags.
     CachedReads,
     /// Everything, because the file is memory (tmpfs).
     Everything,
@@ -40,31 +40,15 @@ pub enum Inline {
 
 /// Why a file cannot be used as a disk.
 #[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The operating system refuses.
-    #[error("cannot {action} disk '{path}': {}{hint}", os_error::describe(.source))]
-    Host {
-        /// What it refuses.
-        action: &'static str,
-        /// As the user wrote it.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-        /// A remedy, after a semicolon.
-        hint: &'static str,
-    },
-    /// The file is not suitable.
-    #[error("cannot use disk '{path}': {why}")]
-    Unfit {
-        /// As the user wrote it.
-        path: PathBuf,
-        /// The reason.
-        why: String,
-    },
+#[error("cannot {action} disk '{path}': {reason}")]
+pub struct DiskError {
+    action: &'static str,
+    path: PathBuf, // as the user wrote it
+    reason: String,
 }
 
-/// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and requests
-/// in flight keep that of a process that was killed.
+/// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and
+/// requests in flight keep that of a process that was killed.
 const LOCK_TRIES: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -76,8 +60,9 @@ impl Disk {
     /// The file cannot be opened, is in use, is neither a regular file nor a block device, or its size is zero or not a
     /// multiple of the sector size.
     pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, DiskError> {
-        let host = |action, hint| move |source| DiskError::Host { action, path: path.to_owned(), source, hint };
-        let unfit = |why: String| DiskError::Unfit { path: path.to_owned(), why };
+        let error = |action, reason| DiskError { action, path: path.to_owned(), reason };
+        let host = |action, hint| move |source| error(action, format!("{}{hint}", os_error::describe(&source)));
+        let unfit = |reason| error("use", reason);
 
         // Before it is opened, because opening a FIFO or a tape has side effects.
         let kind = fs::metadata(path).map_err(host("open", ""))?.file_type();
@@ -129,45 +114,10 @@ impl Disk {
         Ok(Self { files, sectors: size / SECTOR, block_size, read_only, direct, inline })
     }
 
-    /// Its size in sectors of 512 bytes.
-    pub fn sectors(&self) -> u64 {
-        self.sectors
-    }
-
-    /// The block size in bytes that suits it.
-    pub fn block_size(&self) -> u32 {
-        self.block_size
-    }
-
-    /// Whether it is never written.
-    pub fn read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// Whether it bypasses the host's page cache.
-    pub fn direct(&self) -> bool {
-        self.direct
-    }
-
-    /// Its open files: the one through the host's page cache, and that of a direct disk.
-    pub fn files(&self) -> Vec<BorrowedFd<'_>> {
-        self.files.iter().map(AsFd::as_fd).collect()
-    }
-
-    /// The file through the host's page cache, unless it is closed.
-    pub fn file(&self) -> Option<&File> {
-        self.files.first()
-    }
-
     /// Closes its files. The lock lasts as long as there are copies of their descriptors.
     pub fn close(&mut self) {
         self.files.clear();
     }
-}
-
-/// The error of reading behind the end of the file.
-pub fn truncated_error() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the file was truncated")
 }
 
 /// A remedy for an error of opening a disk for writing; `readable` is whether it can be opened for reading.

@@ -6,8 +6,8 @@
 //!   Virtqueue ◀── status ◀─────────────────────────────────────────────────┘
 //! ```
 //!
-//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops neither
-//! the event loop nor the end of the program.
+//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops
+//! neither the event loop nor the end of the program.
 
 mod config;
 mod disk;
@@ -26,19 +26,17 @@ use std::time::Instant;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
-use super::{BACKEND, DeviceContext, ResetState, VirtioDevice, Virtqueue};
+use super::{BACKEND, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use crate::sys::async_io::MAX_IN_FLIGHT;
 use disk::Inline;
 use engine::{Engine, Progress, TurnBudget};
-use request::{Inflight, Limits, Request, Status, parse};
+use request::{Inflight, Request, Status, parse};
 
 /// The most bytes of a serial number.
 pub const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 
 const QUEUE_SIZE: u16 = 256;
-/// The most completions that are handled in one turn of the event loop, so that other devices have theirs.
-const MAX_COMPLETIONS: u16 = MAX_IN_FLIGHT;
 const COMPLETED: u32 = BACKEND;
 
 /// Called with the first error of the host.
@@ -47,7 +45,6 @@ pub type ReportHostError = Box<dyn FnOnce(&io::Error) + Send>;
 /// A disk device.
 pub struct Block {
     engine: Engine,
-    memory: GuestMemoryMmap,
     id: [u8; ID_BYTES],
     config: [u8; config::LEN],
     report_host_error: Option<ReportHostError>,
@@ -59,38 +56,37 @@ pub struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Block").field("disk", self.engine.disk()).finish_non_exhaustive()
     }
 }
 
 impl Block {
-    /// The device for `disk`, which moves bytes to and from `memory`. The guest reads the first [`ID_BYTES`] of `id` as its
-    /// serial number.
+    /// The device for `disk`, which moves bytes to and from `memory`. The guest reads the first [`ID_BYTES`] of `id` as
+    /// its serial number.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors.
     pub fn new(disk: Disk, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
-        Self::with_engine(Engine::new(disk, memory, true)?, id, memory, report)
+        Ok(Self::with_engine(Engine::new(disk, memory, true)?, id, report))
     }
 
-    fn with_engine(engine: Engine, id: &str, memory: &GuestMemoryMmap, report: ReportHostError) -> io::Result<Self> {
+    fn with_engine(engine: Engine, id: &str, report: ReportHostError) -> Self {
         let mut serial = [0; ID_BYTES];
         serial.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self {
+        Self {
             config: config::space(engine.disk()),
             engine,
-            memory: memory.clone(),
             id: serial,
             report_host_error: Some(report),
             spare: Vec::new(),
             paused: None,
             starved: false,
-        })
+        }
     }
 
-    /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that are
-    /// abandoned, together with the memory they may access. The device must not be used afterwards.
+    /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that
+    /// are abandoned, together with the memory they may access. The device must not be used afterwards.
     pub fn drain(&mut self, deadline: Instant) -> usize {
         self.engine.drain(deadline)
     }
@@ -102,15 +98,13 @@ impl Block {
 
     /// Takes requests from the queue and begins with them.
     fn take_requests(&mut self, queue: &mut Virtqueue) {
-        let limits = Limits { sectors: self.engine.disk().sectors(), read_only: self.engine.disk().read_only() };
-        let direct = self.engine.disk().direct();
         let mut budget = TurnBudget::new(self.engine.in_flight());
         if let Some(inflight) = self.paused.take() {
             self.start(inflight, &mut budget, queue);
         }
         loop {
             if budget.is_used_up() {
-                let _ = queue.doorbell().write(1); // the rest is for the next turn
+                queue.notify(); // the rest is for the next turn
                 return;
             }
             if !self.engine.has_room() {
@@ -124,13 +118,13 @@ impl Block {
             let Some(status) = inflight.chain.writable.pop_last_byte() else {
                 return queue.fail("a disk's request has no room for its status");
             };
-            (inflight.status, inflight.written, inflight.direct) = (status, 0, direct);
-            match parse(&mut inflight.chain, &self.memory, limits) {
+            (inflight.status, inflight.written, inflight.direct) = (status, 0, self.engine.disk().direct);
+            match parse(&mut inflight.chain, queue.memory(), self.engine.disk()) {
                 Err(status) => self.answer(inflight, status, queue),
                 Ok(request) => {
                     inflight.request = request;
                     match request {
-                        Request::Identify => inflight.written = inflight.chain.writable.write(&self.memory, &self.id),
+                        Request::Identify => inflight.written = inflight.chain.writable.write(queue.memory(), &self.id),
                         Request::Transfer { .. } => inflight.written = inflight.chain.writable.len(),
                         _ => {}
                     }
@@ -148,9 +142,10 @@ impl Block {
         }
     }
 
-    /// Returns requests that the engine has finished to the driver.
+    /// Returns requests that the engine has finished to the driver: as many as can be in flight per turn of the event
+    /// loop, so that other devices have theirs.
     fn reap_completions(&mut self, queue: &mut Virtqueue) {
-        for _ in 0..MAX_COMPLETIONS {
+        for _ in 0..MAX_IN_FLIGHT {
             match self.engine.completed() {
                 Some(Progress::Ended(inflight, result)) => self.finish(inflight, result, queue),
                 Some(_) => {}
@@ -177,7 +172,7 @@ impl Block {
     fn answer(&mut self, inflight: Box<Inflight>, status: Status, queue: &mut Virtqueue) {
         // What counts as written begins at the first byte, and the status is the last.
         let written = if status == Status::Ok { inflight.written + 1 } else { 0 };
-        let _ = self.memory.write_obj(status as u8, inflight.status); // was checked to be in RAM
+        let _ = queue.memory().write_obj(status as u8, inflight.status); // was checked to be in RAM
         queue.push(inflight.chain.head, written);
         self.spare.push(inflight);
     }
@@ -200,11 +195,11 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, features: u64) {
-        // Without VIRTIO_BLK_F_FLUSH the driver does not know of a cache (5.2.6.2).
+        // Without VIRTIO_BLK_F_FLUSH the driver sends no flush requests (5.2.6.2).
         self.engine.activate(features & 1 << VIRTIO_BLK_F_FLUSH == 0);
     }
 
-    fn reset(&mut self) -> ResetState {
+    fn reset(&mut self) {
         self.starved = false;
         self.spare.extend(self.paused.take());
         self.engine.cancel();
@@ -213,7 +208,10 @@ impl VirtioDevice for Block {
                 self.spare.push(inflight);
             }
         }
-        if self.engine.in_flight() == 0 { ResetState::Done } else { ResetState::Pending }
+    }
+
+    fn has_io_in_flight(&self) -> bool {
+        self.engine.in_flight() > 0
     }
 
     fn synchronous(&self) -> bool {

@@ -9,12 +9,12 @@ use virtio_bindings::virtio_blk::{
 };
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::disk;
+use super::disk::Disk;
 use crate::device::virtio::{Buffer, Buffers, Chain};
 use crate::sys::async_io::{Operation, Payload};
 use crate::sys::vectored_io::Direction;
 
-/// Bytes of a sector, whatever the disk's block size is (5.2.6).
+/// Number of bytes in a sector, independent of the disk's block size (5.2.6).
 pub const SECTOR: u64 = 512;
 /// The most sectors that one request discards: 2 GiB.
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
@@ -81,15 +81,6 @@ impl Range {
     }
 }
 
-/// What requests are checked against.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Sectors of the disk.
-    pub sectors: u64,
-    /// Whether it is never written.
-    pub read_only: bool,
-}
-
 /// A request from when it is taken from the queue to when it is returned.
 #[derive(Debug, Default)]
 pub struct Inflight {
@@ -153,7 +144,7 @@ impl Inflight {
         // The latter where a block device's blocks are larger than the guest's.
         let unsupported = matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));
         match &mut self.request {
-            // O_DIRECT wants an alignment that the driver does not know of.
+            // O_DIRECT requires an alignment that the driver does not guarantee.
             Request::Transfer { .. } if self.direct && errno == Some(libc::EINVAL) => self.direct = false,
             Request::Transfer { direction, offset } => {
                 let count = result.and_then(moved)?;
@@ -187,9 +178,10 @@ impl Inflight {
     }
 }
 
-/// The number of bytes that a transfer has moved. None means that the file has ended.
+/// The number of bytes that a transfer has moved. Zero means that the file ends before the end of the disk.
 fn moved(count: usize) -> io::Result<usize> {
-    if count == 0 { Err(disk::truncated_error()) } else { Ok(count) }
+    let truncated = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file was truncated");
+    if count == 0 { Err(truncated()) } else { Ok(count) }
 }
 
 /// Parses the request in a chain without its status byte. Removes all but the data from the chain.
@@ -197,37 +189,37 @@ fn moved(count: usize) -> io::Result<usize> {
 /// # Errors
 ///
 /// The status of a request that is not valid.
-pub fn parse(chain: &mut Chain, memory: &GuestMemoryMmap, limits: Limits) -> Result<Request, Status> {
+pub fn parse(chain: &mut Chain, memory: &GuestMemoryMmap, disk: &Disk) -> Result<Request, Status> {
     let [kind, _priority, sector_low, sector_high] =
-        chain.readable.read_obj::<[u32; 4]>(memory).map_err(|_| Status::IoError)?.map(u32::from_le);
+        chain.readable.read_obj::<[u32; 4]>(memory).ok_or(Status::IoError)?.map(u32::from_le);
     let sector = u64::from(sector_high) << 32 | u64::from(sector_low);
     match kind {
-        VIRTIO_BLK_T_IN => transfer(Direction::Read, sector, chain.writable.len(), limits),
-        VIRTIO_BLK_T_OUT => transfer(Direction::Write, sector, chain.readable.len(), limits),
-        VIRTIO_BLK_T_FLUSH => Ok(if limits.read_only { Request::Done } else { Request::Flush }),
+        VIRTIO_BLK_T_IN => transfer(Direction::Read, sector, chain.writable.len(), disk),
+        VIRTIO_BLK_T_OUT => transfer(Direction::Write, sector, chain.readable.len(), disk),
+        VIRTIO_BLK_T_FLUSH => Ok(if disk.read_only { Request::Done } else { Request::Flush }),
         VIRTIO_BLK_T_GET_ID => Ok(Request::Identify),
-        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if !limits.read_only => {
+        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if !disk.read_only => {
             let segment = match chain.readable.len() {
-                16 => chain.readable.read_obj(memory).map_err(|_| Status::IoError)?,
+                16 => chain.readable.read_obj(memory).ok_or(Status::IoError)?,
                 _ => return Err(Status::IoError), // the configuration space allows one segment
             };
-            range(kind == VIRTIO_BLK_T_DISCARD, segment, limits)
+            range(kind == VIRTIO_BLK_T_DISCARD, segment, disk)
         }
         _ => Err(Status::Unsupported),
     }
 }
 
-fn transfer(direction: Direction, sector: u64, len: usize, limits: Limits) -> Result<Request, Status> {
+fn transfer(direction: Direction, sector: u64, len: usize, disk: &Disk) -> Result<Request, Status> {
     let len = len as u64;
-    if !len.is_multiple_of(SECTOR) || direction == Direction::Write && limits.read_only {
+    if !len.is_multiple_of(SECTOR) || direction == Direction::Write && disk.read_only {
         return Err(Status::IoError);
     }
-    let Range { offset, .. } = on_disk(sector, len / SECTOR, limits)?;
+    let Range { offset, .. } = on_disk(sector, len / SECTOR, disk)?;
     Ok(Request::Transfer { direction, offset })
 }
 
 /// The request of a segment to discard or to zero (5.2.6).
-fn range(discard: bool, segment: [u32; 4], limits: Limits) -> Result<Request, Status> {
+fn range(discard: bool, segment: [u32; 4], disk: &Disk) -> Result<Request, Status> {
     let [sector_low, sector_high, count, flags] = segment.map(u32::from_le);
     let unmap = flags == VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
     if flags != 0 && (discard || !unmap) {
@@ -236,7 +228,7 @@ fn range(discard: bool, segment: [u32; 4], limits: Limits) -> Result<Request, St
     if count > if discard { MAX_DISCARD_SECTORS } else { MAX_ZERO_SECTORS } {
         return Err(Status::IoError);
     }
-    let range = on_disk(u64::from(sector_high) << 32 | u64::from(sector_low), count.into(), limits)?;
+    let range = on_disk(u64::from(sector_high) << 32 | u64::from(sector_low), count.into(), disk)?;
     Ok(match range.len {
         0 => Request::Done,
         _ if discard => Request::Discard(range),
@@ -245,10 +237,10 @@ fn range(discard: bool, segment: [u32; 4], limits: Limits) -> Result<Request, St
 }
 
 /// The range of `count` sectors from `sector` on, if it is on the disk.
-fn on_disk(sector: u64, count: u64, limits: Limits) -> Result<Range, Status> {
+fn on_disk(sector: u64, count: u64, disk: &Disk) -> Result<Range, Status> {
     match sector.checked_add(count) {
         // The disk's size in bytes is one that files can have, so nothing overflows.
-        Some(end) if end <= limits.sectors => Ok(Range { offset: sector * SECTOR, len: count * SECTOR }),
+        Some(end) if end <= disk.sectors => Ok(Range { offset: sector * SECTOR, len: count * SECTOR }),
         _ => Err(Status::IoError),
     }
 }

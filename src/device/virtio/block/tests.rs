@@ -106,7 +106,7 @@ fn running(image: &Image, way: Way, read_only: bool) -> Option<Driver<Block>> {
     }
     let memory = ram();
     let engine = Engine::new(disk, &memory, !matches!(way, Way::Calls | Way::DirectCalls)).unwrap();
-    let block = Block::with_engine(engine, "the serial number", &memory, Box::new(|_| {})).unwrap();
+    let block = Block::with_engine(engine, "the serial number", Box::new(|_| {}));
     let mut driver = Driver::with_memory(block, memory);
     driver.start(if read_only { VERSION_1 } else { VERSION_1 | FLUSH });
     Some(driver)
@@ -121,8 +121,8 @@ fn segment(sector: u64, count: u32, flags: u32) -> Vec<u8> {
 }
 
 impl Driver<Block> {
-    /// Sends a request with `readable` bytes behind its header and room for `len` bytes, waits for it, and returns its status
-    /// and the number of bytes written.
+    /// Sends a request with `readable` bytes behind its header and room for `len` bytes, waits for it, and returns its
+    /// status and the number of bytes written.
     fn ask(&mut self, kind: u32, sector: u64, readable: &[u8], len: u32) -> (u8, u32) {
         let before = self.used_index(0);
         self.put(HEADER, &header(kind, sector));
@@ -353,7 +353,7 @@ fn a_driver_that_does_not_wait_for_answers_has_to() {
     }
 }
 
-/// After a reset nobody touches the guest's memory, and the disk works as new.
+/// After a reset the guest's memory is not accessed, and the disk works as a new one.
 #[test]
 fn a_reset_in_the_middle_of_requests_ends_them() {
     for way in WAYS {

@@ -24,9 +24,10 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::GuestMemoryMmap;
 
-use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
+use crate::sys::tap::set_offloads;
 use crate::sys::vectored_io::{IOV_MAX, IoVecs};
 use tap::Tap;
 
@@ -106,21 +107,12 @@ impl Net {
         config[..CONFIG_STATUS].copy_from_slice(&mac);
         config[CONFIG_STATUS..CONFIG_STATUS + 2].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
         config[CONFIG_MTU..].copy_from_slice(&tap.mtu.unwrap_or(0).to_le_bytes());
-        let rx = Receiver {
-            posted: VecDeque::with_capacity(QUEUE_SIZE.into()),
-            capacity: 0,
-            buffers: 0,
-            free: vec![Chain::default(); QUEUE_SIZE.into()],
-            overflow: vec![0; MAX_FRAME].into(),
-            partial: None,
-            ready: false,
-        };
         Self {
             tap,
             config,
             features: 0,
-            iovecs: IoVecs::new(),
-            rx,
+            iovecs: IoVecs::default(),
+            rx: Receiver::new(),
             tx_chain: Chain::default(),
             tx_blocked: false,
             interest: EventSet::empty(),
@@ -276,15 +268,15 @@ impl VirtioDevice for Net {
         if flags & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
             flags &= !libc::TUN_F_TSO_ECN;
         }
-        let _ = self.tap.set_offloads(flags); // succeeded in `Tap::open`, so this fails only if the tap was deleted
+        // Succeeded in `Tap::open`, so this fails only if the tap was deleted.
+        let _ = set_offloads(&self.tap.file, flags);
     }
 
-    fn reset(&mut self) -> ResetState {
-        self.rx.reset();
+    fn reset(&mut self) {
+        self.rx = Receiver::new();
         self.tx_blocked = false;
         self.features = 0;
-        let _ = self.tap.set_offloads(0); // as above
-        ResetState::Done
+        let _ = set_offloads(&self.tap.file, 0); // as above
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
@@ -305,6 +297,18 @@ impl VirtioDevice for Net {
 }
 
 impl Receiver {
+    fn new() -> Self {
+        Self {
+            posted: VecDeque::with_capacity(QUEUE_SIZE.into()),
+            capacity: 0,
+            buffers: 0,
+            free: vec![Chain::default(); QUEUE_SIZE.into()],
+            overflow: vec![0; MAX_FRAME].into(),
+            partial: None,
+            ready: false,
+        }
+    }
+
     /// Takes chains from the queue until `capacity` is at least `wanted` bytes. Returns whether any chain is posted.
     fn post(&mut self, queue: &mut Virtqueue, wanted: usize) -> bool {
         while self.capacity < wanted && !self.is_full(queue) {
@@ -350,7 +354,7 @@ impl Receiver {
         }
         let mut left = len;
         // In one batch, because a driver that finds the first chain of a frame expects the others too.
-        queue.add_used_batch(self.posted.iter().take(count).map(|chain| {
+        queue.push_all(self.posted.iter().take(count).map(|chain| {
             let part = chain.writable.len().min(left);
             left -= part;
             (chain.head, part)
@@ -360,11 +364,6 @@ impl Receiver {
             self.buffers -= chain.writable.iter().len();
             self.free.push(chain);
         }
-    }
-
-    fn reset(&mut self) {
-        self.free.extend(self.posted.drain(..));
-        (self.capacity, self.buffers, self.partial, self.ready) = (0, 0, None, false);
     }
 }
 

@@ -40,7 +40,7 @@ pub enum TapError {
     #[error("no such interface; create it with '{}'", create_command(.0))]
     NotFound(String),
     /// The interface belongs to another user.
-    #[error("it belongs to another user; replace it with '{} && {}'", delete_command(.0), create_command(.0))]
+    #[error("it belongs to another user; replace it with 'sudo ip tuntap del mode tap name {} && {}'", .0, create_command(.0))]
     NotOwned(String),
     /// Two network interfaces of the guest have the same tap.
     #[error("it is given twice; use one tap per network interface")]
@@ -58,10 +58,6 @@ pub enum TapError {
 
 fn create_command(name: &str) -> String {
     format!("sudo ip tuntap add mode tap user $USER name {name}")
-}
-
-fn delete_command(name: &str) -> String {
-    format!("sudo ip tuntap del mode tap name {name}")
 }
 
 fn open_hint(error: &io::Error) -> &'static str {
@@ -93,15 +89,6 @@ impl Tap {
         let mtu = tap::interface_mtu(name).ok().filter(|mtu| *mtu != DEFAULT_MTU);
         let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok()).filter(|mtu| *mtu >= MIN_MTU);
         Ok(Self { file, offloads, mtu })
-    }
-
-    /// Sets which work on received frames is left to the guest.
-    ///
-    /// # Errors
-    ///
-    /// The flags are not supported, or the interface was deleted.
-    pub fn set_offloads(&self, flags: u32) -> io::Result<()> {
-        tap::set_offloads(&self.file, flags)
     }
 
     /// Makes a tap of a file that transfers whole frames, as a tap does.

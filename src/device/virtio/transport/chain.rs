@@ -1,7 +1,5 @@
-//! A validated descriptor chain: every buffer is in RAM, the chain ends, and buffers that the device reads come before those
-//! that it writes.
-
-use std::io;
+//! A validated descriptor chain: every buffer is in RAM, the chain ends, and buffers that the device reads come before
+//! those that it writes.
 
 use virtio_queue::DescriptorChain;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -10,8 +8,8 @@ use crate::sys::vectored_io::Buffer;
 
 /// A sequence of buffers in guest memory.
 //
-// virtio-queue's Reader and Writer are not used: they allocate for each chain, and borrow guest memory, so that a request
-// cannot be kept while it is in flight.
+// virtio-queue's Reader and Writer are not used: they allocate for each chain, and borrow guest memory, so that a
+// request cannot be kept while it is in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     list: Vec<Buffer>,
@@ -50,7 +48,7 @@ impl Chain {
         let mut complete = false;
         let mut count = 0;
         for descriptor in chain {
-            // A chain is no longer than its queue (virtio 1.3, 2.7.4.1 and 2.7.5.3.1), whatever table it is in.
+            // No chain is longer than its queue, in an indirect table neither (virtio 1.3, 2.7.4.1 and 2.7.5.3.1).
             count += 1;
             if count > queue_size {
                 return Err("a descriptor chain is longer than its queue");
@@ -108,38 +106,22 @@ impl Buffers {
     pub fn skip(&mut self, count: usize) {
         let mut left = count.min(self.len);
         self.len -= left;
-        let whole = self.list.iter().take_while(|buffer| {
-            let whole = buffer.len <= left;
-            left -= if whole { buffer.len } else { 0 };
-            whole
+        self.list.retain_mut(|buffer| {
+            let part = buffer.len.min(left);
+            left -= part;
+            buffer.len -= part;
+            buffer.address.0 += part as u64; // does not overflow, because the buffer is in RAM
+            buffer.len > 0
         });
-        let whole = whole.count();
-        self.list.drain(..whole);
-        if let Some(first) = self.list.first_mut() {
-            first.address.0 += left as u64; // stays inside the buffer, which is in RAM
-            first.len -= left;
-        }
-    }
-
-    /// Removes all but the first `count` bytes.
-    pub fn truncate(&mut self, count: usize) {
-        let mut left = count;
-        for (index, buffer) in self.list.iter_mut().enumerate() {
-            buffer.len = buffer.len.min(left);
-            left -= buffer.len;
-            if buffer.len == 0 {
-                self.list.truncate(index);
-                break;
-            }
-        }
-        self.len = self.len.min(count);
     }
 
     /// Removes the last byte and returns its address.
     pub fn pop_last_byte(&mut self) -> Option<GuestAddress> {
-        let last = self.list.last()?;
-        let address = GuestAddress(last.address.0 + last.len as u64 - 1);
-        self.truncate(self.len - 1);
+        let last = self.list.last_mut()?;
+        last.len -= 1;
+        let address = GuestAddress(last.address.0 + last.len as u64);
+        self.list.pop_if(|last| last.len == 0);
+        self.len -= 1;
         Some(address)
     }
 
@@ -195,17 +177,11 @@ impl Buffers {
         done
     }
 
-    /// Copies an object from the first bytes and removes them.
-    ///
-    /// # Errors
-    ///
-    /// There are fewer bytes than the object has.
-    pub fn read_obj<T: ByteValued + Default>(&mut self, memory: &GuestMemoryMmap) -> io::Result<T> {
+    /// Copies an object from the first bytes and removes them. `None` if there are fewer bytes than the object has.
+    pub fn read_obj<T: ByteValued + Default>(&mut self, memory: &GuestMemoryMmap) -> Option<T> {
         let mut object = T::default();
-        match self.read(memory, object.as_mut_slice()) {
-            len if len == size_of::<T>() => Ok(object),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        let len = self.read(memory, object.as_mut_slice());
+        (len == size_of::<T>()).then_some(object)
     }
 }
 
@@ -225,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn skipping_and_truncating_cut_to_the_byte() {
+    fn skipping_and_popping_cut_to_the_byte() {
         let all = buffers(&[(100, 10), (0, 0), (200, 5), (300, 1)]);
         assert_eq!(pieces(&all), [(100, 10), (200, 5), (300, 1)]);
         for (skip, rest) in [
@@ -239,11 +215,6 @@ mod tests {
             let mut buffers = all.clone();
             buffers.skip(skip);
             assert_eq!(pieces(&buffers), rest, "skip {skip}");
-        }
-        for (keep, rest) in [(0, vec![]), (10, vec![(100, 10)]), (11, vec![(100, 10), (200, 1)])] {
-            let mut buffers = all.clone();
-            buffers.truncate(keep);
-            assert_eq!(pieces(&buffers), rest, "truncate {keep}");
         }
         let mut buffers = all.clone();
         assert_eq!(buffers.pop_last_byte(), Some(GuestAddress(300)));
@@ -263,7 +234,7 @@ mod tests {
         assert_eq!(rest.read(&memory, &mut text), 1);
         assert_eq!(rest.read(&memory, &mut text), 0);
         assert_eq!(all.clone().read_obj::<u32>(&memory).unwrap(), u32::from_le_bytes(*b"abcd"));
-        assert!(all.clone().read_obj::<u64>(&memory).is_err());
+        assert!(all.clone().read_obj::<u64>(&memory).is_none());
 
         for (offset, text, written) in [(0, "ABCDE", 5), (2, "xyz", 3), (4, "..", 1), (5, "?", 0), (9, "?", 0)] {
             assert_eq!(all.write_at(&memory, offset, text.as_bytes()), written, "at {offset}");

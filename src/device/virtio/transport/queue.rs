@@ -1,4 +1,5 @@
-//! One virtqueue (virtio 1.3, 2.7): the device takes requests from its available ring and returns them in its used ring.
+//! One virtqueue (virtio 1.3, 2.7): the device takes requests from its available ring and returns them in its used
+//! ring.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -9,8 +10,18 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::{Chain, Fault};
 use crate::device::virtio::Interrupt;
 
-/// How often its own size of requests a queue yields in one turn of the event loop, so that other devices have theirs.
+/// Maximum number of requests that a queue returns in one turn of the event loop, as a multiple of its size, so that
+/// other devices have their turn.
 const ROUNDS: u32 = 2;
+
+/// The driver's configuration of a queue, in effect when the queue becomes ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueueConfig {
+    pub size: u32,
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+}
 
 /// A virtqueue with the eventfd that notifies it.
 #[derive(Debug)]
@@ -52,7 +63,7 @@ impl Virtqueue {
         self.queue.ready()
     }
 
-    pub(in crate::device::virtio) fn doorbell(&self) -> &EventFd {
+    pub(super) fn doorbell(&self) -> &EventFd {
         &self.doorbell
     }
 
@@ -61,7 +72,8 @@ impl Virtqueue {
     /// # Errors
     ///
     /// The size is not valid, or a ring is not in RAM, not aligned, or overlaps another one.
-    pub(super) fn configure(&mut self, size: u32, descriptors: u64, available: u64, used: u64) -> Result<(), Fault> {
+    pub(super) fn configure(&mut self, config: &QueueConfig) -> Result<(), Fault> {
+        let QueueConfig { size, descriptors, available, used } = *config;
         let Some(size) = u16::try_from(size).ok().filter(|size| self.queue.try_set_size(*size).is_ok()) else {
             return Err("a queue's size is not a power of two, or too large");
         };
@@ -102,22 +114,22 @@ impl Virtqueue {
         self.budget = u32::from(self.queue.size()).saturating_mul(ROUNDS);
     }
 
-    /// Interrupts the driver for the used entries that were added, unless it suppresses that. To be called after the device
-    /// has processed the queue.
+    /// Interrupts the driver for the used entries that were added, unless it suppresses that. To be called after the
+    /// device has processed the queue.
     pub(super) fn end_turn(&mut self, interrupt: &Interrupt) {
         let added = std::mem::take(&mut self.pending_used);
         if added > 0 && self.needs_interrupt(added).unwrap_or(true) {
-            interrupt.raise();
+            interrupt();
         }
     }
 
-    /// Whether the driver wants an interrupt for one of the last `added` entries (virtio 1.3, 2.7.7.2).
+    /// Whether the driver requires an interrupt for one of the last `added` entries (virtio 1.3, 2.7.7.2).
     fn needs_interrupt(&self, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
         if !self.queue.event_idx_enabled() {
             return Ok(true);
         }
         fence(Ordering::SeqCst); // the driver sees the entries before `used_event` is read
-        // It is behind the entries of the available ring, which `configure` has checked to be in RAM.
+        // It follows the entries of the available ring, which `configure` has checked to be in RAM.
         let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
         let event = u16::from_le(self.memory.load(GuestAddress(at), Ordering::Relaxed)?);
         Ok(self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < added)
@@ -140,12 +152,12 @@ impl Virtqueue {
         self.queue.size()
     }
 
-    /// Takes the driver's next request into `chain`. Returns false when none is available; then the driver notifies the queue
-    /// of the next one. A queue that is not ready or has failed has no requests.
+    /// Takes the driver's next request into `chain`. Returns false when none is available; then the driver notifies the
+    /// queue of the next one. A queue that is not ready or has failed has no requests.
     pub fn pop(&mut self, chain: &mut Chain) -> bool {
         while self.usable() {
             if self.budget == 0 {
-                let _ = self.doorbell.write(1); // the rest is for the next turn
+                self.notify(); // the rest is for the next turn
                 return false;
             }
             match self.try_pop(chain) {
@@ -184,37 +196,23 @@ impl Virtqueue {
         Ok(true)
     }
 
-    /// Whether a request is available.
-    pub fn has_more(&self) -> bool {
-        let next = self.queue.next_avail();
-        self.usable() && self.queue.avail_idx(&self.memory, Ordering::Acquire).is_ok_and(|index| index.0 != next)
-    }
-
     /// Makes the request that was taken last available again.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Enables notifications of requests. Returns whether one is available already.
-    pub fn enable_notification(&mut self) -> bool {
-        self.notifications_disabled = false;
-        self.usable() && self.queue.enable_notification(&self.memory).unwrap_or(false)
+    /// Notifies the queue, as the driver does.
+    pub fn notify(&self) {
+        let _ = self.doorbell.write(1); // a full counter is readable
     }
 
     /// Returns the chain that begins at descriptor `head`, after `written` bytes were written to its buffers.
     pub fn push(&mut self, head: u16, written: usize) {
-        if !self.usable() {
-            return;
-        }
-        let written = u32::try_from(written).unwrap_or(u32::MAX); // a chain is not longer than that
-        match self.queue.add_used(&self.memory, head, written) {
-            Ok(()) => self.pending_used = self.pending_used.wrapping_add(1),
-            Err(_) => self.fail("a queue's ring cannot be reached"),
-        }
+        self.push_all([(head, written)].into_iter());
     }
 
     /// Returns several chains (head and bytes written), of which the driver sees all or none.
-    pub fn add_used_batch(&mut self, entries: impl Iterator<Item = (u16, usize)>) {
+    pub fn push_all(&mut self, entries: impl Iterator<Item = (u16, usize)>) {
         if !self.usable() {
             return;
         }
@@ -222,7 +220,8 @@ impl Virtqueue {
         let mut next = self.queue.next_used();
         let mut result = Ok(());
         for (head, written) in entries {
-            // 32 bits each for the head and the length. `configure` has checked that the ring is in RAM.
+            // 32 bits each for the head and the length, which is less than 2^32 for any chain. `configure` has checked
+            // that the ring is in RAM.
             let entry = u64::from(u32::try_from(written).unwrap_or(u32::MAX)) << 32 | u64::from(head);
             let at = GuestAddress(ring + 4 + 8 * u64::from(next % size));
             result = result.and(self.memory.write_obj(entry.to_le(), at));

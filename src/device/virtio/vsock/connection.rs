@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::num::Wrapping;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use vm_memory::GuestMemoryMmap;
@@ -299,7 +299,7 @@ impl Connection {
     /// The kernel is out of memory or of epoll watches.
     pub fn register(&mut self, data: u32, ops: &mut EventOps) -> event::Result<()> {
         let interest = self.wanted_interest();
-        ops.add(Events::with_data(self, data, interest))?;
+        ops.add(Events::with_data(&self.socket, data, interest))?;
         self.interest = Some(interest);
         Ok(())
     }
@@ -309,14 +309,14 @@ impl Connection {
         let wanted = self.wanted_interest();
         if self.interest.is_some_and(|interest| interest != wanted) {
             self.interest = Some(wanted);
-            let _ = ops.modify(Events::with_data(self, data, wanted)); // cannot fail for a registered descriptor
+            let _ = ops.modify(Events::with_data(&self.socket, data, wanted)); // cannot fail for a registered descriptor
         }
     }
 
     /// Removes the socket from the event loop.
     pub fn deregister(&mut self, ops: &mut EventOps) {
         if self.interest.take().is_some() {
-            let _ = ops.remove(Events::empty(self)); // cannot fail for a registered descriptor
+            let _ = ops.remove(Events::empty(&self.socket)); // cannot fail for a registered descriptor
         }
     }
 
@@ -334,12 +334,6 @@ impl Connection {
 
     fn host_rx_closed(&self) -> bool {
         self.host_shutdown & SHUTDOWN_RECEIVE != 0
-    }
-}
-
-impl AsRawFd for Connection {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const MAX_PATH_LEN: usize = 108 - 1 - 11;
 /// A listening socket. Its file is removed on drop.
 #[derive(Debug)]
 pub struct UdsListener {
-    socket: UnixListener,
+    pub(super) socket: UnixListener,
     path: PathBuf,
     file_id: (u64, u64), // device and inode
 }
@@ -109,12 +109,6 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
 /// Whether the process or the system has too many open files.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-impl AsRawFd for UdsListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
 }
 
 impl Drop for UdsListener {

@@ -14,7 +14,7 @@ mod packet;
 
 pub use listener::{ListenError, UdsListener};
 
-use super::{BACKEND, Chain, DeviceContext, ResetState, VirtioDevice, Virtqueue};
+use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, Events};
 use muxer::Muxer;
 
@@ -59,11 +59,10 @@ impl VirtioDevice for Vsock {
         self.muxer.init(ops);
     }
 
-    fn reset(&mut self) -> ResetState {
+    fn reset(&mut self) {
         // The event loop closes the sockets later: `EventOps` is needed to remove their registrations.
         self.muxer.shut_down_all();
         self.stale = true;
-        ResetState::Done
     }
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {

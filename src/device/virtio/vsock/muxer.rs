@@ -56,13 +56,13 @@ impl Muxer {
             next_id: FIRST_ID,
             next_port: FIRST_HOST_PORT,
             chain: Chain::default(),
-            iovecs: IoVecs::new(),
+            iovecs: IoVecs::default(),
         }
     }
 
     pub fn init(&mut self, ops: &mut EventOps) {
         // A new descriptor can be registered unless the kernel is out of memory. Then host programs cannot connect.
-        let _ = ops.add(Events::with_data(&self.listener, LISTENER, EventSet::IN));
+        let _ = ops.add(Events::with_data(&self.listener.socket, LISTENER, EventSet::IN));
     }
 
     /// Whether a packet of the guest can be handled: it may cause an RST packet.
@@ -107,7 +107,7 @@ impl Muxer {
         if self.listening != on {
             self.listening = on;
             let interest = if on { EventSet::IN } else { EventSet::empty() };
-            let _ = ops.modify(Events::with_data(&self.listener, LISTENER, interest)); // registered by `init`
+            let _ = ops.modify(Events::with_data(&self.listener.socket, LISTENER, interest)); // registered by `init`
         }
     }
 

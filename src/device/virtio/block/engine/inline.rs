@@ -10,15 +10,13 @@ use vm_memory::GuestMemoryMmap;
 use crate::device::virtio::Buffers;
 use crate::device::virtio::block::disk::{Disk, Inline};
 use crate::sys::async_io::Operation;
-use crate::sys::vectored_io::{Direction, ZEROS, transfer};
+use crate::sys::vectored_io::{Direction, IoVecs, MAX_BYTES, ZEROS};
 
-/// The most bytes that one operation moves.
-const MAX_BYTES: usize = 1 << 20;
 /// The most bytes that are moved in one turn of the event loop or one exit of a vCPU.
 const MAX_TURN_BYTES: usize = 8 << 20;
 
-/// With so many requests in flight, reads are not tried inline. A read that finds nothing in the page cache starts readahead,
-/// and even that waits for a device which does not answer as soon as its queue is full.
+/// With so many requests in flight, reads are not tried inline. A read that finds nothing in the page cache starts
+/// readahead, and even that waits for a device which does not answer as soon as its queue is full.
 const MAX_MISSES: usize = 8;
 
 /// What may still be done in this turn.
@@ -46,18 +44,19 @@ pub fn execute(
     operation: Operation,
     memory: &GuestMemoryMmap,
     data: &Buffers,
+    iovecs: &mut IoVecs,
     budget: &mut TurnBudget,
 ) -> Option<io::Result<usize>> {
-    let file = disk.file()?;
+    let file = disk.files.first()?;
     let len = data.len();
-    let moves = |flags, direction, offset| {
-        transfer(file.as_fd(), direction, memory, data.iter().copied(), MAX_BYTES, offset, flags)
+    let mut transfer = |direction, offset, flags| {
+        iovecs.transfer(file.as_fd(), direction, memory, data.iter().copied(), offset, flags)
     };
     let result = match (disk.inline, operation) {
         (Inline::CachedReads, Operation::Transfer { direction: Direction::Read, offset, flags })
-            if budget.cached && !disk.direct() && len <= MAX_BYTES =>
+            if budget.cached && !disk.direct && len <= MAX_BYTES =>
         {
-            match moves(flags | libc::RWF_NOWAIT, Direction::Read, offset) {
+            match transfer(Direction::Read, offset, flags | libc::RWF_NOWAIT) {
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
                     budget.cached = false; // what follows is probably not cached either
                     return None;
@@ -68,7 +67,7 @@ pub fn execute(
             }
         }
         (Inline::Everything, _) if budget.is_used_up() => return None,
-        (Inline::Everything, Operation::Transfer { direction, offset, flags }) => moves(flags, direction, offset),
+        (Inline::Everything, Operation::Transfer { direction, offset, flags }) => transfer(direction, offset, flags),
         (Inline::Everything, Operation::WriteZeros { offset, len }) => {
             file.write_at(&ZEROS[..ZEROS.len().min(len as usize)], offset)
         }

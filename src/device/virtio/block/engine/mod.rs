@@ -7,8 +7,8 @@
 //! | system calls | the rest, one after another, if the host has no io_uring | an I/O process |
 //!
 //! The last two are one [`AsyncIo`], whose table holds all requests in flight. Its process is started with the first
-//! request that needs it. For a file that even closing may block on, it is started before the guest runs and has the only
-//! descriptors.
+//! request that needs it. For a file that even closing may block on, it is started before the guest runs and has the
+//! only descriptors.
 
 mod inline;
 
@@ -23,12 +23,13 @@ use super::disk::{Disk, Inline};
 use super::request::Inflight;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::async_io::{AsyncIo, MAX_IN_FLIGHT, Operation};
+use crate::sys::vectored_io::IoVecs;
 
 /// Executes requests.
-#[derive(Debug)]
 pub struct Engine {
     disk: Disk,
     memory: GuestMemoryMmap,
+    iovecs: IoVecs,
     asynchronous: AsyncIo<Box<Inflight>>,
     use_uring: bool,
     durable: bool,
@@ -54,7 +55,8 @@ impl Engine {
     /// The host has no more descriptors.
     pub fn new(disk: Disk, memory: &GuestMemoryMmap, use_uring: bool) -> io::Result<Self> {
         let asynchronous = AsyncIo::new(memory.clone())?;
-        Ok(Self { disk, memory: memory.clone(), asynchronous, use_uring, durable: false, cancelled: false })
+        let (memory, iovecs) = (memory.clone(), IoVecs::default());
+        Ok(Self { disk, memory, iovecs, asynchronous, use_uring, durable: false, cancelled: false })
     }
 
     /// The disk.
@@ -71,19 +73,16 @@ impl Engine {
     pub fn init(&mut self, data: u32, ops: &mut EventOps) {
         let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let _ = ops.add(Events::with_data(self.asynchronous.event(), data, edge)); // fails if the host is out of memory
-        if self.disk.inline == Inline::Nothing && self.ensure_started().is_ok() {
+        if self.disk.inline == Inline::Nothing && self.start_process().is_ok() {
             self.disk.close();
         }
     }
 
-    fn ensure_started(&mut self) -> io::Result<()> {
-        match self.asynchronous.started() {
-            true => Ok(()),
-            false => self.asynchronous.start(&self.disk.files(), self.use_uring),
-        }
+    fn start_process(&mut self) -> io::Result<()> {
+        self.asynchronous.start(&self.disk.files, self.use_uring)
     }
 
-    /// Begins with a new driver. If it wants `durable` requests, each is on the medium when it has ended.
+    /// Begins with a new driver. If its requests are `durable`, each is on the medium when it has ended.
     pub fn activate(&mut self, durable: bool) {
         (self.durable, self.cancelled) = (durable, false);
         self.asynchronous.set_cancelled(false);
@@ -102,7 +101,8 @@ impl Engine {
     /// Begins a request, or continues one that was paused.
     pub fn start(&mut self, mut inflight: Box<Inflight>, budget: &mut TurnBudget) -> Progress {
         while let Some(operation) = inflight.operation(self.durable) {
-            let result = match inline::execute(&self.disk, operation, &self.memory, inflight.data(), budget) {
+            let (data, iovecs) = (inflight.data(), &mut self.iovecs);
+            let result = match inline::execute(&self.disk, operation, &self.memory, data, iovecs, budget) {
                 Some(result) => result,
                 None if self.disk.inline == Inline::Everything => return Progress::Paused(inflight),
                 None => return self.submit_async(inflight, operation),
@@ -116,7 +116,7 @@ impl Engine {
 
     /// Only on the event loop's thread, as the process ends with the thread that starts it.
     fn submit_async(&mut self, inflight: Box<Inflight>, operation: Operation) -> Progress {
-        if let Err(error) = self.ensure_started() {
+        if let Err(error) = self.start_process() {
             return Progress::Ended(inflight, Err(error));
         }
         let file = usize::from(inflight.direct && matches!(operation, Operation::Transfer { .. }));
@@ -141,7 +141,7 @@ impl Engine {
         })
     }
 
-    /// Gives up the requests in flight: those that have not begun fail, and none is continued.
+    /// Cancels the requests in flight: those that have not begun fail, and the others are not continued.
     pub fn cancel(&mut self) {
         self.cancelled = true;
         self.asynchronous.set_cancelled(true);

@@ -1,7 +1,7 @@
 //! The registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
 //!
-//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped read-only
-//! into the guest, so that only writes exit; so it is up to date at all times.
+//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped
+//! read-only into the guest, so that only writes exit; so it is up to date at all times.
 
 use std::fmt;
 use std::io;
@@ -26,8 +26,8 @@ use virtio_bindings::virtio_mmio::{
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::{DeviceContext, Interrupt, ResetState, VirtioDevice};
-use super::Virtqueue;
+use super::super::{DeviceContext, Interrupt, VirtioDevice};
+use super::queue::{QueueConfig, Virtqueue};
 use crate::device::{Device, Response};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 
@@ -40,14 +40,11 @@ pub const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
 /// The bit of InterruptStatus for used buffers.
 pub const INT_VRING: u32 = VIRTIO_MMIO_INT_VRING;
 
-/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the register,
-/// but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so this must be much
-/// shorter than the time a shutdown waits for it.
+/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the
+/// register, but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so
+/// this must be much shorter than the time a shutdown waits for it.
 const RESET_WAIT: Duration = Duration::from_millis(100);
 
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
-const VENDOR: u32 = u32::from_le_bytes(*b"kick");
 const TRANSPORT_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
@@ -71,11 +68,6 @@ impl RegisterPage {
         let _ = self.pages.as_volatile_slice().store(value.to_le(), at, Ordering::Release);
     }
 
-    fn load(&self, offset: u32) -> u32 {
-        let at = self.start + offset as usize;
-        self.pages.as_volatile_slice().load(at, Ordering::Relaxed).map_or(0, u32::from_le)
-    }
-
     fn write(&self, offset: u32, data: &[u8]) {
         let _ = self.pages.as_volatile_slice().write(data, self.start + offset as usize);
     }
@@ -92,23 +84,14 @@ pub struct Virtio<D> {
     queue_configs: Vec<QueueConfig>,
     interrupt: Interrupt,
     page: RegisterPage,
-    on_driver_ok: Option<Box<dyn Fn() + Send>>,
+    on_driver_ok: Box<dyn Fn() + Send>,
     status: u32,     // 0 during a reset, though the driver reads the old one
     resetting: bool, // the device has I/O of the last driver in flight
     reset_done: Arc<Condvar>,
+    config_generation: u32,
     driver_features: u64,
-    device_features_sel: u32,
     driver_features_sel: u32,
     queue_sel: u32,
-}
-
-/// The driver's configuration of a queue, in effect when the queue becomes ready.
-#[derive(Clone, Copy, Debug, Default)]
-struct QueueConfig {
-    size: u32,
-    descriptors: u64,
-    available: u64,
-    used: u64,
 }
 
 impl<D> fmt::Debug for Virtio<D> {
@@ -118,12 +101,19 @@ impl<D> fmt::Debug for Virtio<D> {
 }
 
 impl<D: VirtioDevice> Virtio<D> {
-    /// Puts `device` behind registers in the state after a reset.
+    /// Puts `device` behind registers in the state after a reset. Calls `on_driver_ok` each time that the driver sets
+    /// DRIVER_OK, on its vCPU's thread.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors or memory.
-    pub fn new(device: D, memory: &GuestMemoryMmap, interrupt: Interrupt, page: RegisterPage) -> io::Result<Self> {
+    pub fn new(
+        device: D,
+        memory: &GuestMemoryMmap,
+        interrupt: Interrupt,
+        page: RegisterPage,
+        on_driver_ok: Box<dyn Fn() + Send>,
+    ) -> io::Result<Self> {
         let queues = D::QUEUES.iter().map(|&size| {
             let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
             Virtqueue::new(size, memory.clone(), doorbell).map_err(io::Error::other)
@@ -136,29 +126,25 @@ impl<D: VirtioDevice> Virtio<D> {
             queue_configs,
             interrupt,
             page,
-            on_driver_ok: None,
+            on_driver_ok,
             status: 0,
             resetting: false,
             reset_done: Arc::default(),
+            config_generation: 0,
             driver_features: 0,
-            device_features_sel: 0,
             driver_features_sel: 0,
             queue_sel: 0,
         };
-        virtio.store(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
-        virtio.store(VIRTIO_MMIO_VERSION, VERSION);
-        virtio.store(VIRTIO_MMIO_DEVICE_ID, D::TYPE);
-        virtio.store(VIRTIO_MMIO_VENDOR_ID, VENDOR);
+        let page = &virtio.page;
+        page.store(VIRTIO_MMIO_MAGIC_VALUE, u32::from_le_bytes(*b"virt"));
+        page.store(VIRTIO_MMIO_VERSION, 2);
+        page.store(VIRTIO_MMIO_DEVICE_ID, D::TYPE);
+        page.store(VIRTIO_MMIO_VENDOR_ID, u32::from_le_bytes(*b"kick"));
         // No shared memory region: all bits of the length and of the address are set.
-        (VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH).step_by(4).for_each(|at| virtio.store(at, u32::MAX));
+        (VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH).step_by(4).for_each(|at| page.store(at, u32::MAX));
         virtio.store_config();
         virtio.reset();
         Ok(virtio)
-    }
-
-    /// Sets a function that is called each time that the driver sets DRIVER_OK, on its vCPU's thread.
-    pub fn on_driver_ok(&mut self, call: Box<dyn Fn() + Send>) {
-        self.on_driver_ok = Some(call);
     }
 
     /// The device.
@@ -166,40 +152,33 @@ impl<D: VirtioDevice> Virtio<D> {
         &mut self.device
     }
 
-    /// Whether QueueNotify should be handled by [`Registers`] instead of the event loop.
-    pub fn synchronous(&self) -> bool {
-        self.device.synchronous()
-    }
-
     /// The queues' eventfds, in order. Writing one notifies the queue.
     pub fn doorbells(&self) -> impl Iterator<Item = &EventFd> {
         self.queues.iter().map(Virtqueue::doorbell)
-    }
-
-    fn store(&self, offset: u32, value: u32) {
-        self.page.store(offset, value);
-    }
-
-    fn load(&self, offset: u32) -> u32 {
-        self.page.load(offset)
     }
 
     fn store_config(&self) {
         self.page.write(VIRTIO_MMIO_CONFIG, self.device.config());
     }
 
-    /// Publishes a new configuration. The generation changes before and after, so a driver that read in between tries again.
+    /// Publishes a new configuration. The generation changes before and after, so a driver that read in between tries
+    /// again.
     fn config_changed(&mut self) {
-        self.store(VIRTIO_MMIO_CONFIG_GENERATION, self.load(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
+        self.increment_generation();
         self.store_config();
-        self.store(VIRTIO_MMIO_CONFIG_GENERATION, self.load(VIRTIO_MMIO_CONFIG_GENERATION).wrapping_add(1));
+        self.increment_generation();
         self.notify_config();
+    }
+
+    fn increment_generation(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        self.page.store(VIRTIO_MMIO_CONFIG_GENERATION, self.config_generation);
     }
 
     fn notify_config(&self) {
         if self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
-            self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
-            self.interrupt.raise();
+            self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
+            (self.interrupt)();
         }
     }
 
@@ -209,7 +188,7 @@ impl<D: VirtioDevice> Virtio<D> {
 
     fn set_status(&mut self, status: u32) {
         self.status = status;
-        self.store(VIRTIO_MMIO_STATUS, status);
+        self.page.store(VIRTIO_MMIO_STATUS, status);
     }
 
     fn features(&self) -> u64 {
@@ -225,29 +204,30 @@ impl<D: VirtioDevice> Virtio<D> {
         self.queues.iter_mut().for_each(Virtqueue::reset);
         self.queue_configs.fill(QueueConfig::default());
         self.driver_features = 0;
-        (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
+        (self.driver_features_sel, self.queue_sel) = (0, 0);
         self.status = 0;
         self.resetting = true;
         self.try_complete_reset();
     }
 
     fn try_complete_reset(&mut self) {
-        if self.device.reset() == ResetState::Pending {
+        self.device.reset();
+        if self.device.has_io_in_flight() {
             return;
         }
         self.resetting = false;
         self.set_status(0);
         // Used buffers are announced by edges and the line is the device's own, so its driver may check each time.
-        self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
-        self.store(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
+        self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+        self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
         self.store_queue();
         self.reset_done.notify_all();
     }
 
     fn store_queue(&self) {
         let queue = self.queues.get(self.queue_sel as usize);
-        self.store(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size().into()));
-        self.store(VIRTIO_MMIO_QUEUE_READY, queue.is_some_and(Virtqueue::ready).into());
+        self.page.store(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size().into()));
+        self.page.store(VIRTIO_MMIO_QUEUE_READY, queue.is_some_and(Virtqueue::ready).into());
     }
 
     /// The steps of the driver's initialization (3.1.1).
@@ -268,20 +248,18 @@ impl<D: VirtioDevice> Virtio<D> {
             let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
             self.queues.iter_mut().for_each(|queue| queue.set_event_idx(event_idx));
             self.device.activate(features);
-            if let Some(call) = &self.on_driver_ok {
-                call();
-            }
+            (self.on_driver_ok)();
             // Requests that were made available before were not notified.
-            self.doorbells().for_each(|doorbell| drop(doorbell.write(1)));
+            self.queues.iter().for_each(Virtqueue::notify);
         }
     }
 
     fn write_queue_ready(&mut self, ready: u32) {
         let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else { return };
-        let QueueConfig { size, descriptors, available, used } = self.queue_configs[self.queue_sel as usize];
+        let config = &self.queue_configs[self.queue_sel as usize];
         if ready & 1 == 0 {
             queue.reset();
-        } else if !queue.ready() && queue.configure(size, descriptors, available, used).is_err() {
+        } else if !queue.ready() && queue.configure(config).is_err() {
             self.needs_reset();
         }
         self.store_queue();
@@ -292,8 +270,7 @@ impl<D: VirtioDevice> Virtio<D> {
         let running = self.has(VIRTIO_CONFIG_S_DRIVER_OK);
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => {
-                self.device_features_sel = value;
-                self.store(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), value));
+                self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), value));
             }
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_sel = value,
             VIRTIO_MMIO_DRIVER_FEATURES if negotiating => {
@@ -306,7 +283,15 @@ impl<D: VirtioDevice> Virtio<D> {
             VIRTIO_MMIO_QUEUE_READY if !running => self.write_queue_ready(value),
             VIRTIO_MMIO_STATUS => self.write_status(value),
             VIRTIO_MMIO_INTERRUPT_ACK if value & VIRTIO_MMIO_INT_CONFIG != 0 => {
-                self.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+                self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+            }
+            VIRTIO_MMIO_QUEUE_NOTIFY if running && self.device.synchronous() => {
+                self.take_turn(|device, queues| device.process_inline(queues));
+            }
+            VIRTIO_MMIO_QUEUE_NOTIFY => {
+                if let Some(queue) = self.queues.get(value as usize) {
+                    queue.notify(); // no ioeventfd has handled it
+                }
             }
             _ => self.write_queue_register(offset, value),
         }
@@ -314,14 +299,6 @@ impl<D: VirtioDevice> Virtio<D> {
 
     /// Stores the driver's configuration of a queue until the queue becomes ready.
     fn write_queue_register(&mut self, offset: u32, value: u32) {
-        if offset == VIRTIO_MMIO_QUEUE_NOTIFY {
-            if self.device.synchronous() && self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
-                self.take_turn(|device, queues| device.process_inline(queues));
-            } else if let Some(queue) = self.queues.get(value as usize) {
-                let _ = queue.doorbell().write(1); // if no ioeventfd handles it
-            }
-            return;
-        }
         let Some(config) = self.queue_configs.get_mut(self.queue_sel as usize) else { return };
         match offset {
             VIRTIO_MMIO_QUEUE_NUM => config.size = value,
@@ -363,7 +340,7 @@ impl<D: VirtioDevice> Virtio<D> {
     }
 }
 
-/// 32 bits of a 64-bit register; behind the register they are zero.
+/// 32 bits of a 64-bit register. They are zero if `select` is larger than 1.
 fn half(register: u64, select: u32) -> u32 {
     register.checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
 }

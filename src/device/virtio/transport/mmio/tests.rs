@@ -8,10 +8,10 @@ use crate::device::virtio::testing::*;
 const END: u64 = RAM as u64;
 
 fn rng() -> Driver<Rng> {
-    Driver::running(Rng::new(), VERSION_1)
+    Driver::running(Rng::default(), VERSION_1)
 }
 
-/// That the queue has stopped and its driver was told.
+/// Asserts that the queue has stopped and that its driver was notified.
 #[track_caller]
 fn has_stopped(driver: &Driver<Rng>) {
     assert_eq!(driver.used(0), []);
@@ -50,7 +50,7 @@ fn a_driver_finds_the_device_and_gets_its_answer() {
 
 #[test]
 fn features_are_offered_in_halves_and_only_those_are_accepted() {
-    let driver = Driver::new(Rng::new());
+    let driver = Driver::new(Rng::default());
     let offered = [0, 1, 2, u32::MAX].map(|half| {
         driver.write(DEVICE_FEATURES_SEL, half);
         driver.read(DEVICE_FEATURES)
@@ -69,7 +69,7 @@ fn features_are_offered_in_halves_and_only_those_are_accepted() {
 
 #[test]
 fn requests_are_not_looked_at_before_the_driver_is_ready() {
-    let mut driver = Driver::new(Rng::new());
+    let mut driver = Driver::new(Rng::default());
     driver.negotiate(VERSION_1);
     driver.set_up(0, SIZE, rings(0));
     driver.request(0, &[], &[(BUFFERS, 64)]);
@@ -100,7 +100,7 @@ fn a_queue_whose_rings_make_no_sense_does_not_become_ready() {
         (SIZE, [a, b, b]),
         (SIZE, [a, b, a + 16 * 16 - 4]),
     ] {
-        let mut driver = Driver::new(Rng::new());
+        let mut driver = Driver::new(Rng::default());
         driver.negotiate(VERSION_1);
         driver.set_up(0, size, rings);
         assert_eq!(driver.read(QUEUE_READY), 0, "{size} {rings:x?}");
@@ -197,7 +197,7 @@ fn a_stopped_queue_leaves_the_others_going() {
 
 #[test]
 fn an_indirect_chain_is_as_good_as_any() {
-    let mut driver = Driver::running(Rng::new(), VERSION_1 | INDIRECT_DESC);
+    let mut driver = Driver::running(Rng::default(), VERSION_1 | INDIRECT_DESC);
     let table = BUFFERS + 0x1001; // needs no alignment
     for n in 0..u64::from(SIZE) {
         let next = if n + 1 < SIZE.into() { NEXT } else { 0 };
@@ -209,7 +209,7 @@ fn an_indirect_chain_is_as_good_as_any() {
 
 #[test]
 fn a_driver_with_event_indices_is_interrupted_when_it_wants_to_be() {
-    let mut driver = Driver::running(Rng::new(), VERSION_1 | EVENT_IDX);
+    let mut driver = Driver::running(Rng::default(), VERSION_1 | EVENT_IDX);
     let [_, available, used] = rings(0);
     let used_event = |index: u16| (index, GuestAddress(available + 4 + u64::from(SIZE) * 2));
     let (value, at) = used_event(3);
@@ -236,7 +236,8 @@ fn requests_that_are_taken_together_are_one_interrupt() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever a guest writes to registers and memory, the device survives, the loop comes to rest, and a reset mends it.
+    /// A guest may write anything to registers and memory: the device does not panic, the loop becomes idle, and the
+    /// device works after a reset.
     #[test]
     fn no_guest_breaks_the_transport(
         memory in proptest::collection::vec(any::<u8>(), 0x1000),
@@ -244,7 +245,7 @@ proptest! {
         features in prop_oneof![Just(VERSION_1), Just(VERSION_1 | EVENT_IDX), any::<u64>()],
         status in prop_oneof![Just(RUNNING), any::<u32>()],
     ) {
-        let mut driver = Driver::new(Rng::new());
+        let mut driver = Driver::new(Rng::default());
         driver.negotiate(features);
         driver.put(rings(0)[0], &memory);
         driver.set_up(0, SIZE, rings(0));
