@@ -7,7 +7,6 @@ use crate::support::has_kvm;
 use crate::support::run::{Run, run};
 use crate::{guest, power_off, print_serial};
 use nix::errno::Errno;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::pty::openpty;
 use nix::sched::{CloneFlags, unshare};
@@ -152,14 +151,13 @@ impl Ext4 {
     fn mount(directory: PathBuf, image: &Path, device: Option<Fuse>) -> Self {
         fs::create_dir(&directory).unwrap();
         command(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
-        command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(image).arg(&directory));
-        let fs = Self { directory, device };
-        fs::write(fs.file(), vec![1; 1 << 20]).unwrap();
-        // Nothing of it stays in the page cache.
-        let file = File::open(fs.file()).unwrap();
-        file.sync_all().unwrap();
-        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
-        fs
+        let mount = || command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(image).arg(&directory));
+        mount();
+        fs::write(directory.join("disk"), vec![1; 1 << 20]).unwrap();
+        // Once more, so that nothing of it is in the page cache.
+        umount2(&directory, MntFlags::empty()).unwrap();
+        mount();
+        Self { directory, device }
     }
 }
 
