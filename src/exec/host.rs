@@ -108,8 +108,8 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is the
-    /// time from the signal that is forwarded to the command to the end of the run.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
+    /// the time from the signal that is forwarded to the command to the end of the run.
     ///
     /// # Errors
     ///
@@ -316,8 +316,8 @@ impl ExecHost {
         if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
 
-    /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has time
-    /// to end.
+    /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has
+    /// time to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
         let runs = self.timings.started.is_some() && self.status.is_none();
@@ -328,7 +328,8 @@ impl ExecHost {
         self.send(Message::Signal(signal)).is_ok()
     }
 
-    /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from it.
+    /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from
+    /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let rings = self.receive_events().and_then(|()| {
             let Some(channel) = &self.channel else { return Ok(()) };

@@ -10,7 +10,7 @@
 //! The data itself goes through guest memory: see [`channel`](super::channel).
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,33 +28,35 @@ pub const SIGNATURE: [u8; 4] = *b"KXP1";
 /// The device.
 #[derive(Debug)]
 pub struct ExecPort {
-    frame: [AtomicU8; 4],
+    frame: AtomicU32,
     doorbell: EventFd,
 }
 
 impl ExecPort {
     /// A device that signals `doorbell` when the guest writes the doorbell port.
     pub fn new(doorbell: EventFd) -> Self {
-        Self { frame: Default::default(), doorbell }
+        Self { frame: AtomicU32::new(0), doorbell }
     }
 
     /// The page frame number (guest-physical address / 4096) that the guest wrote last.
     pub fn frame(&self) -> u32 {
-        u32::from_le_bytes(self.frame.each_ref().map(|byte| byte.load(Ordering::Acquire)))
+        self.frame.load(Ordering::Acquire)
     }
 }
 
 impl Device for ExecPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset as usize..) {
-            *byte = SIGNATURE.get(at).copied().unwrap_or(0);
+        for (byte, at) in data.iter_mut().zip(offset..) {
+            *byte = usize::try_from(at).ok().and_then(|at| SIGNATURE.get(at)).copied().unwrap_or(0);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
-        for (&value, at) in data.iter().zip(offset as usize..) {
-            if let Some(byte) = self.frame.get(at) {
-                byte.store(value, Ordering::Release);
+        for (&byte, at) in data.iter().zip(offset..) {
+            if at < u64::from(DOORBELL) {
+                let shift = 8 * at as u32;
+                let replace = |frame: u32| Some(frame & !(0xff << shift) | u32::from(byte) << shift);
+                let _ = self.frame.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace); // `replace` returns Some
             } else {
                 let _ = self.doorbell.write(1); // fails only if the counter is full, and then the event is pending
             }
