@@ -96,8 +96,7 @@ fn dsdt(virtio_devices: usize, second_serial: bool) -> impl Aml {
     let mut serial_port = |path, port, irq| {
         let ports = IO::new(port, port, 1, serial::COM1_PORTS as u8);
         let irq = interrupt(irq);
-        let resources = ResourceTemplate::new(vec![&ports, &irq]);
-        body.extend(device(path, &EISAName::new("PNP0501"), &[&crs(&resources)]));
+        body.extend(device(path, &EISAName::new("PNP0501"), &[&crs(&[&ports, &irq])]));
     };
     serial_port("_SB_.COM1", serial::COM1_PORT, serial::COM1_IRQ);
     if second_serial {
@@ -105,26 +104,24 @@ fn dsdt(virtio_devices: usize, second_serial: bool) -> impl Aml {
     }
 
     let panic_port = IO::new(pvpanic::PVPANIC_PORT, pvpanic::PVPANIC_PORT, 1, 1);
-    body.extend(device("_SB_.PEVT", &"QEMU0001", &[&crs(&ResourceTemplate::new(vec![&panic_port]))]));
+    body.extend(device("_SB_.PEVT", &"QEMU0001", &[&crs(&[&panic_port])]));
 
     for (index, (registers, gsi)) in virtio_slots().take(virtio_devices).enumerate() {
         // The registers are below 4 GiB, so their address has 32 bits. There are at most 17 slots.
         let registers = Memory32Fixed::new(true, registers as u32, PAGE_SIZE as u32);
         let irq = interrupt(gsi);
-        let resources = ResourceTemplate::new(vec![&registers, &irq]);
         let uid = index as u8;
-        let children: [&dyn Aml; 2] = [&Name::new("_UID".into(), &uid), &crs(&resources)];
+        let children: [&dyn Aml; 2] = [&Name::new("_UID".into(), &uid), &crs(&[&registers, &irq])];
         body.extend(device(&format!("_SB_.VR{index:02}"), &"LNRO0005", &children)); // Linux: virtio_mmio_acpi_match
     }
 
     // The power button has no register on such a machine. The generic event device notifies it (ACPI 6.5, 5.6.9).
     body.extend(device("_SB_.PWRB", &EISAName::new("PNP0C0C"), &[]));
     let button_irq = interrupt(POWER_BUTTON_GSI);
-    let events = ResourceTemplate::new(vec![&button_irq]);
     let button = aml::Path::new("\\_SB_.PWRB"); // absolute: only a single name is searched for in parent scopes
     let notify = Notify::new(&button, &BUTTON_PRESSED);
     let on_event = Method::new("_EVT".into(), 1, true, vec![&notify]); // its argument can only be this interrupt
-    body.extend(device("_SB_.GED_", &"ACPI0013", &[&crs(&events), &on_event]));
+    body.extend(device("_SB_.GED_", &"ACPI0013", &[&crs(&[&button_irq]), &on_event]));
 
     table.append_slice(&body);
     table
@@ -138,8 +135,8 @@ fn device(path: &str, hid: &dyn Aml, children: &[&dyn Aml]) -> Vec<u8> {
 }
 
 /// The resources of a device.
-fn crs(resources: &dyn Aml) -> Name {
-    Name::new("_CRS".into(), resources)
+fn crs(resources: &[&dyn Aml]) -> Name {
+    Name::new("_CRS".into(), &ResourceTemplate::new(resources.to_vec()))
 }
 
 /// An edge-triggered, active-high interrupt that is not shared.

@@ -6,20 +6,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Message, MessageReader, Pages, Producer, ProtocolError, Stream};
 use super::pages::GuestPages;
-use super::port::ExecPort;
+use super::port::{self, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use super::stream::OutputStream;
 use crate::console::Drain;
 use crate::console::input::{InputSink, Key, Stdin, log_key_help};
+use crate::console::output::OutputFile;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
 use crate::sys::winsize::WinSize;
-use crate::vmm::{AgentExit, ExitHandler, ExitReason, code};
+use crate::vmm::{AgentExit, Error, ExitHandler, ExitReason, VmmBuilder, WrappedExitHandler, code};
 
 // The user data of each descriptor's events. A stream uses the number of its ring.
 const STDOUT: u32 = Stream::Stdout as u32;
@@ -42,39 +44,26 @@ pub struct Timings {
     pub ended: Option<Instant>,
 }
 
-/// What the host side reads, writes and signals.
-#[derive(Debug)]
-pub struct HostIo {
-    /// The guest's RAM, which holds the rings.
-    pub ram: Arc<GuestRam>,
-    /// The device with which the guest publishes the channel.
-    pub port: Arc<ExecPort>,
-    /// Signalled when the guest writes the doorbell port.
-    pub doorbell: EventFd,
-    /// The serial port that interrupts the guest when it receives a byte.
-    pub wake_interrupt: Arc<Serial>,
-    /// Standard input; `None` if there is none to read.
-    pub stdin: Option<Stdin>,
-    /// Standard output.
-    pub stdout: OutputStream,
-    /// Standard error.
-    pub stderr: OutputStream,
-    /// The time from the signal that is forwarded to the command to the end of the run.
-    pub kill_after: Duration,
-    /// SIGWINCH, if the command has a terminal.
-    pub winsize_signal: Option<Signals>,
-}
-
 /// The subscriber.
 #[derive(Debug)]
-pub struct ExecHost<EH> {
-    io: HostIo,
+pub struct ExecHost {
+    ram: Arc<GuestRam>,
+    exit_handler: WrappedExitHandler,
+    port: Arc<ExecPort>,
+    doorbell: EventFd, // signalled when the guest writes the doorbell port
+    wake_interrupt: Arc<Serial>,
     channel: Option<HostChannel>,
+
+    stdin: Option<Stdin>,
     input: InputQueue,
-    stdin_closed: bool,
+    stdin_closed: bool, // the end of the input is marked in the ring
+    stdout: OutputStream,
+    stderr: OutputStream,
+    winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
+
+    kill_after: Duration,
     kill_timer: Timer,
     forwarded_signal: Option<i32>,
-    exit_handler: EH,
     status: Option<u8>,
     failure: Option<String>,
     /// The kernel's version banner.
@@ -118,34 +107,60 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
     agent_exit(code::FAULT, "channel", false, error.to_string())
 }
 
-impl<EH: ExitHandler> ExecHost<EH> {
-    /// A host side whose guest has not published a channel yet.
+impl ExecHost {
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
+    /// the time from the signal that is forwarded to the command to the end of the run.
     ///
     /// # Errors
     ///
-    /// The timer cannot be created.
-    pub fn new(io: HostIo, exit_handler: EH) -> io::Result<Self> {
-        Ok(Self {
-            io,
+    /// A standard stream is closed, or the host cannot provide a descriptor.
+    pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
+        let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let doorbell = doorbell.map_err(Error::host("create an event descriptor"))?;
+        let copy = doorbell.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
+        let port = Arc::new(ExecPort::new(copy));
+        // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
+        // error is harmless.
+        let address = IoEventAddress::Pio((EXEC_PORT_BASE + port::DOORBELL).into());
+        let _ = builder.vm_fd().register_ioevent(&doorbell, &address, NoDatamatch);
+        let builder = builder.port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone());
+        let builder = builder.map_err(|error| Error::host("place the channel's ports")(io::Error::other(error)))?;
+        let (builder, wake_interrupt) = builder.second_serial()?;
+
+        let stdin = Stdin::new().map_err(Error::host("use standard input"))?;
+        let stdin = if has_terminal { stdin } else { stdin.map(Stdin::without_keys) };
+        let winsize_signal = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
+        let stdout = OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))?;
+        let stderr = OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error"))?;
+        let host = Self {
+            ram: builder.ram().clone(),
+            exit_handler: builder.exit_handler().clone(),
+            port,
+            doorbell,
+            wake_interrupt,
             channel: None,
+            stdin,
             input: InputQueue::default(),
             stdin_closed: false,
-            kill_timer: Timer::new()?,
+            stdout: OutputStream::new(Stream::Stdout, stdout),
+            stderr: OutputStream::new(Stream::Stderr, stderr),
+            winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
+            kill_after,
+            kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
             forwarded_signal: None,
-            exit_handler,
             status: None,
             failure: None,
             banner: None,
             timings: Timings::default(),
-        })
+        };
+        Ok((builder, host))
     }
 
     /// Handles the event with this user data, and then does all that is possible without blocking.
     fn handle(&mut self, data: u32, ops: &mut EventOps) -> Result<(), ProtocolError> {
         match data {
-            STDIN => self.pump_input(ops, true)?,
-            STDOUT => self.io.stdout.unblock(ops),
-            STDERR => self.io.stderr.unblock(ops),
+            STDOUT => self.stdout.unblock(ops),
+            STDERR => self.stderr.unblock(ops),
             KILL_TIMER => {
                 let _ = self.kill_timer.read(); // the number of expirations does not matter
                 if let Some(number) = self.forwarded_signal {
@@ -153,32 +168,32 @@ impl<EH: ExitHandler> ExecHost<EH> {
                 }
             }
             WINSIZE => {
-                while self.io.winsize_signal.as_ref().is_some_and(|signal| matches!(signal.read(), Ok(Some(_)))) {}
+                while self.winsize_signal.as_ref().is_some_and(|signal| matches!(signal.read(), Ok(Some(_)))) {}
                 self.send_size()?;
             }
             _ => {}
         }
-        if self.channel.is_some() || self.connect()? {
-            self.receive_events()?;
-            self.pump_output(ops)?;
+        if self.channel.is_none() {
+            self.connect()?;
         }
-        self.pump_input(ops, false)
+        self.receive_events()?;
+        self.pump_output(ops)?;
+        self.pump_input(ops, data == STDIN)
     }
 
-    /// Connects to the channel. Returns whether the guest has published one.
-    fn connect(&mut self) -> Result<bool, ProtocolError> {
-        let header = self.io.port.frame();
-        let Some(pages) = GuestPages::read(&self.io.ram, header)? else { return Ok(false) };
+    /// Connects to the channel if the guest has published one.
+    fn connect(&mut self) -> Result<(), ProtocolError> {
+        let Some(pages) = GuestPages::read(&self.ram, self.port.frame())? else { return Ok(()) };
         self.channel = Some(HostChannel {
             pages,
             events: MessageReader::new(Stream::Events),
             stdin: Producer::new(Stream::Stdin),
             controls: Producer::new(Stream::Controls),
         });
-        if self.io.winsize_signal.is_some() {
+        if self.winsize_signal.is_some() {
             self.send_size()?; // it may have changed since the job was written
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Handles the messages from init.
@@ -211,9 +226,9 @@ impl<EH: ExitHandler> ExecHost<EH> {
     /// Moves the command's output to kickvm's streams.
     fn pump_output(&mut self, ops: &mut EventOps) -> Result<(), ProtocolError> {
         let (mut wake, mut closed) = (false, Vec::new());
-        for (stream, descriptor) in [(&mut self.io.stdout, 1), (&mut self.io.stderr, 2)] {
+        for (stream, descriptor) in [(&mut self.stdout, 1), (&mut self.stderr, 2)] {
             let Some(channel) = &self.channel else { return Ok(()) };
-            let pumped = stream.pump(&channel.pages, ops, &self.io.doorbell)?;
+            let pumped = stream.pump(&channel.pages, ops, &self.doorbell)?;
             wake |= pumped.made_room;
             if pumped.moved {
                 self.timings.first_byte.get_or_insert_with(Instant::now);
@@ -248,7 +263,7 @@ impl<EH: ExitHandler> ExecHost<EH> {
         if let Some(channel) = &self.channel
             && channel.pages.take_sleeping()?
         {
-            self.io.wake_interrupt.push_input(&[0]); // if there is no room, an interrupt is pending already
+            self.wake_interrupt.push_input(&[0]); // if there is no room, an interrupt is pending already
         }
         Ok(())
     }
@@ -262,21 +277,21 @@ impl<EH: ExitHandler> ExecHost<EH> {
             Key::Help => log_key_help(),
             Key::PowerButton => {}
         };
-        let readable = self.io.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());
+        let readable = self.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());
         if let Some(stdin) = readable
             && !stdin.pump(&mut self.input, ops, STDIN, ready, on_key)
         {
-            self.io.stdin = None;
+            self.stdin = None;
         }
         let was_full = self.input.room() == 0;
         self.send_input()?;
         if was_full && self.input.room() > 0 {
-            let _ = self.io.doorbell.write(1); // read on in the next turn; a full counter is readable already
+            let _ = self.doorbell.write(1); // read on in the next turn; a full counter is readable already
         }
-        self.end_input()
+        Ok(())
     }
 
-    /// Moves input from the queue to the ring, as far as there is room.
+    /// Moves input from the queue to the ring, as far as there is room, and then marks its end in the ring.
     fn send_input(&mut self) -> Result<(), ProtocolError> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         let mut sent = 0;
@@ -293,40 +308,32 @@ impl<EH: ExitHandler> ExecHost<EH> {
             self.input.0.drain(..count);
             sent += count;
         }
-        if sent > 0 { self.wake() } else { Ok(()) }
-    }
-
-    /// Marks the end of standard input in the ring, once.
-    fn end_input(&mut self) -> Result<(), ProtocolError> {
-        if let (Some(channel), None, true, false) =
-            (&self.channel, &self.io.stdin, self.input.0.is_empty(), self.stdin_closed)
-        {
+        let ended = self.stdin.is_none() && self.input.0.is_empty() && !self.stdin_closed;
+        if ended {
             channel.stdin.close(&channel.pages)?;
             self.stdin_closed = true;
-            self.wake()?;
         }
-        Ok(())
+        if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
-}
 
-impl<EH: ExitHandler> ExecHost<EH> {
-    /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has time
-    /// to end.
+    /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has
+    /// time to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
         let runs = self.timings.started.is_some() && self.status.is_none();
-        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.io.kill_after).is_err() {
+        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.kill_after).is_err() {
             return false;
         }
         self.forwarded_signal = Some(number);
         self.send(Message::Signal(signal)).is_ok()
     }
 
-    /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from it.
+    /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from
+    /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let rings = self.receive_events().and_then(|()| {
             let Some(channel) = &self.channel else { return Ok(()) };
-            let streams = [&mut self.io.stdout, &mut self.io.stderr];
+            let streams = [&mut self.stdout, &mut self.stderr];
             // `map` writes the rest of both streams, even if the first ring is invalid.
             streams.map(|stream| stream.finish(&channel.pages, drain)).into_iter().collect()
         });
@@ -337,7 +344,7 @@ impl<EH: ExitHandler> ExecHost<EH> {
                 _ => reason,
             };
         }
-        let failure = self.io.stdout.failure().or_else(|| self.io.stderr.failure());
+        let failure = self.stdout.failure().or_else(|| self.stderr.failure());
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);
         }
@@ -354,7 +361,7 @@ impl<EH: ExitHandler> ExecHost<EH> {
     }
 }
 
-impl<EH: ExitHandler> MutEventSubscriber for ExecHost<EH> {
+impl MutEventSubscriber for ExecHost {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if let Err(error) = self.handle(events.data(), ops) {
             self.exit_handler.exit(protocol_error(&error));
@@ -363,10 +370,10 @@ impl<EH: ExitHandler> MutEventSubscriber for ExecHost<EH> {
 
     fn init(&mut self, ops: &mut EventOps) {
         // The first turn of the loop must start to watch standard input, even if the guest never writes the doorbell.
-        let _ = self.io.doorbell.write(1); // fails only if the counter is full, and then the event is pending
-        let doorbell = Events::with_data(&self.io.doorbell, DOORBELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let _ = self.doorbell.write(1); // fails only if the counter is full, and then the event is pending
+        let doorbell = Events::with_data(&self.doorbell, DOORBELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
         let kill_timer = Events::with_data(&self.kill_timer, KILL_TIMER, EventSet::IN);
-        let winsize = self.io.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
+        let winsize = self.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
         if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {
             self.exit_handler.exit(ExitReason::Failed(format!("cannot wait for the command: {error}")));
         }

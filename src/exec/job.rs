@@ -2,7 +2,6 @@
 //! so that arguments may contain any byte but NUL.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::sys::winsize::WinSize;
 
@@ -32,57 +31,31 @@ pub struct Job {
     pub separate_stderr: bool,
 }
 
-// The kinds of records in the file.
-const COMMAND: u8 = b'c';
-const CWD: u8 = b'd';
-const ENV: u8 = b'e';
-const MODULE: u8 = b'm';
-const TERMINAL: u8 = b't';
-const SEPARATE_STDERR: u8 = b'r';
-
 impl Job {
-    /// The content of the file: one record per value, which is the kind (one byte), the value, and a NUL.
+    /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let terminal = self.terminal.map(|WinSize { rows, cols }| OsString::from(format!("{rows} {cols}")));
-        let separate_stderr = self.separate_stderr.then(OsString::new);
-        let fields = [
-            (COMMAND, &self.command[..]),
-            (CWD, self.cwd.as_slice()),
-            (ENV, &self.env),
-            (MODULE, &self.modules),
-            (TERMINAL, terminal.as_slice()),
-            (SEPARATE_STDERR, separate_stderr.as_slice()),
-        ];
-        let record = |kind: u8, value: &OsString| [&[kind], value.as_bytes(), &[0]].concat();
-        fields.iter().flat_map(|(kind, values)| values.iter().flat_map(|value| record(*kind, value))).collect()
+        let Self { command, cwd, env, modules, terminal, separate_stderr } = self;
+        let terminal = terminal.map(|size| (size.rows, size.cols));
+        let fields = (command, cwd, env, modules, terminal, separate_stderr);
+        serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
-    /// Decodes the content of the file. Records of an unknown kind are ignored.
-    pub fn decode(bytes: &[u8]) -> Self {
-        let mut job = Self::default();
-        for record in bytes.split(|byte| *byte == 0) {
-            let Some((kind, value)) = record.split_first() else { continue };
-            let value = OsString::from_vec(value.to_vec());
-            match *kind {
-                COMMAND => job.command.push(value),
-                CWD => job.cwd = Some(value),
-                ENV => job.env.push(value),
-                MODULE => job.modules.push(value),
-                TERMINAL => {
-                    let size = value.to_str().and_then(|text| text.split_once(' '));
-                    job.terminal = size
-                        .and_then(|(rows, cols)| Some(WinSize { rows: rows.parse().ok()?, cols: cols.parse().ok()? }));
-                }
-                SEPARATE_STDERR => job.separate_stderr = true,
-                _ => {}
-            }
-        }
-        job
+    /// Decodes the content of the file.
+    ///
+    /// # Errors
+    ///
+    /// The content is not that of a job.
+    pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
+        let (command, cwd, env, modules, terminal, separate_stderr) = serde_json::from_slice(content)?;
+        let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
@@ -96,8 +69,15 @@ mod tests {
             terminal: Some(WinSize { rows: 24, cols: 80 }),
             separate_stderr: true,
         };
-        assert_eq!(Job::decode(&job.encode()), job);
-        assert_eq!(Job::decode(&Job::default().encode()), Job::default());
-        assert_eq!(Job::decode(b"tx\0zz\0\0t1 70000\0c"), Job { command: vec!["".into()], ..Job::default() });
+        assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+        assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());
+    }
+
+    #[test]
+    fn incomplete_or_invalid_content_is_an_error() {
+        let content = Job { terminal: Some(WinSize { rows: 1, cols: 65535 }), ..Job::default() }.encode();
+        assert!((0..content.len()).all(|len| Job::decode(&content[..len]).is_err()));
+        let larger = String::from_utf8(content).unwrap().replace("65535", "65536");
+        assert!(Job::decode(larger.as_bytes()).is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! `kickvm exec`: one command in a fresh guest, whose exit status becomes kickvm's own.
 //!
-//! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel on
-//! it, and adds a subscriber to the VM that moves the command's streams. On the guest's side [`run_if_init`] is that first
-//! process. Between them is a channel in guest memory that needs no driver and no kernel module.
+//! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel
+//! on it, and adds a subscriber to the VM that moves the command's streams. On the guest's side [`run_if_init`] is that
+//! first process. Between them is a channel in guest memory that needs no driver and no kernel module.
 //!
 //! This floor is a client of the VMM's public interface. It imports all floors below it.
 //!
@@ -34,22 +34,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvm_ioctls::{IoEventAddress, NoDatamatch};
-use vmm_sys_util::eventfd::EventFd;
-
 use crate::boot;
-use crate::console::input::Stdin;
-use crate::console::output::OutputFile;
 use crate::console::terminal;
-use crate::event::Signals;
 use crate::sys::winsize::WinSize;
-use crate::vmm::{ConsoleConfig, Error, Outcome, VMMConfig, VmmBuilder, WrappedExitHandler};
-use channel::Stream;
-use host::{ExecHost, HostIo};
+use crate::vmm::{ConsoleConfig, Error, Outcome, VMMConfig, VmmBuilder};
+use host::ExecHost;
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
-use port::{DOORBELL, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
-use stream::OutputStream;
 
 /// A command and the guest it runs in.
 #[derive(Clone, Debug)]
@@ -120,7 +111,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         files: vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }],
     };
     let builder = VmmBuilder::new(machine)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = connect(builder, config.kill_after, has_terminal)?;
+    let (builder, host) = ExecHost::new(builder, config.kill_after, has_terminal)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let vmm = builder
@@ -134,50 +125,12 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     Ok((outcome, host.timings))
 }
 
-fn lock(host: &Mutex<ExecHost<WrappedExitHandler>>) -> MutexGuard<'_, ExecHost<WrappedExitHandler>> {
+fn lock(host: &Mutex<ExecHost>) -> MutexGuard<'_, ExecHost> {
     host.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This process's executable.
 const SELF: &str = "/proc/self/exe";
-
-/// Adds the devices of the channel to the machine, and connects them to the command's streams.
-fn connect(
-    builder: VmmBuilder,
-    kill_after: Duration,
-    has_terminal: bool,
-) -> Result<(VmmBuilder, ExecHost<WrappedExitHandler>), Error> {
-    let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-    let doorbell = doorbell.map_err(Error::host("create an event descriptor"))?;
-    let copy = doorbell.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
-    let port = Arc::new(ExecPort::new(copy));
-    // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an error is
-    // harmless.
-    let address = IoEventAddress::Pio((EXEC_PORT_BASE + DOORBELL).into());
-    let _ = builder.vm_fd().register_ioevent(&doorbell, &address, NoDatamatch);
-    let builder = builder.port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone());
-    let builder = builder.map_err(|error| Error::host("place the channel's ports")(io::Error::other(error)))?;
-    let (builder, wake_interrupt) = builder.second_serial()?;
-
-    let stdin = Stdin::new().map_err(Error::host("use standard input"))?;
-    let stdin = if has_terminal { stdin } else { stdin.map(Stdin::without_keys) };
-    let winsize_signal = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
-    let stdout = OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))?;
-    let stderr = OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error"))?;
-    let io = HostIo {
-        ram: builder.ram().clone(),
-        port,
-        doorbell,
-        wake_interrupt,
-        stdin,
-        stdout: OutputStream::new(Stream::Stdout, stdout),
-        stderr: OutputStream::new(Stream::Stderr, stderr),
-        kill_after,
-        winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
-    };
-    let host = ExecHost::new(io, builder.exit_handler().clone()).map_err(Error::host("set a timer"))?;
-    Ok((builder, host))
-}
 
 impl ExecConfig {
     /// A command in a guest made of `vmm`, whose console is hidden.

@@ -20,9 +20,8 @@ const MAX_BATCHES: usize = 4;
 pub struct OutputStream {
     ring: Consumer,
     data: u32,
-    output: Option<OutputFile>,
+    output: io::Result<OutputFile>, // the error of a write that failed
     blocked: bool,
-    error: Option<io::Error>,
 }
 
 /// What [`OutputStream::pump`] did.
@@ -40,7 +39,7 @@ impl OutputStream {
     /// Connects the ring for `stream` to `output`. The event for the file being writable has the user data `stream as
     /// u32`.
     pub fn new(stream: Stream, output: OutputFile) -> Self {
-        Self { ring: Consumer::new(stream), data: stream as u32, output: Some(output), blocked: false, error: None }
+        Self { ring: Consumer::new(stream), data: stream as u32, output: Ok(output), blocked: false }
     }
 
     /// Writes bytes from the ring until that would block. Signals `again` if the ring may hold more bytes.
@@ -58,7 +57,7 @@ impl OutputStream {
             }
             pumped.moved = true;
             pumped.made_room |= self.ring.take_waiting(pages)?;
-            let Some(output) = &mut self.output else { continue };
+            let Ok(output) = &mut self.output else { continue };
             let written = output.write_some().and_then(|complete| {
                 if !complete {
                     ops.add(Events::with_data(output, self.data, EventSet::OUT)).map_err(io::Error::other)?;
@@ -67,7 +66,8 @@ impl OutputStream {
                 Ok(())
             });
             if let Err(error) = written {
-                (self.error, self.output, pumped.failed) = (Some(error), None, true);
+                self.output = Err(error);
+                pumped.failed = true;
             }
         }
         let _ = again.write(1); // fails only if the counter is full, and then the event is pending
@@ -76,30 +76,31 @@ impl OutputStream {
 
     /// Continues after the file has become writable.
     pub fn unblock(&mut self, ops: &mut EventOps) {
-        if let (true, Some(output)) = (self.blocked, &self.output) {
+        if let (true, Ok(output)) = (self.blocked, &self.output) {
             let _ = ops.remove(Events::with_data(output, self.data, EventSet::OUT)); // it was added by `pump`
             self.blocked = false;
         }
     }
 
-    /// Why a write failed. A reader that has closed its pipe, or took nothing until the end of the run, is not a failure.
+    /// Why a write failed. A reader that has closed its pipe, or took nothing until the end of the run, is not a
+    /// failure.
     pub fn failure(&self) -> Option<String> {
         let by_reader = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut);
-        let error = self.error.as_ref().filter(|error| !by_reader(error.kind()))?;
+        let error = self.output.as_ref().err().filter(|error| !by_reader(error.kind()))?;
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
-    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends this, and
-    /// is then the [`failure`](Self::failure).
+    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends this,
+    /// and is then the [`failure`](Self::failure).
     ///
     /// # Errors
     ///
     /// The guest wrote an invalid index.
     pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), ProtocolError> {
-        let Some(output) = &mut self.output else { return Ok(()) };
+        let Ok(output) = &mut self.output else { return Ok(()) };
         loop {
             if let Err(error) = output.write_all(drain) {
-                self.error = Some(error);
+                self.output = Err(error);
                 return Ok(());
             }
             if self.ring.pop(pages, &mut output.pending, BATCH)? == 0 {

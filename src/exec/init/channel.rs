@@ -20,12 +20,9 @@ const WAKE_TTY: &str = "/dev/ttyS1";
 const MAX_SEND_TIME: u32 = 10_000;
 
 /// The shared pages, which are contiguous in this address space.
-#[derive(Debug)]
-pub struct SharedMemory(MmapRegion);
-
-impl Pages for SharedMemory {
+impl Pages for MmapRegion {
     fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
-        self.0.get_slice(page * PAGE + offset, len).ok()
+        self.get_slice(page * PAGE + offset, len).ok()
     }
 }
 
@@ -33,7 +30,7 @@ impl Pages for SharedMemory {
 #[derive(Debug)]
 pub struct GuestChannel {
     /// The memory of the rings.
-    pub memory: SharedMemory,
+    pub memory: MmapRegion,
     /// The serial port, which becomes readable with the wake interrupt.
     pub wake_tty: File,
     /// Messages from kickvm.
@@ -60,8 +57,8 @@ impl GuestChannel {
         // Compaction must not move locked pages either; kernels without compaction do not have the file.
         let _ = fs::write("/proc/sys/vm/compact_unevictable_allowed", "0");
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
-        let region = MmapRegion::build(None, TOTAL_PAGES * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags);
-        let memory = SharedMemory(region.map_err(|error| format!("cannot map shared memory: {error}"))?);
+        let memory = MmapRegion::build(None, TOTAL_PAGES * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags);
+        let memory = memory.map_err(|error| format!("cannot map shared memory: {error}"))?;
         let frames = frames(&memory)?;
         memory.publish(&frames).map_err(|error| error.to_string())?;
         let header = u32::try_from(frames[0]).map_err(|_| "the channel is above 16 TiB of guest memory".to_owned())?;
@@ -106,12 +103,12 @@ fn open_wake_tty() -> io::Result<File> {
 }
 
 /// The page frame number of each shared page (Documentation/admin-guide/mm/pagemap.rst).
-fn frames(memory: &SharedMemory) -> Result<Vec<u64>, String> {
+fn frames(memory: &MmapRegion) -> Result<Vec<u64>, String> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
     let pagemap =
         File::open("/proc/self/pagemap").map_err(cannot("open /proc/self/pagemap (CONFIG_PROC_PAGE_MONITOR)"))?;
-    let first = memory.0.as_ptr() as usize / PAGE;
+    let first = memory.as_ptr() as usize / PAGE;
     let frame = |page: usize| {
         let slice = memory.slice(page, 0, PAGE).ok_or("the shared memory is incomplete")?;
         slice.copy_from(&[0u8; PAGE]); // a page that was never written to may have no frame yet

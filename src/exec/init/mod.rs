@@ -48,7 +48,8 @@ fn run() -> Result<(), String> {
     system::mount_essential()?;
     let mut channel = GuestChannel::connect()?;
     channel.send(&Message::Hello(system::kernel_banner()));
-    let job = Job::decode(&fs::read(JOB_PATH).map_err(cannot("read the job"))?);
+    let job = fs::read(JOB_PATH).map_err(cannot("read the job"))?;
+    let job = Job::decode(&job).map_err(cannot("decode the job"))?;
     let _ = fs::remove_file(JOB_PATH); // secrets in it are from now on in the command's environment only
     match prepare(&job, &mut channel) {
         Ok(running) => {
