@@ -62,7 +62,6 @@ use crate::memory::GuestRam;
 use crate::sys::os_error;
 use crate::vcpu::Buses;
 use builder::Hooks;
-use subscribers::{SignalSubscriber, TimeoutSubscriber};
 use virtio::VirtioDevices;
 
 type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -151,16 +150,14 @@ impl Vmm {
     /// Adds what the loop waits for besides the exit handler. Returns where signals are read.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
         let stop = Arc::new(subscribers::stop_signals().map_err(Error::host("wait for signals"))?);
-        let (signals, exit_handler) = (stop.clone(), self.exit_handler.clone());
-        let hook = self.hooks.on_signal.take();
-        self.event_mgr.add_subscriber(Arc::new(Mutex::new(SignalSubscriber { signals, exit_handler, hook })));
+        let on_signal = subscribers::on_signal(stop.clone(), self.hooks.on_signal.take(), self.exit_handler.clone());
+        self.event_mgr.add_subscriber(on_signal);
         for subscriber in std::mem::take(&mut self.hooks.subscribers) {
             self.event_mgr.add_subscriber(subscriber);
         }
         if let Some(after) = self.config.timeout {
-            let timeout =
-                TimeoutSubscriber::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
-            self.event_mgr.add_subscriber(Arc::new(Mutex::new(timeout)));
+            let on_timeout = subscribers::on_timeout(after, self.exit_handler.clone());
+            self.event_mgr.add_subscriber(on_timeout.map_err(Error::host("set a timer"))?);
         }
         self.event_mgr.add_subscriber(self.console.clone());
         for device in &self.virtio.subscribers {
