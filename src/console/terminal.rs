@@ -3,7 +3,10 @@
 //! Dropping [`RawTerminal`] restores it. A panic on any thread restores it before its message is printed. Signals come
 //! through the event loop (see `subscribers`), so they end in a drop too.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -42,6 +45,12 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Opens the file of `stream` anew, so that it is non-blocking for this process alone.
+pub(super) fn open_anew(stream: &impl AsRawFd, options: &mut OpenOptions) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// Puts the terminal back as it was, if it is raw.

@@ -16,7 +16,7 @@ use super::{KvmVm, Subscriber, Vmm, kvm, legacy_devices};
 use crate::boot::{ByteSize, InitramfsSource, POWER_BUTTON_GSI, layout};
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
-use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, ConsoleParts, Drain, Verdict};
+use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, Drain, Verdict};
 use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
 use crate::device::virtio::console::Port;
 use crate::device::{Bus, BusError, ConsolePort, Device};
@@ -206,19 +206,10 @@ fn console(
         ConsoleEvent::Verdict(Verdict::RuleViolated(why)) => exit_handler.exit(ExitReason::RuleViolated(why)),
         ConsoleEvent::Failed(why) => exit_handler.exit(ExitReason::Failed(why)),
     };
-    let mut ports: Vec<Arc<dyn ConsolePort>> = vec![serial];
-    ports.extend(hvc.clone().map(|port| port as Arc<dyn ConsolePort>));
-    let parts = ConsoleParts {
-        ports,
-        wake,
-        output,
-        input: input.map_err(Error::host("use standard input"))?,
-        sized: hvc,
-        monitor: ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?,
-        on_event: Box::new(on_event),
-    };
-    let console = ConsoleIo::new(parts).map_err(Error::host("set up the console"))?;
-    Ok(Arc::new(Mutex::new(console)))
+    let input = input.map_err(Error::host("use standard input"))?;
+    let monitor = ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?;
+    let console = ConsoleIo::new(serial, hvc, wake, output, input, monitor, Box::new(on_event));
+    Ok(Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?)))
 }
 
 /// KVM takes less than 2^31 pages per memory slot (`KVM_MEM_MAX_NR_PAGES`), so guest-physical addresses end here.
