@@ -32,8 +32,8 @@ pub struct Drain<'a> {
 }
 
 impl<'a> Drain<'a> {
-    /// Limits for a run that was kicked at `kicked`. `urgent` means that not the guest ended it. `stop` is readable when
-    /// a signal requests the end. At `deadline` readers that make progress are given up, too.
+    /// Limits for a run that was kicked at `kicked`. `urgent` means that not the guest ended it. `stop` is readable
+    /// when a signal requests the end. At `deadline` readers that make progress are given up, too.
     pub fn new(kicked: Instant, urgent: bool, stop: BorrowedFd<'a>, deadline: Option<Instant>) -> Self {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;

@@ -81,8 +81,8 @@ impl Stdin {
         self.keys.is_some()
     }
 
-    /// Moves input to `sink` until it has no room or there is no input now. `ready` means that epoll has reported input;
-    /// its events carry `data`. Escape keys go to `on_key`. Returns false at the end of the input.
+    /// Moves input to `sink` until it has no room or there is no input now. `ready` means that epoll has reported
+    /// input; its events carry `data`. Escape keys go to `on_key`. Returns false at the end of the input.
     pub fn pump(
         &mut self,
         sink: &mut dyn InputSink,
@@ -150,8 +150,8 @@ impl Stdin {
 }
 
 /// Opens a stream anew, to be non-blocking for this process alone: another reader of the same pipe or terminal may take
-/// what epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such as
-/// a socket.
+/// what epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such
+/// as a socket.
 fn open_nonblocking(stream: &(impl AsFd + AsRawFd)) -> io::Result<File> {
     let shared = File::from(stream.as_fd().try_clone_to_owned()?);
     let kind = shared.metadata()?.file_type();

@@ -1,4 +1,4 @@
-//! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor that reads along.
+//! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor of the output.
 //!
 //! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and standard input and
 //! output, and reports what ends a run as a [`ConsoleEvent`].
@@ -69,7 +69,7 @@ pub enum ConsoleEvent {
     Panicked,
     /// The user's rules decide the run.
     Verdict(Verdict),
-    /// The console cannot go on.
+    /// The console cannot continue.
     Failed(String),
 }
 
@@ -112,8 +112,9 @@ impl InputSink for &dyn ConsolePort {
 
 impl ConsoleIo {
     /// A console that connects the guest's serial port, and its virtio console `hvc` if it has one, to `input` and
-    /// `output`. The virtio console takes the input and follows the size of the user's terminal; without one, the serial
-    /// port takes the input. The ports signal `wake`. `on_event` is called on the event loop's thread and must not block.
+    /// `output`. The virtio console takes the input and follows the size of the user's terminal; without one, the
+    /// serial port takes the input. The ports signal `wake`. `on_event` is called on the event loop's thread and must
+    /// not block.
     ///
     /// # Errors
     ///

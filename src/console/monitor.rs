@@ -113,8 +113,8 @@ impl ConsoleMonitor {
         if self.panic.ended { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
     }
 
-    /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel has
-    /// stopped after a panic.
+    /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
+    /// has stopped after a panic.
     pub fn on_silence(&mut self) -> bool {
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
 
-/// While the terminal is raw: what to go back to, and what it is now.
+/// While the terminal is raw: its settings before, and its settings now.
 static SAVED: Mutex<Option<(Termios, Termios)>> = Mutex::new(None);
 
 /// Standard input in raw mode: each key reaches the guest as it is, Ctrl-C too.
@@ -61,7 +61,7 @@ pub fn restore() {
     }
 }
 
-/// Makes the terminal raw again after a shell has stopped this process, used the terminal, and let it go on.
+/// Makes the terminal raw again after a shell has stopped this process, used the terminal, and continued it.
 pub fn resume() {
     if let Some((_, raw)) = &*SAVED.lock().unwrap_or_else(PoisonError::into_inner)
         && in_foreground()

@@ -126,15 +126,15 @@ impl VmmBuilder {
         self
     }
 
-    /// Calls `hook` when a signal requests the end. The hook returns whether it has handled the signal; otherwise the run
-    /// ends.
+    /// Calls `hook` when a signal requests the end. The hook returns whether it has handled the signal; otherwise the
+    /// run ends.
     pub fn on_signal(mut self, hook: impl FnMut(i32) -> bool + Send + 'static) -> Self {
         self.0.hooks.on_signal = Some(Box::new(hook));
         self
     }
 
-    /// Calls `hook` when the vCPUs have stopped: with the reason, and the limit for writing last output. The hook returns
-    /// the reason that counts.
+    /// Calls `hook` when the vCPUs have stopped: with the reason, and the limit for writing last output. The hook
+    /// returns the reason that counts.
     pub fn on_exit(mut self, hook: impl FnOnce(ExitReason, &mut Drain<'_>) -> ExitReason + Send + 'static) -> Self {
         self.0.hooks.on_exit = Some(Box::new(hook));
         self

@@ -1,9 +1,9 @@
 //! Exit avoidance for virtio devices: ioeventfds for QueueNotify and InterruptACK, and a read-only memory slot for the
 //! registers.
 //!
-//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of the machine's set-up:
-//! the first driver that sets DRIVER_OK starts their installation, on a thread of its own, while the guest continues with
-//! exits. What fails is left out.
+//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of the machine's
+//! set-up: the first driver that sets DRIVER_OK starts their installation, on a thread of its own, while the guest
+//! continues with exits. What fails is left out.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -25,7 +25,11 @@ use crate::vcpu::Vcpu;
 /// KVM refuses the interrupt, or the host has no more descriptors.
 pub fn serial_console(vm: &Arc<VmFd>, boot_vcpu: Option<&Vcpu>, wake: EventFd) -> Result<Arc<Serial>, Error> {
     let serial = Serial::new(irqfd(vm, COM1_IRQ, "connect the serial port's interrupt")?, wake);
-    if let Some(ring) = boot_vcpu.and_then(|vcpu| coalesced_port(vm, vcpu)) {
+    // Without KVM's ring the port works, too, with an exit for each byte.
+    if vm.check_extension_raw(KVM_CAP_COALESCED_PIO.into()) > 0
+        && let Some(vcpu) = boot_vcpu
+        && let Ok(ring) = CoalescedPort::new(vm.clone(), vcpu.fd(), COM1_PORT)
+    {
         serial.set_coalescer(Box::new(ring));
     }
     Ok(Arc::new(serial))
@@ -45,12 +49,4 @@ pub fn port_bus(serial: &Arc<Serial>) -> Result<Bus, BusError> {
     bus.insert(PVPANIC_PORT.into(), 1, Arc::new(PvPanic))?;
     bus.insert(acpi_pm::BASE_PORT.into(), acpi_pm::PORTS.into(), Arc::new(AcpiPm))?;
     Ok(bus)
-}
-
-/// KVM's ring for the serial port. Without one the port works, too, with an exit for each byte.
-fn coalesced_port(vm: &Arc<VmFd>, vcpu: &Vcpu) -> Option<CoalescedPort> {
-    if vm.check_extension_raw(KVM_CAP_COALESCED_PIO.into()) <= 0 {
-        return None;
-    }
-    CoalescedPort::new(vm.clone(), vcpu.fd(), COM1_PORT).ok()
 }

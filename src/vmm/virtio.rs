@@ -44,8 +44,8 @@ pub struct VirtioDevices {
 }
 
 impl VirtioDevices {
-    /// Creates the devices of `config` and attaches them to `bus`: disks first, so that they are in order. A virtio console
-    /// is connected to `hvc`.
+    /// Creates the devices of `config` and attaches them to `bus`: disks first, so that they are in order. A virtio
+    /// console is connected to `hvc`.
     ///
     /// # Errors
     ///

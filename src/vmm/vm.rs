@@ -104,8 +104,8 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         &self.vcpus
     }
 
-    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the exits
-    /// of each port.
+    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the
+    /// exits of each port.
     ///
     /// # Errors
     ///
@@ -161,16 +161,15 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
     pub fn shutdown(&mut self) -> Shutdown {
         self.state.set(VmRunState::Exiting);
         self.running = None;
-        let mut all_stopped = false;
-        for _ in 0..MAX_KICKS {
+        let mut all_stopped = self.threads.is_empty();
+        let mut kicks = 0;
+        while !all_stopped && kicks < MAX_KICKS {
             for (_, thread) in &self.threads {
                 // Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
                 let _ = thread.kill(vcpu::kick_signal()); // fails only for a thread that has ended
             }
-            if self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected) {
-                all_stopped = true;
-                break;
-            }
+            kicks += 1;
+            all_stopped = self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected);
         }
         let mut shutdown = Shutdown::default();
         for (id, thread) in self.threads.drain(..) {
