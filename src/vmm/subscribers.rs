@@ -8,10 +8,10 @@ use vmm_sys_util::signal::block_signal;
 
 use super::Subscriber;
 use super::builder::SignalHook;
-use super::exit_handler::ExitHandler;
+use super::exit_handler::{ExitHandler, WrappedExitHandler};
 use super::outcome::ExitReason;
 use crate::console::terminal;
-use crate::event::{Callback, EventOps, Signals, Source, Timer};
+use crate::event::{Callback, Signals, Timer};
 
 /// The signals that request the end, and the one by which a shell continues a stopped process.
 const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
@@ -37,17 +37,13 @@ fn ignored_signals() -> u64 {
 }
 
 /// A subscriber that ends the run when a signal requests it, unless `hook` returns that it has handled the signal.
-pub fn on_signal(
-    signals: Arc<Signals>,
-    mut hook: Option<SignalHook>,
-    exit_handler: impl ExitHandler + Send + 'static,
-) -> Subscriber {
-    subscriber(signals, move |signal| match signal {
+pub fn on_signal(signals: Arc<Signals>, mut hook: Option<SignalHook>, exit_handler: WrappedExitHandler) -> Subscriber {
+    Arc::new(Mutex::new(Callback::new(signals, move |signal, _| match signal {
         Ok(libc::SIGCONT) => terminal::resume(),
         Ok(number) if hook.as_mut().is_some_and(|hook| hook(number)) => {}
         Ok(number) => exit_handler.exit(ExitReason::Signal(number)),
         Err(error) => exit_handler.exit(ExitReason::Failed(format!("cannot wait for signals: {error}"))),
-    })
+    })))
 }
 
 /// A subscriber that ends the run after `after`, beginning now.
@@ -55,19 +51,11 @@ pub fn on_signal(
 /// # Errors
 ///
 /// The host has no more descriptors.
-pub fn on_timeout(after: Duration, exit_handler: impl ExitHandler + Send + 'static) -> io::Result<Subscriber> {
+pub fn on_timeout(after: Duration, exit_handler: WrappedExitHandler) -> io::Result<Subscriber> {
     let timer = Timer::new()?;
     timer.arm(after)?;
-    Ok(subscriber(timer, move |expirations| match expirations {
+    Ok(Arc::new(Mutex::new(Callback::new(timer, move |expirations, _| match expirations {
         Ok(_) => exit_handler.exit(ExitReason::Timeout(after)),
         Err(error) => exit_handler.exit(ExitReason::Failed(format!("cannot wait for the timeout: {error}"))),
-    }))
-}
-
-/// A subscriber that passes the items of `source` to `call`.
-fn subscriber<T: Source + Send + 'static>(
-    source: T,
-    mut call: impl FnMut(io::Result<T::Item>) + Send + 'static,
-) -> Subscriber {
-    Arc::new(Mutex::new(Callback::new(source, move |item, _: &mut EventOps| call(item))))
+    }))))
 }
