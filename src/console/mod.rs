@@ -53,7 +53,7 @@ const STDOUT: u32 = 3;
 const WINDOW: u32 = 4;
 const MONITOR_TIMER: u32 = 5;
 
-/// How long a kernel may go on printing after a rule was violated: the report should show the whole oops.
+/// How long a kernel may continue to print after a rule was violated: the report should show the whole oops.
 const VERDICT_DELAY: Duration = Duration::from_millis(500);
 /// How long the monitor examines output in one turn of the event loop. The rest is examined in the next turn.
 const EXAMINE_TIME: Duration = Duration::from_millis(10);
@@ -278,7 +278,7 @@ impl ConsoleIo {
     fn examine(&mut self, drained: bool) {
         let had_verdict = self.monitor.verdict().is_some();
         if !self.monitor.examine(EXAMINE_TIME) {
-            let _ = self.wake.write(1); // go on in the next turn; a full counter is readable already
+            let _ = self.wake.write(1); // continue in the next turn; a full counter is readable already
         }
         let delay = match self.monitor.verdict() {
             Some(_) if had_verdict => None,
