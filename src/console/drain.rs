@@ -1,7 +1,12 @@
 //! How long a run that has ended waits for the readers of its output.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::output::ready;
 
 /// How long a reader may take nothing before the rest of the output is given up.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -14,8 +19,8 @@ const TEARDOWN_TIME: Duration = Duration::from_millis(1800);
 
 /// The limits that all output streams of one run share.
 ///
-/// A run that the guest ended waits as long as its readers make progress. A run that the user, a signal or a timeout ended
-/// waits for a second in all. A signal turns the first into the second.
+/// A run that the guest ended waits as long as its readers make progress. A run that the user, a signal or a timeout
+/// ended waits for a second in all. A signal turns the first into the second.
 #[derive(Debug)]
 pub struct Drain<'a> {
     /// Readable when a signal requests the end.
@@ -27,8 +32,8 @@ pub struct Drain<'a> {
 }
 
 impl<'a> Drain<'a> {
-    /// Limits for a run that was kicked at `kicked`. `urgent` means that not the guest ended it. `stop` is readable when a
-    /// signal requests the end. At `deadline` readers that make progress are given up, too.
+    /// Limits for a run that was kicked at `kicked`. `urgent` means that not the guest ended it. `stop` is readable
+    /// when a signal requests the end. At `deadline` readers that make progress are given up, too.
     pub fn new(kicked: Instant, urgent: bool, stop: BorrowedFd<'a>, deadline: Option<Instant>) -> Self {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;
@@ -41,11 +46,6 @@ impl<'a> Drain<'a> {
         self.urgent
     }
 
-    /// The time that is left, or `None` if it is over.
-    pub(super) fn remaining(&self) -> Option<Duration> {
-        self.give_up_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-    }
-
     /// A reader has taken something.
     pub(super) fn on_progress(&mut self) {
         if !self.urgent {
@@ -54,16 +54,25 @@ impl<'a> Drain<'a> {
         }
     }
 
-    /// The descriptor to wait for besides the reader.
-    pub(super) fn stop(&self) -> Option<BorrowedFd<'a>> {
-        self.stop
-    }
-
-    /// A signal requests the end.
-    pub(super) fn on_stop(&mut self) {
-        self.stop = None;
-        self.urgent = true;
-        self.give_up_at = self.give_up_at.min(Instant::now() + self.stall);
+    /// Waits until `output` takes bytes, reports an error, or a signal requests the end.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if no time is left.
+    pub(super) fn wait_for_room(&mut self, output: BorrowedFd<'_>) -> io::Result<()> {
+        let left = self.give_up_at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut fds = vec![PollFd::new(output, PollFlags::POLLOUT)];
+        fds.extend(self.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+        ready(&mut fds, left)?;
+        if fds.get(1).is_some_and(|stop| stop.any() == Some(true)) {
+            self.stop = None;
+            self.urgent = true;
+            self.give_up_at = self.give_up_at.min(Instant::now() + self.stall);
+        }
+        Ok(())
     }
 
     /// How long the monitor may examine the last output: as long as it takes, unless the end is urgent.

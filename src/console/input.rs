@@ -3,9 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 
-use super::terminal::in_foreground;
+use super::terminal::{in_foreground, open_anew};
 use crate::event::{Error, EventOps, EventSet, Events};
 
 const CTRL_A: u8 = 0x01;
@@ -81,8 +81,8 @@ impl Stdin {
         self.keys.is_some()
     }
 
-    /// Moves input to `sink` until it has no room or there is no input now. `ready` means that epoll has reported input; its
-    /// events carry `data`. Escape keys go to `on_key`. Returns false at the end of the input.
+    /// Moves input to `sink` until it has no room or there is no input now. `ready` means that epoll has reported
+    /// input; its events carry `data`. Escape keys go to `on_key`. Returns false at the end of the input.
     pub fn pump(
         &mut self,
         sink: &mut dyn InputSink,
@@ -94,8 +94,8 @@ impl Stdin {
         loop {
             let room = sink.room();
             if room == 0 && self.keys.is_none() {
-                // Nothing is read, and not even a hang-up may wake the loop. A terminal is read on: the user of a guest that
-                // does not read must be able to leave.
+                // Nothing is read, and not even a hang-up may wake the loop. A terminal is read on: the user of a guest
+                // that does not read must be able to leave.
                 self.unregister(ops);
                 return true;
             }
@@ -149,17 +149,14 @@ impl Stdin {
     }
 }
 
-/// Opens a stream anew, to be non-blocking for this process alone: another reader of the same pipe or terminal may take what
-/// epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such as a socket.
+/// Opens a stream anew, to be non-blocking for this process alone: another reader of the same pipe or terminal may take
+/// what epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such
+/// as a socket.
 fn open_nonblocking(stream: &(impl AsFd + AsRawFd)) -> io::Result<File> {
     let shared = File::from(stream.as_fd().try_clone_to_owned()?);
     let kind = shared.metadata()?.file_type();
     if kind.is_fifo() || kind.is_char_device() {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-        if let Ok(own) = OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            return Ok(own);
-        }
+        return Ok(open_anew(stream, OpenOptions::new().read(true)).unwrap_or(shared));
     }
     Ok(shared)
 }

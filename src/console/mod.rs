@@ -1,7 +1,7 @@
-//! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor that reads along.
+//! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor of the output.
 //!
-//! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and standard input and output,
-//! and reports what ends a run as a [`ConsoleEvent`].
+//! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and standard input and
+//! output, and reports what ends a run as a [`ConsoleEvent`].
 //!
 //! This floor imports `event`, `sys` and `device`.
 //!
@@ -51,10 +51,9 @@ const FLUSH_TIMER: u32 = 1;
 const STDIN: u32 = 2;
 const STDOUT: u32 = 3;
 const WINDOW: u32 = 4;
-const SILENCE_TIMER: u32 = 5;
-const VERDICT_TIMER: u32 = 6;
+const MONITOR_TIMER: u32 = 5;
 
-/// How long a kernel may go on printing after a rule was violated: the report should show the whole oops.
+/// How long a kernel may continue to print after a rule was violated: the report should show the whole oops.
 const VERDICT_DELAY: Duration = Duration::from_millis(500);
 /// How long the monitor examines output in one turn of the event loop. The rest is examined in the next turn.
 const EXAMINE_TIME: Duration = Duration::from_millis(10);
@@ -70,78 +69,79 @@ pub enum ConsoleEvent {
     Panicked,
     /// The user's rules decide the run.
     Verdict(Verdict),
-    /// The console cannot go on.
+    /// The console cannot continue.
     Failed(String),
-}
-
-/// The parts of a console.
-pub struct ConsoleParts {
-    /// The guest's consoles, at least one. The last takes the input.
-    pub ports: Vec<Arc<dyn ConsolePort>>,
-    /// Signalled by the ports.
-    pub wake: EventFd,
-    /// The destination of the output.
-    pub output: OutputFile,
-    /// The source of the input.
-    pub input: Option<Stdin>,
-    /// The virtio console whose terminal size follows the user's.
-    pub sized: Option<Arc<Port>>,
-    /// Reads the output.
-    pub monitor: ConsoleMonitor,
-    /// Takes the events. It is called on the event loop's thread and must not block.
-    pub on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
-}
-
-impl fmt::Debug for ConsoleParts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsoleParts").field("ports", &self.ports).field("output", &self.output).finish_non_exhaustive()
-    }
 }
 
 /// The subscriber that serves the console.
 ///
 /// Output is written when a line is complete, or when nothing was written for 5 ms; the rest of a burst waits until one
 /// of the two is true. So prompts and echoes appear at once, and a burst is few writes.
-#[derive(Debug)]
 pub struct ConsoleIo {
-    parts: ConsoleParts,
+    ports: Vec<Arc<dyn ConsolePort>>, // the last takes the input
+    wake: EventFd,
+    output: OutputFile,
+    input: Option<Stdin>,
+    hvc: Option<Arc<Port>>,
     size_changes: Option<Signals>,
+    monitor: ConsoleMonitor,
+    on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
     flush_timer: Timer,
     flush_timer_armed: bool,
-    silence_timer: Timer,
-    verdict_timer: Timer,
+    monitor_timer: Timer, // for a silence, or for the rest of the output after a rule was violated
     last_flush: Instant,
     output_blocked: bool,
     output_error: Option<io::Error>,
 }
 
-/// The console that takes the input, as a sink.
-struct PortSink<'a>(&'a dyn ConsolePort);
+impl fmt::Debug for ConsoleIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleIo").field("ports", &self.ports).field("output", &self.output).finish_non_exhaustive()
+    }
+}
 
-impl InputSink for PortSink<'_> {
+/// The console that takes the input, as a sink.
+impl InputSink for &dyn ConsolePort {
     fn room(&mut self) -> usize {
-        self.0.input_room()
+        self.input_room()
     }
     fn push(&mut self, bytes: &[u8]) {
-        self.0.push_input(bytes);
+        self.push_input(bytes);
     }
 }
 
 impl ConsoleIo {
-    /// A console of `parts`.
+    /// A console that connects the guest's serial port, and its virtio console `hvc` if it has one, to `input` and
+    /// `output`. The virtio console takes the input and follows the size of the user's terminal; without one, the
+    /// serial port takes the input. The ports signal `wake`. `on_event` is called on the event loop's thread and must
+    /// not block.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors.
-    pub fn new(parts: ConsoleParts) -> io::Result<Self> {
-        let size_changes = parts.sized.as_ref().map(|_| Signals::new(&[libc::SIGWINCH])).transpose()?;
+    pub fn new(
+        serial: Arc<dyn ConsolePort>,
+        hvc: Option<Arc<Port>>,
+        wake: EventFd,
+        output: OutputFile,
+        input: Option<Stdin>,
+        monitor: ConsoleMonitor,
+        on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
+    ) -> io::Result<Self> {
+        let mut ports = vec![serial];
+        ports.extend(hvc.clone().map(|port| port as Arc<dyn ConsolePort>));
         Ok(Self {
-            parts,
-            size_changes,
+            ports,
+            wake,
+            output,
+            input,
+            size_changes: hvc.as_ref().map(|_| Signals::new(&[libc::SIGWINCH])).transpose()?,
+            hvc,
+            monitor,
+            on_event,
             flush_timer: Timer::new()?,
             flush_timer_armed: false,
-            silence_timer: Timer::new()?,
-            verdict_timer: Timer::new()?,
+            monitor_timer: Timer::new()?,
             last_flush: Instant::now() - FLUSH_DELAY,
             output_blocked: false,
             output_error: None,
@@ -154,17 +154,17 @@ impl ConsoleIo {
     ///
     /// Those of [`OutputFile::truncate`].
     pub fn truncate_output<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        self.parts.output.truncate(inputs)
+        self.output.truncate(inputs)
     }
 
     /// Discards output from now on, so that no vCPU waits for room.
     pub fn close(&self) {
-        self.parts.ports.iter().for_each(|port| port.close());
+        self.ports.iter().for_each(|port| port.close());
     }
 
     /// The monitor, which has examined all output once [`finish`](Self::finish) has returned.
     pub fn monitor(&self) -> &ConsoleMonitor {
-        &self.parts.monitor
+        &self.monitor
     }
 
     /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped.
@@ -177,22 +177,22 @@ impl ConsoleIo {
         let mut examine_time = drain.examine_time();
         loop {
             self.drain_ports();
-            self.parts.monitor.examine(examine_time);
+            self.monitor.examine(examine_time);
             examine_time = if drain.is_urgent() { Duration::ZERO } else { examine_time };
-            if self.parts.output.is_empty() {
-                self.parts.monitor.finish();
+            if self.output.is_empty() {
+                self.monitor.finish();
                 return result;
             }
-            if let Err(error) = self.parts.output.write_all(drain) {
+            if let Err(error) = self.output.write_all(drain) {
                 result = result.and(Err(error));
-                self.parts.output = OutputFile::discard();
+                self.output = OutputFile::discard();
             }
         }
     }
 
     /// The work of all ports together. Only the last takes input.
     fn poll(&self) -> Pending {
-        self.parts.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
+        self.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
             needs_timer: all.needs_timer || one.needs_timer,
             wants_input: one.wants_input,
             flush_now: all.flush_now || one.flush_now,
@@ -203,7 +203,7 @@ impl ConsoleIo {
     /// Ends the run if `result` is an error.
     fn check(&mut self, action: &str, result: Result<(), impl fmt::Display>) {
         if let Err(error) = result {
-            (self.parts.on_event)(ConsoleEvent::Failed(format!("{action}: {error}")));
+            (self.on_event)(ConsoleEvent::Failed(format!("{action}: {error}")));
         }
     }
 
@@ -236,7 +236,7 @@ impl ConsoleIo {
     fn on_flush_timer(&mut self, ops: &mut EventOps) {
         let _ = self.flush_timer.read(); // the number of expirations does not matter
         self.flush_timer_armed = false; // `serve` arms it again if a port needs it
-        self.parts.ports.iter().for_each(|port| port.on_timer());
+        self.ports.iter().for_each(|port| port.on_timer());
         if !self.output_blocked {
             self.flush(ops);
         }
@@ -244,96 +244,83 @@ impl ConsoleIo {
 
     /// Moves the ports' output to the destination and the monitor. Returns whether there was any.
     fn drain_ports(&mut self) -> bool {
-        let ConsoleParts { ports, output, monitor, .. } = &mut self.parts;
+        let Self { ports, output, monitor, .. } = self;
         let start = output.pending.len();
         ports.iter().for_each(|port| port.drain(&mut output.pending));
         monitor.push(&output.pending[start..]);
         output.pending.len() > start
     }
 
-    /// Writes output, or waits for room. Takes from the ports once: a guest that prints without end must not keep the loop here.
+    /// Writes output, or waits for room. Takes from the ports once: a guest that prints without end must not keep the
+    /// loop here.
     fn flush(&mut self, ops: &mut EventOps) {
         // While the monitor has not examined what it has, the ports fill up and the guest waits.
-        let drained = self.parts.output.is_empty() && self.parts.monitor.is_idle() && self.drain_ports();
-        let result = self.parts.output.write_some();
+        let drained = self.output.is_empty() && self.monitor.is_idle() && self.drain_ports();
+        let result = self.output.write_some();
         self.last_flush = Instant::now();
-        match result {
-            Ok(done) if done != self.output_blocked => {}
-            Ok(true) => {
-                self.output_blocked = false;
-                let _ = ops.remove(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)); // it was added below
-            }
-            Ok(false) => {
-                self.output_blocked = true;
-                let result = ops.add(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT));
-                self.check("cannot wait for the console's reader", result);
-            }
-            Err(error) => {
-                self.close();
-                if std::mem::take(&mut self.output_blocked) {
-                    let _ = ops.remove(Events::with_data(&self.parts.output, STDOUT, EventSet::OUT)); // it was added
-                }
-                self.parts.output = OutputFile::discard();
-                self.check("cannot write the guest's output", Err(os_error::describe(&error)));
-                self.output_error = Some(error); // the guest's end may have been the first kick
-            }
+        let blocked = matches!(result, Ok(false));
+        if blocked != self.output_blocked {
+            self.output_blocked = blocked;
+            let events = Events::with_data(&self.output, STDOUT, EventSet::OUT);
+            let result = if blocked { ops.add(events) } else { ops.remove(events) };
+            self.check("cannot wait for the console's reader", result);
+        }
+        if let Err(error) = result {
+            self.close();
+            self.output = OutputFile::discard();
+            self.check("cannot write the guest's output", Err(os_error::describe(&error)));
+            self.output_error = Some(error); // the guest's end may have been the first kick
         }
         self.examine(drained);
     }
 
     /// Lets the monitor examine output. `drained` means that there is new output.
     fn examine(&mut self, drained: bool) {
-        let had_verdict = self.parts.monitor.verdict().is_some();
-        if !self.parts.monitor.examine(EXAMINE_TIME) {
-            let _ = self.parts.wake.write(1); // go on in the next turn; a full counter is readable already
+        let had_verdict = self.monitor.verdict().is_some();
+        if !self.monitor.examine(EXAMINE_TIME) {
+            let _ = self.wake.write(1); // continue in the next turn; a full counter is readable already
         }
-        if !had_verdict {
-            self.on_verdict();
-        }
-        if drained && let Some(silence) = self.parts.monitor.silence() {
-            let result = self.silence_timer.arm(silence);
+        let delay = match self.monitor.verdict() {
+            Some(_) if had_verdict => None,
+            Some(Verdict::RuleViolated(_)) => Some(VERDICT_DELAY),
+            Some(Verdict::ExpectationsMet) => Some(Duration::ZERO),
+            None => self.monitor.silence().filter(|_| drained),
+        };
+        if let Some(delay) = delay {
+            let result = self.monitor_timer.arm(delay);
             self.check("cannot set the console's timer", result);
         }
     }
 
-    fn on_verdict(&mut self) {
-        match self.parts.monitor.verdict().cloned() {
-            Some(Verdict::RuleViolated(_)) => {
-                let result = self.verdict_timer.arm(VERDICT_DELAY);
-                self.check("cannot set the console's timer", result);
-            }
-            Some(met) => (self.parts.on_event)(ConsoleEvent::Verdict(met)),
-            None => {}
+    fn on_monitor_timer(&mut self) {
+        // The timer may have been armed again since its event was reported.
+        if !matches!(self.monitor_timer.read(), Ok(Some(_))) {
+            return;
         }
-    }
-
-    fn on_silence_timer(&mut self) {
-        let _ = self.silence_timer.read(); // the number of expirations does not matter
-        let had_verdict = self.parts.monitor.verdict().is_some();
-        if self.parts.monitor.on_silence() {
-            (self.parts.on_event)(ConsoleEvent::Panicked);
+        if self.monitor.verdict().is_none() && self.monitor.on_silence() {
+            (self.on_event)(ConsoleEvent::Panicked);
         }
-        if !had_verdict {
-            self.on_verdict();
+        if let Some(verdict) = self.monitor.verdict().cloned() {
+            (self.on_event)(ConsoleEvent::Verdict(verdict));
         }
     }
 
     /// Gives input to the guest. `ready` means that epoll has reported standard input readable.
     fn pump_input(&mut self, ops: &mut EventOps, ready: bool) {
-        let ConsoleParts { input, ports, on_event, .. } = &mut self.parts;
+        let Self { input, ports, on_event, .. } = self;
         let (Some(stdin), Some(port)) = (input.as_mut(), ports.last()) else { return };
         let on_key = |key| match key {
             Key::Quit => on_event(ConsoleEvent::Quit),
             Key::Help => input::log_key_help(),
             Key::PowerButton => on_event(ConsoleEvent::PowerButton),
         };
-        if !stdin.pump(&mut PortSink(&**port), ops, STDIN, ready, on_key) {
+        if !stdin.pump(&mut &**port, ops, STDIN, ready, on_key) {
             *input = None;
         }
     }
 
     fn on_resize(&self) {
-        if let (Some(port), Some(signals)) = (&self.parts.sized, &self.size_changes) {
+        if let (Some(port), Some(signals)) = (&self.hvc, &self.size_changes) {
             let _ = signals.read(); // it is SIGWINCH
             if let Some(size) = terminal_size() {
                 port.resize(size);
@@ -350,15 +337,9 @@ pub fn terminal_size() -> Option<WinSize> {
 impl MutEventSubscriber for ConsoleIo {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match events.data() {
-            WAKE if !self.parts.monitor.is_idle() => self.flush(ops),
+            WAKE if !self.monitor.is_idle() => self.flush(ops),
             FLUSH_TIMER => self.on_flush_timer(ops),
-            SILENCE_TIMER => self.on_silence_timer(),
-            VERDICT_TIMER => {
-                let _ = self.verdict_timer.read(); // the number of expirations does not matter
-                if let Some(verdict) = self.parts.monitor.verdict().cloned() {
-                    (self.parts.on_event)(ConsoleEvent::Verdict(verdict));
-                }
-            }
+            MONITOR_TIMER => self.on_monitor_timer(),
             STDIN => self.pump_input(ops, true),
             STDOUT => self.flush(ops),
             WINDOW => self.on_resize(),
@@ -368,12 +349,8 @@ impl MutEventSubscriber for ConsoleIo {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let wake = Events::with_data(&self.parts.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        let timers = [
-            (&self.flush_timer, FLUSH_TIMER),
-            (&self.silence_timer, SILENCE_TIMER),
-            (&self.verdict_timer, VERDICT_TIMER),
-        ];
+        let wake = Events::with_data(&self.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let timers = [(&self.flush_timer, FLUSH_TIMER), (&self.monitor_timer, MONITOR_TIMER)];
         let timers = timers.map(|(timer, data)| Events::with_data(timer, data, EventSet::IN));
         let window = self.size_changes.as_ref().map(|signals| Events::with_data(signals, WINDOW, EventSet::IN));
         let result = [wake].into_iter().chain(timers).chain(window).try_for_each(|events| ops.add(events));

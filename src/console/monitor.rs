@@ -1,4 +1,5 @@
-//! Reads the console's output: keeps its last lines, applies the user's rules, and recognises panics and out-of-memory kills.
+//! Reads the console's output: keeps its last lines, applies the user's rules, and recognises panics and out-of-memory
+//! kills.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -30,12 +31,12 @@ pub struct ConsoleLog {
 
 /// Examines the output on the event loop's thread.
 ///
-/// The time this takes depends on the guest, so [`examine`](Self::examine) has a limit, and what is left stays in the backlog.
-/// The console takes no more from the guest until the backlog is empty: a guest cannot keep the loop busy with it.
-#[derive(Debug)]
+/// The time this takes depends on the guest, so [`examine`](Self::examine) has a limit, and what is left stays in the
+/// backlog. The console takes no more from the guest until the backlog is empty: a guest cannot keep the loop busy with
+/// it.
+#[derive(Debug, Default)]
 pub struct ConsoleMonitor {
     backlog: Vec<u8>,
-    examined: usize,
     log: ConsoleLog,
     lines: VecDeque<Vec<u8>>,
     line: Vec<u8>,
@@ -52,24 +53,14 @@ impl ConsoleMonitor {
     ///
     /// The message names the rule that is not a valid regular expression.
     pub fn new(rules: &Rules) -> Result<Self, String> {
-        Ok(Self {
-            backlog: Vec::new(),
-            examined: 0,
-            log: ConsoleLog::default(),
-            lines: VecDeque::new(),
-            line: Vec::new(),
-            prompt_checked: false,
-            panic: PanicDetector::default(),
-            matcher: Matcher::new(rules)?,
-            verdict: None,
-        })
+        Ok(Self { matcher: Matcher::new(rules)?, ..Self::default() })
     }
 
     /// Appends output to the backlog.
     pub fn push(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.log.first_byte.get_or_insert_with(Instant::now);
-            self.panic.on_output();
+            self.panic.ended = false; // the kernel is alive
             self.backlog.extend_from_slice(bytes);
         }
     }
@@ -82,12 +73,13 @@ impl ConsoleMonitor {
     /// Examines the backlog for about `limit`. Returns whether it is empty.
     pub fn examine(&mut self, limit: Duration) -> bool {
         let began = Instant::now();
-        while let Some(rest) = self.backlog.get(self.examined..).filter(|rest| !rest.is_empty()) {
+        let mut examined = 0;
+        while let Some(rest) = self.backlog.get(examined..).filter(|rest| !rest.is_empty()) {
             let end = rest.iter().position(|byte| *byte == b'\n');
             let part = &rest[..end.unwrap_or(rest.len())];
             let room = MAX_LINE.saturating_sub(self.line.len());
             self.line.extend(part.iter().filter(|byte| !matches!(byte, b'\r' | 0)).take(room));
-            self.examined += part.len() + usize::from(end.is_some());
+            examined += part.len() + usize::from(end.is_some());
             self.prompt_checked = false;
             if end.is_some() {
                 self.finish_line();
@@ -96,12 +88,8 @@ impl ConsoleMonitor {
                 }
             }
         }
-        let done = self.examined == self.backlog.len();
-        if done {
-            self.backlog.clear();
-            self.examined = 0;
-        }
-        done
+        self.backlog.drain(..examined);
+        self.is_idle()
     }
 
     /// No more output will come: examines a last line without its line feed.
@@ -122,21 +110,21 @@ impl ConsoleMonitor {
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
         let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        if self.panic.ended() { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
+        if self.panic.ended { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
     }
 
-    /// The console has been silent for as long as [`silence`](Self::silence) asked for. Returns whether the kernel has
-    /// stopped after a panic.
+    /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
+    /// has stopped after a panic.
     pub fn on_silence(&mut self) -> bool {
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);
         }
-        self.is_idle() && self.panic.ended()
+        self.is_idle() && self.panic.ended
     }
 
     /// Whether the kernel has announced a panic.
     pub fn panicked(&self) -> bool {
-        self.panic.began()
+        self.panic.began
     }
 
     /// The first verdict of the rules.
@@ -174,8 +162,8 @@ impl ConsoleMonitor {
     }
 }
 
-/// The process in a line such as "Out of memory: Killed process 77 (name) total-vm:…" (mm/oom_kill.c), or with a comma behind
-/// the name, which may hold parentheses itself.
+/// The process in a line such as "Out of memory: Killed process 77 (name) total-vm:…" (mm/oom_kill.c), or with a comma
+/// behind the name, which may hold parentheses itself.
 fn oom_victim(line: &str) -> Option<&str> {
     let (_, victim) = line.split_once("ut of memory: Killed ").filter(|(_, victim)| victim.starts_with("process "))?;
     let end = [") total-vm", "), "].into_iter().find_map(|end| victim.find(end)).map_or(victim.len(), |at| at + 1);

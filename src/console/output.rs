@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Drain;
+use super::terminal::open_anew;
 
 /// A pipe that is writable takes this much without blocking (`PIPE_BUF`, pipe(7)).
 const CHUNK: usize = 4096;
@@ -45,21 +46,19 @@ impl OutputFile {
         Ok(Self::new(Some(file)))
     }
 
-    /// One of this process's output streams. A terminal is opened anew, to be non-blocking for this process alone: one that is
-    /// stopped with Ctrl-S would block a write of any length.
+    /// One of this process's output streams. A terminal is opened anew, to be non-blocking for this process alone: one
+    /// that is stopped with Ctrl-S would block a write of any length.
     ///
     /// # Errors
     ///
     /// The stream is closed.
     pub fn stream(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<Self> {
-        if stream.is_terminal() {
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-            if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
-                return Ok(Self::new(Some(file)));
-            }
-        }
-        Ok(Self::new(Some(File::from(stream.as_fd().try_clone_to_owned()?))))
+        let own = stream.is_terminal().then(|| open_anew(stream, OpenOptions::new().write(true)));
+        let file = match own {
+            Some(Ok(own)) => own,
+            _ => File::from(stream.as_fd().try_clone_to_owned()?),
+        };
+        Ok(Self::new(Some(file)))
     }
 
     /// Empties a regular file, unless it is one of `inputs`, the files that the guest is loaded from.
@@ -93,7 +92,7 @@ impl OutputFile {
         while let Some(file) = &mut self.file
             && self.written < self.pending.len()
         {
-            if !ready(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? {
+            if !ready(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], Duration::ZERO)? {
                 return Ok(false);
             }
             let end = self.pending.len().min(self.written + CHUNK);
@@ -124,14 +123,8 @@ impl OutputFile {
             if self.written > before {
                 drain.on_progress();
             }
-            let (Some(file), Some(left)) = (&self.file, drain.remaining()) else {
-                return Err(io::ErrorKind::TimedOut.into());
-            };
-            let mut fds = vec![PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
-            fds.extend(drain.stop().map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-            ready(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-            if fds.get(1).is_some_and(|stop| stop.any() == Some(true)) {
-                drain.on_stop();
+            if let Some(file) = &self.file {
+                drain.wait_for_room(file.as_fd())?;
             }
         }
     }
@@ -139,21 +132,17 @@ impl OutputFile {
 
 /// Whether `file` takes bytes, or reports an error, within `timeout`.
 pub fn has_room(file: BorrowedFd<'_>, timeout: Duration) -> bool {
-    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout) {
-            Err(Errno::EINTR) => {}
-            result => return result.map_or(true, |count| count > 0),
-        }
-    }
+    ready(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout).unwrap_or(true)
 }
 
 /// Whether any of `fds` is ready within `timeout`.
-fn ready(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<bool> {
-    match poll(fds, timeout) {
-        Ok(count) => Ok(count > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(error) => Err(error.into()),
+pub(super) fn ready(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(fds, timeout) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result? > 0),
+        }
     }
 }
 

@@ -10,8 +10,10 @@ const END: &[u8] = b"---[ end Kernel panic";
 /// The progress of a panic, as far as the console shows it.
 #[derive(Debug, Default)]
 pub struct PanicDetector {
-    began: bool,
-    ended: bool,
+    /// The kernel has announced a panic.
+    pub began: bool,
+    /// The kernel has printed the last line of a panic, and nothing since.
+    pub ended: bool,
 }
 
 impl PanicDetector {
@@ -22,25 +24,10 @@ impl PanicDetector {
         // More output means that the kernel is alive.
         self.ended = complete && text.starts_with(END);
     }
-
-    /// The kernel has announced a panic.
-    pub fn began(&self) -> bool {
-        self.began
-    }
-
-    /// The kernel has printed the last line of a panic, and nothing since.
-    pub fn ended(&self) -> bool {
-        self.ended
-    }
-
-    /// The console has more output, although no complete line yet.
-    pub fn on_output(&mut self) {
-        self.ended = false;
-    }
 }
 
-/// Strips printk's `[    1.234567] ` from a line, or the `[    1.234567][    T1] ` of a kernel with CONFIG_PRINTK_CALLER
-/// (T for a task, C for a CPU).
+/// Strips printk's `[    1.234567] ` from a line, or the `[    1.234567][    T1] ` of a kernel with
+/// CONFIG_PRINTK_CALLER (T for a task, C for a CPU).
 pub fn strip_printk_prefix(line: &[u8]) -> &[u8] {
     let mut rest = line;
     while let Some((stamp, behind)) = rest
@@ -65,7 +52,7 @@ mod tests {
     fn detect(line: &str) -> (bool, bool) {
         let mut detector = PanicDetector::default();
         detector.check_line(line.as_bytes(), true);
-        (detector.began(), detector.ended())
+        (detector.began, detector.ended)
     }
 
     #[test]
@@ -77,7 +64,7 @@ mod tests {
         assert_eq!(detect("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, true));
         let mut detector = PanicDetector::default();
         detector.check_line(b"---[ end Kernel panic - not syncing: VFS ]---", false);
-        assert!(!detector.ended());
+        assert!(!detector.ended);
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub enum KernelFault {
     Warn,
 }
 
-/// The first words of each fault (lib/dump_stack.c, kernel/watchdog.c, kernel/hung_task.c, kernel/panic.c, arch/x86/mm/fault.c
-/// and arch/x86/kernel/traps.c of Linux). The first that matches counts.
+/// The first words of each fault (lib/dump_stack.c, kernel/watchdog.c, kernel/hung_task.c, kernel/panic.c,
+/// arch/x86/mm/fault.c and arch/x86/kernel/traps.c of Linux). The first that matches counts.
 const PATTERNS: [(&str, KernelFault); 17] = [
     ("watchdog: BUG: soft lockup", KernelFault::Lockup),
     ("BUG: soft lockup", KernelFault::Lockup),
@@ -91,7 +91,7 @@ pub enum Verdict {
 }
 
 /// Compiled rules.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Matcher {
     fail_on: Vec<KernelFault>,
     reject: Vec<Regex>,
@@ -107,7 +107,8 @@ impl Matcher {
         Ok(Self { fail_on: rules.fail_on.clone(), reject: all(&rules.reject)?, expect: all(&rules.expect)? })
     }
 
-    /// Examines a line of the console without its printk prefix. A line that is not complete can only meet expectations.
+    /// Examines a line of the console without its printk prefix. A line that is not complete can only meet
+    /// expectations.
     pub fn check_line(&mut self, line: &str, complete: bool) -> Option<Verdict> {
         if complete {
             if let Some(fault) = KernelFault::in_line(line).filter(|fault| self.fail_on.contains(fault)) {

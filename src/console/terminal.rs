@@ -3,13 +3,16 @@
 //! Dropping [`RawTerminal`] restores it. A panic on any thread restores it before its message is printed. Signals come
 //! through the event loop (see `subscribers`), so they end in a drop too.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
 
-/// While the terminal is raw: what to go back to, and what it is now.
+/// While the terminal is raw: its settings before, and its settings now.
 static SAVED: Mutex<Option<(Termios, Termios)>> = Mutex::new(None);
 
 /// Standard input in raw mode: each key reaches the guest as it is, Ctrl-C too.
@@ -44,6 +47,12 @@ impl Drop for RawTerminal {
     }
 }
 
+/// Opens the file of `stream` anew, so that it is non-blocking for this process alone.
+pub(super) fn open_anew(stream: &impl AsRawFd, options: &mut OpenOptions) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
 /// Puts the terminal back as it was, if it is raw.
 pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -52,7 +61,7 @@ pub fn restore() {
     }
 }
 
-/// Makes the terminal raw again after a shell has stopped this process, used the terminal, and let it go on.
+/// Makes the terminal raw again after a shell has stopped this process, used the terminal, and continued it.
 pub fn resume() {
     if let Some((_, raw)) = &*SAVED.lock().unwrap_or_else(PoisonError::into_inner)
         && in_foreground()

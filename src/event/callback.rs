@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use super::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 
@@ -32,6 +33,14 @@ impl Source for Signals {
 
     fn read(&self) -> io::Result<Option<i32>> {
         Signals::read(self)
+    }
+}
+
+impl<T: Source> Source for Arc<T> {
+    type Item = T::Item;
+
+    fn read(&self) -> io::Result<Option<T::Item>> {
+        T::read(self)
     }
 }
 

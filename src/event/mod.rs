@@ -112,28 +112,29 @@
 //!
 //! | seed | names | files |
 //! |---|---|---|
-//! | 000, event-manager README | `EventManager`, `SubscriberOps`, subscriber traits | `manager.rs`, `subscriber.rs` |
-//! | 001, event-manager design | `Events`, `EventOps` | `events.rs`, `registrations.rs` |
-//! | 001, event-manager design | `RemoteEndpoint` | `endpoint.rs`, `channel.rs` |
-//! | 002, epoll wrapper | `Epoll`, `EpollEvent`, `EventSet`, `ControlOperation` | `epoll.rs` |
-//! | 003, stripped-down mio | `Poll`, `Registry`, `Token` | `poll.rs` |
+//! | the event-manager README | `EventManager`, `SubscriberOps`, subscriber traits | `manager.rs`, `subscriber.rs` |
+//! | its design | `Events`, `EventOps` | `events.rs`, `registrations.rs` |
+//! | its design | `RemoteEndpoint` | `endpoint.rs`, `channel.rs` |
+//! | the epoll wrapper | `Epoll`, `EpollEvent`, `EventSet`, `ControlOperation` | `epoll.rs` |
+//! | Poll, Registry and Token | `Poll`, `Registry`, `Token` | `poll.rs` |
 //!
-//! - **000, manager.** `run` counts only the events that it delivered; before, also those that it discarded. A panic in
-//!   `init` or `process` loses no event and leaves no registration behind. A capacity of 0, with which every run would
-//!   fail, is rejected. The example reads its eventfd, because a level-triggered event is reported until it is read.
-//!   `READ_HANG_UP` must be registered; only `ERROR` and `HANG_UP` are always reported. The wrappers implement
-//!   `MutEventSubscriber` one by one: a blanket implementation would exclude `Box<dyn MutEventSubscriber>`.
-//! - **001, events.** The identity is the registration, not the descriptor number: the kernel reuses numbers, so that
-//!   events reached the wrong subscriber and closed numbers stayed blocked. Only the owner modifies or removes a
+//! - **The event-manager README.** `run` counts only the events that it delivered; before, also those that it
+//!   discarded. A panic in `init` or `process` loses no event and leaves no registration behind. A capacity of 0, with
+//!   which every run would fail, is rejected. The example reads its eventfd, because a level-triggered event is
+//!   reported until it is read. `READ_HANG_UP` must be registered; only `ERROR` and `HANG_UP` are always reported. The
+//!   wrappers implement `MutEventSubscriber` one by one: a blanket implementation would exclude
+//!   `Box<dyn MutEventSubscriber>`.
+//! - **Its design, events.** The identity is the registration, not the descriptor number: the kernel reuses numbers, so
+//!   that events reached the wrong subscriber and closed numbers stayed blocked. Only the owner modifies or removes a
 //!   descriptor. `modify` and `remove` drop pending events. One table indexed by descriptor replaces two hash maps, so
 //!   that dispatching does not hash. The table also holds the user data: the epoll data word holds the generation.
-//! - **001, endpoint.** A blocking call on the loop's own thread is an error instead of a deadlock. A request that
-//!   fires itself runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
+//! - **Its design, endpoint.** A blocking call on the loop's own thread is an error instead of a deadlock. A request
+//!   that fires itself runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
 //!   close-on-exec.
-//! - **002, epoll.** Event bits without a name are preserved instead of causing a panic. [`Epoll::fill`] waits into
-//!   memory that is not initialised, so that a large capacity costs none.
-//! - **003, poll.** A cloned `Registry` has its own epoll descriptor and needs no `Arc`. Timeouts are rounded up, so
-//!   that no caller wakes early, and an interruption by a signal handler is not an error.
+//! - **The epoll wrapper.** Event bits without a name are preserved instead of causing a panic. [`Epoll::fill`] waits
+//!   into memory that is not initialised, so that a large capacity costs none.
+//! - **Poll, Registry and Token.** A cloned `Registry` has its own epoll descriptor and needs no `Arc`. Timeouts are
+//!   rounded up, so that no caller wakes early, and an interruption by a signal handler is not an error.
 
 pub mod epoll;
 pub mod poll;

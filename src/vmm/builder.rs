@@ -10,23 +10,22 @@ use vmm_sys_util::eventfd::EventFd;
 use super::config::{ConsoleConfig, VMMConfig};
 use super::error::Error;
 use super::exit_handler::{ExitHandler, WrappedExitHandler};
-use super::legacy_devices::LegacyDevices;
 use super::outcome::ExitReason;
-use super::virtio::{Attachment, VirtioDevices};
-use super::{KvmVm, Subscriber, Vmm, kvm};
-use crate::boot::{ByteSize, InitramfsSource, layout};
+use super::virtio::VirtioDevices;
+use super::{KvmVm, Subscriber, Vmm, kvm, legacy_devices};
+use crate::boot::{ByteSize, InitramfsSource, POWER_BUTTON_GSI, layout};
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
-use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, ConsoleParts, Drain, Verdict};
+use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, Drain, Verdict};
 use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
 use crate::device::virtio::console::Port;
-use crate::device::{BusError, ConsolePort, Device};
+use crate::device::{Bus, BusError, ConsolePort, Device};
 use crate::event::{EventManager, SubscriberOps};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
-use crate::vcpu::CpuidTemplate;
+use crate::vcpu::{Buses, CpuidTemplate};
 
-/// Called when a signal requests the end. Returns whether the signal is taken care of; otherwise the run ends.
+/// Called when a signal requests the end. Returns whether it has handled the signal; otherwise the run ends.
 pub(super) type SignalHook = Box<dyn FnMut(i32) -> bool + Send>;
 /// Called when the vCPUs have stopped. Returns the reason that counts.
 pub(super) type ExitHook = Box<dyn FnOnce(ExitReason, &mut Drain<'_>) -> ExitReason + Send>;
@@ -73,7 +72,7 @@ impl VmmBuilder {
     /// The host's KVM cannot run it, or a file, interface or limit of the host is in the way; see [`Error`].
     pub fn new(config: VMMConfig) -> Result<Self, Error> {
         let kvm = kvm::open()?;
-        let cpuid = CpuidTemplate::new(&kvm).map_err(Error::kvm("list KVM's CPUID leaves"))?;
+        let cpuid = CpuidTemplate::new(&kvm).map_err(Error::host("list KVM's CPUID leaves"))?;
         let ram = map_ram(config.memory, cpuid.physical_address_bits())?;
 
         let exit_handler = WrappedExitHandler::new().map_err(Error::host("create the exit event"))?;
@@ -84,13 +83,15 @@ impl VmmBuilder {
         }
 
         let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
-        let LegacyDevices { serial, wake, power_button, mut buses } = LegacyDevices::new(vm.fd(), vm.vcpus().first())?;
+        let wake = eventfd()?;
+        let power_button = irqfd(vm.fd(), POWER_BUTTON_GSI, "connect the power button's interrupt")?;
+        let serial = legacy_devices::serial_console(vm.fd(), vm.vcpus().first(), duplicate(&wake)?)?;
+        let mut buses = Buses { ports: legacy_devices::port_bus(&serial)?, mmio: Bus::new() };
         let hvc = match config.console {
-            ConsoleConfig::Virtio => Some(virtio_console_port(&wake)?),
+            ConsoleConfig::Virtio => Some(virtio_console_port(duplicate(&wake)?)?),
             _ => None,
         };
-        let mut attachment = Attachment { vm: vm.fd(), ram: &ram, bus: &mut buses.mmio };
-        let virtio = VirtioDevices::new(&config, hvc.as_ref(), &mut attachment)?;
+        let virtio = VirtioDevices::new(&config, hvc.as_ref(), vm.fd(), &ram, &mut buses.mmio)?;
         let console = console(&config, serial, hvc, wake, power_button, exit_handler.clone())?;
         let hooks = Hooks::default();
         Ok(Self(Vmm { config, event_mgr, exit_handler, vm, buses, virtio, console, hooks, ram }))
@@ -112,13 +113,11 @@ impl VmmBuilder {
     ///
     /// The host has no more descriptors, or KVM refuses the interrupt.
     pub fn second_serial(mut self) -> Result<(Self, Arc<Serial>), Error> {
-        let irq = eventfd()?;
-        self.vm_fd().register_irqfd(&irq, COM2_IRQ).map_err(Error::kvm("connect COM2's interrupt"))?;
+        let irq = irqfd(self.vm_fd(), COM2_IRQ, "connect COM2's interrupt")?;
         let serial = Arc::new(Serial::new(irq, eventfd()?));
         serial.close();
         self.0.hooks.second_serial = true;
-        let bus = self.port_device(COM2_PORT, COM1_PORTS, serial.clone());
-        Ok((bus.map_err(|error| Error::host("place COM2")(io::Error::other(error)))?, serial))
+        Ok((self.port_device(COM2_PORT, COM1_PORTS, serial.clone())?, serial))
     }
 
     /// Adds a subscriber of the event loop.
@@ -127,15 +126,15 @@ impl VmmBuilder {
         self
     }
 
-    /// Calls `hook` when a signal requests the end. The hook returns whether it has taken care of the signal; otherwise the
+    /// Calls `hook` when a signal requests the end. The hook returns whether it has handled the signal; otherwise the
     /// run ends.
     pub fn on_signal(mut self, hook: impl FnMut(i32) -> bool + Send + 'static) -> Self {
         self.0.hooks.on_signal = Some(Box::new(hook));
         self
     }
 
-    /// Calls `hook` when the vCPUs have stopped: with the reason, and the limit for writing last output. The hook returns the
-    /// reason that counts.
+    /// Calls `hook` when the vCPUs have stopped: with the reason, and the limit for writing last output. The hook
+    /// returns the reason that counts.
     pub fn on_exit(mut self, hook: impl FnOnce(ExitReason, &mut Drain<'_>) -> ExitReason + Send + 'static) -> Self {
         self.0.hooks.on_exit = Some(Box::new(hook));
         self
@@ -174,8 +173,8 @@ impl VmmBuilder {
     }
 }
 
-fn virtio_console_port(wake: &EventFd) -> Result<Arc<Port>, Error> {
-    let port = wake.try_clone().and_then(|wake| Port::new(wake, console::terminal_size()));
+fn virtio_console_port(wake: EventFd) -> Result<Arc<Port>, Error> {
+    let port = Port::new(wake, console::terminal_size());
     Ok(Arc::new(port.map_err(Error::host("create a virtio console"))?))
 }
 
@@ -207,19 +206,10 @@ fn console(
         ConsoleEvent::Verdict(Verdict::RuleViolated(why)) => exit_handler.exit(ExitReason::RuleViolated(why)),
         ConsoleEvent::Failed(why) => exit_handler.exit(ExitReason::Failed(why)),
     };
-    let mut ports: Vec<Arc<dyn ConsolePort>> = vec![serial];
-    ports.extend(hvc.clone().map(|port| port as Arc<dyn ConsolePort>));
-    let parts = ConsoleParts {
-        ports,
-        wake,
-        output,
-        input: input.map_err(Error::host("use standard input"))?,
-        sized: hvc,
-        monitor: ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?,
-        on_event: Box::new(on_event),
-    };
-    let console = ConsoleIo::new(parts).map_err(Error::host("set up the console"))?;
-    Ok(Arc::new(Mutex::new(console)))
+    let input = input.map_err(Error::host("use standard input"))?;
+    let monitor = ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?;
+    let console = ConsoleIo::new(serial, hvc, wake, output, input, monitor, Box::new(on_event));
+    Ok(Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?)))
 }
 
 /// KVM takes less than 2^31 pages per memory slot (`KVM_MEM_MAX_NR_PAGES`), so guest-physical addresses end here.
@@ -237,6 +227,17 @@ fn map_ram(size: u64, address_bits: u32) -> Result<Arc<GuestRam>, Error> {
     Ok(Arc::new(ram))
 }
 
-pub(super) fn eventfd() -> Result<EventFd, Error> {
+fn eventfd() -> Result<EventFd, Error> {
     EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
+}
+
+fn duplicate(event: &EventFd) -> Result<EventFd, Error> {
+    event.try_clone().map_err(Error::host("duplicate an event descriptor"))
+}
+
+/// An eventfd that raises the interrupt `gsi`.
+pub(super) fn irqfd(vm: &VmFd, gsi: u32, action: &'static str) -> Result<EventFd, Error> {
+    let irqfd = eventfd()?;
+    vm.register_irqfd(&irqfd, gsi).map_err(Error::host(action))?;
+    Ok(irqfd)
 }

@@ -12,7 +12,8 @@ pub enum ConsoleConfig {
     /// Standard input and output.
     #[default]
     Stdio,
-    /// Standard input and output, through a virtio console (the guest's hvc0). The output of the serial port is shown, too.
+    /// Standard input and output, through a virtio console (the guest's hvc0). The output of the serial port is shown,
+    /// too.
     Virtio,
     /// Nowhere.
     None,
@@ -47,7 +48,7 @@ pub struct DiskConfig {
 pub struct NetConfig {
     /// The host's tap interface.
     pub tap: String,
-    /// The guest's MAC address; random if there is none.
+    /// The guest's MAC address; `None` for a random one.
     pub mac: Option<[u8; 6]>,
 }
 

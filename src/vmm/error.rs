@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::boot;
+use crate::device::BusError;
 use crate::device::virtio::block::DiskError;
 use crate::device::virtio::net::tap::TapError;
 use crate::device::virtio::vsock::ListenError;
@@ -26,14 +27,6 @@ pub enum Error {
     /// KVM lacks a capability.
     #[error("this host's KVM cannot {0}: a newer Linux is needed")]
     Capability(&'static str),
-    /// A KVM call failed.
-    #[error("cannot {action}: {}", os_error::describe(.source))]
-    Kvm {
-        /// What failed.
-        action: &'static str,
-        /// The error of the operating system.
-        source: io::Error,
-    },
     /// Too many vCPUs, or none.
     #[error("{requested} vCPUs requested, but this host supports 1 to {limit}")]
     Cpus {
@@ -45,7 +38,7 @@ pub enum Error {
     /// Guest memory cannot be allocated.
     #[error("cannot allocate {size} of guest memory: {why}")]
     Memory {
-        /// ByteSize asked for.
+        /// The size requested.
         size: boot::ByteSize,
         /// The cause.
         why: String,
@@ -83,7 +76,7 @@ pub enum Error {
     /// The event loop cannot be set up.
     #[error("cannot set up the event loop: {}", os_error::describe(&(*.0).into()))]
     Event(#[from] event::Error),
-    /// A system call failed.
+    /// A system call failed, of KVM or another.
     #[error("cannot {action}: {}", os_error::describe(.source))]
     Host {
         /// What failed.
@@ -91,13 +84,16 @@ pub enum Error {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// A device cannot be placed on a bus.
+    #[error("cannot place a device: {0}")]
+    Bus(#[from] BusError),
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The balloon is as large as the guest's memory.
     #[error("cannot create a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
     Balloon {
-        /// ByteSize asked for.
+        /// The size requested.
         size: boot::ByteSize,
         /// The guest's memory.
         memory: boot::ByteSize,
@@ -108,12 +104,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: KVM refused `action`.
-    pub(crate) fn kvm<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::Kvm { action, source: source.into() }
-    }
-
-    /// For `map_err`: the host refused `action`.
+    /// For `map_err`: the host, or its KVM, refused `action`.
     pub(crate) fn host<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host { action, source: source.into() }
     }

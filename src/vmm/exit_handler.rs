@@ -45,16 +45,16 @@ pub trait ExitHandler: Clone {
 #[derive(Debug)]
 pub struct VmmExitHandler {
     exit_event: EventFd,
-    /// Whether the loop should take another turn. Every access holds the mutex of [`WrappedExitHandler`], which orders it, so
-    /// `Relaxed` suffices. It is an atomic because the loop asks through a shared reference: of the two parties only the
-    /// event manager, in `process`, has a `&mut`.
+    /// Whether the loop should take another turn. Every access holds the mutex of [`WrappedExitHandler`], which orders
+    /// it, so `Relaxed` suffices. It is an atomic because the loop reads it through a shared reference: of the two
+    /// parties only the event manager, in `process`, has a `&mut`.
     keep_running: AtomicBool,
     reason: Option<ExitReason>,
 }
 
 impl MutEventSubscriber for VmmExitHandler {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        // Whatever happened to the event, even an error: the loop must not go on without a way to end it.
+        // This applies to an error of the event, too: the loop must not continue without a way to end it.
         self.keep_running.store(false, Ordering::Relaxed);
     }
 

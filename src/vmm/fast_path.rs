@@ -1,11 +1,10 @@
 //! Exit avoidance for virtio devices: ioeventfds for QueueNotify and InterruptACK, and a read-only memory slot for the
 //! registers.
 //!
-//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of the machine's set-up: the
-//! first driver that sets DRIVER_OK has them installed, on a thread of its own, while the guest continues with exits. What
-//! fails is left out.
+//! KVM waits for a grace period at each of these, some milliseconds in all. So they are not part of the machine's
+//! set-up: the first driver that sets DRIVER_OK starts their installation, on a thread of its own, while the guest
+//! continues with exits. What fails is left out.
 
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +21,10 @@ use crate::memory::GuestRam;
 
 /// The fast path of one machine.
 pub struct FastPath {
-    vm: Arc<VmFd>,
-    ram: Arc<GuestRam>,
-    registers: Arc<MmapRegion>,
+    pub vm: Arc<VmFd>,
+    pub ram: Arc<GuestRam>,
+    /// The register pages of all devices.
+    pub registers: Arc<MmapRegion>,
     devices: Mutex<Vec<Doorbells>>,
     started: AtomicBool,
     cancelled: AtomicBool,
@@ -32,27 +32,17 @@ pub struct FastPath {
 }
 
 /// The address of a device's registers, and the eventfds of its queues, in order.
-#[derive(Debug)]
 struct Doorbells {
     registers: u64,
     events: Vec<EventFd>,
 }
 
-impl fmt::Debug for FastPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FastPath")
-            .field("devices", &self.devices)
-            .field("started", &self.started)
-            .finish_non_exhaustive()
-    }
-}
-
 impl FastPath {
     /// The fast path of devices of `vm` whose registers are the pages of `registers`. Nothing is installed yet.
-    pub fn new(vm: &Arc<VmFd>, ram: &Arc<GuestRam>, registers: Arc<MmapRegion>) -> Self {
+    pub fn new(vm: Arc<VmFd>, ram: Arc<GuestRam>, registers: Arc<MmapRegion>) -> Self {
         Self {
-            vm: vm.clone(),
-            ram: ram.clone(),
+            vm,
+            ram,
             registers,
             devices: Mutex::default(),
             started: AtomicBool::new(false),
@@ -61,7 +51,8 @@ impl FastPath {
         }
     }
 
-    /// Adds the next device, whose registers are at the address `registers` and whose queues are notified by `doorbells`.
+    /// Adds the next device, whose registers are at the address `registers` and whose queues are notified by
+    /// `doorbells`.
     ///
     /// # Errors
     ///

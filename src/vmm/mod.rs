@@ -5,11 +5,11 @@
 //! [`Vmm::run`] below is the pattern this program exists to show; it reads from top to bottom:
 //!
 //! 1. `load` copies the kernel, the initramfs and the tables into guest memory.
-//! 2. `subscribe` adds what the event loop waits for, besides the exit handler, which the [builder](VmmBuilder) has added
-//!    first: signals, the timeout, the console, each virtio device.
+//! 2. `subscribe` adds what the event loop waits for, besides the exit handler, which the [builder](VmmBuilder) has
+//!    added first: signals, the timeout, the console, each virtio device.
 //! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then kicks the exit handler.
-//! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. All ends take this path: power-off,
-//!    crash, signal, timeout and error store an [`ExitReason`] and kick.
+//! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. All ends take this path:
+//!    power-off, crash, signal, timeout and error store an [`ExitReason`] and kick.
 //! 5. [`KvmVm::shutdown`] kicks every vCPU out of `KVM_RUN` and joins the threads, for a second at most.
 //! 6. `drain` writes the last output, and the reason and what is left of the machine become the [`Outcome`].
 //!
@@ -62,7 +62,6 @@ use crate::memory::GuestRam;
 use crate::sys::os_error;
 use crate::vcpu::Buses;
 use builder::Hooks;
-use subscribers::{SignalSubscriber, TimeoutSubscriber};
 use virtio::VirtioDevices;
 
 type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -81,8 +80,8 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Runs the guest until the exit handler is kicked. The signals that request the end are blocked for the calling thread
-    /// once the guest is loaded, and stay blocked.
+    /// Runs the guest until the exit handler is kicked. The signals that request the end are blocked for the calling
+    /// thread once the guest is loaded, and stay blocked.
     ///
     /// # Errors
     ///
@@ -141,7 +140,7 @@ impl Vmm {
         Ok(entry)
     }
 
-    /// Truncates the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last run's log.
+    /// Truncates the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last log.
     fn truncate_output(&self) -> Result<(), Error> {
         let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
         let truncated = self.console().truncate_output(self.config.input_files());
@@ -151,20 +150,17 @@ impl Vmm {
     /// Adds what the loop waits for besides the exit handler. Returns where signals are read.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
         let stop = Arc::new(subscribers::stop_signals().map_err(Error::host("wait for signals"))?);
-        let (signals, exit_handler) = (stop.clone(), self.exit_handler.clone());
-        let hook = self.hooks.on_signal.take();
-        self.event_mgr.add_subscriber(Arc::new(Mutex::new(SignalSubscriber { signals, exit_handler, hook })));
-        for subscriber in std::mem::take(&mut self.hooks.subscribers) {
-            self.event_mgr.add_subscriber(subscriber);
-        }
+        let on_signal = self.hooks.on_signal.take();
+        let mut added = vec![subscribers::on_signal(stop.clone(), on_signal, self.exit_handler.clone())];
+        added.append(&mut self.hooks.subscribers);
         if let Some(after) = self.config.timeout {
-            let timeout =
-                TimeoutSubscriber::new(after, self.exit_handler.clone()).map_err(Error::host("set a timer"))?;
-            self.event_mgr.add_subscriber(Arc::new(Mutex::new(timeout)));
+            let on_timeout = subscribers::on_timeout(after, self.exit_handler.clone());
+            added.push(on_timeout.map_err(Error::host("set a timer"))?);
         }
-        self.event_mgr.add_subscriber(self.console.clone());
-        for device in &self.virtio.subscribers {
-            self.event_mgr.add_subscriber(device.clone());
+        added.push(self.console.clone());
+        added.extend(self.virtio.subscribers.iter().cloned());
+        for subscriber in added {
+            self.event_mgr.add_subscriber(subscriber);
         }
         Ok(stop)
     }
@@ -182,14 +178,13 @@ impl Vmm {
             None => reason,
         };
         let mut console = self.console();
-        match console.finish(drain) {
-            Err(error) if !drain.is_urgent() && error.kind() != ErrorKind::TimedOut => {
+        if let Err(error) = console.finish(drain)
+            && !drain.is_urgent()
+        {
+            if error.kind() != ErrorKind::TimedOut {
                 return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(&error)));
             }
-            Err(_) if !drain.is_urgent() => {
-                notes.push("the guest's last output is lost: its reader takes nothing".into())
-            }
-            _ => {}
+            notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
         reason.after_console(console.monitor())
     }

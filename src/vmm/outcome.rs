@@ -39,7 +39,7 @@ pub struct Outcome {
     pub console: ConsoleLog,
     /// When the vCPUs were started, and when the event loop ended; between the two the guest ran.
     pub guest: Option<(Instant, Instant)>,
-    /// What else the user should know, such as a disk that did not answer.
+    /// Further remarks for the user, such as a disk that did not answer.
     pub notes: Vec<String>,
 }
 
@@ -136,8 +136,8 @@ impl ExitReason {
     fn after_panic(self) -> Self {
         match self {
             Self::Vcpu { exit: VcpuExit::Guest(GuestRequest::Reset) | VcpuExit::TripleFault { .. }, .. }
-            | Self::Timeout(_) => Self::KernelPanic,
-            Self::Agent(AgentExit { by_program: false, .. }) => Self::KernelPanic,
+            | Self::Timeout(_)
+            | Self::Agent(AgentExit { by_program: false, .. }) => Self::KernelPanic,
             reason => reason,
         }
     }

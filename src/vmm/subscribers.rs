@@ -1,24 +1,23 @@
 //! The subscribers that end the run from outside the guest: signals and the timeout.
 
-use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vmm_sys_util::signal::block_signal;
 
+use super::Subscriber;
 use super::builder::SignalHook;
-use super::exit_handler::ExitHandler;
+use super::exit_handler::{ExitHandler, WrappedExitHandler};
 use super::outcome::ExitReason;
 use crate::console::terminal;
-use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
+use crate::event::{Callback, Signals, Timer};
 
 /// The signals that request the end, and the one by which a shell continues a stopped process.
 const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
 
-/// Blocks the signals that request the end, from now on and for threads started later, and makes them readable. Signals that
-/// are ignored since this process started (nohup, background jobs of a shell) stay ignored.
+/// Blocks the signals that request the end, from now on and for threads started later, and makes them readable. Signals
+/// that are ignored since this process started (nohup, background jobs of a shell) stay ignored.
 ///
 /// # Errors
 ///
@@ -37,73 +36,26 @@ fn ignored_signals() -> u64 {
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Kicks when a signal requests the end.
-pub struct SignalSubscriber<EH> {
-    /// Where signals are read.
-    pub signals: Arc<Signals>,
-    /// What is kicked.
-    pub exit_handler: EH,
-    /// Called first.
-    pub hook: Option<SignalHook>,
+/// A subscriber that ends the run when a signal requests it, unless `hook` returns that it has handled the signal.
+pub fn on_signal(signals: Arc<Signals>, mut hook: Option<SignalHook>, exit_handler: WrappedExitHandler) -> Subscriber {
+    Arc::new(Mutex::new(Callback::new(signals, move |signal, _| match signal {
+        Ok(libc::SIGCONT) => terminal::resume(),
+        Ok(number) if hook.as_mut().is_some_and(|hook| hook(number)) => {}
+        Ok(number) => exit_handler.exit(ExitReason::Signal(number)),
+        Err(error) => exit_handler.exit(ExitReason::Failed(format!("cannot wait for signals: {error}"))),
+    })))
 }
 
-impl<EH: fmt::Debug> fmt::Debug for SignalSubscriber<EH> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignalSubscriber").field("signals", &self.signals).finish_non_exhaustive()
-    }
-}
-
-impl<EH: ExitHandler> MutEventSubscriber for SignalSubscriber<EH> {
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        match self.signals.read() {
-            Ok(Some(libc::SIGCONT)) => terminal::resume(),
-            Ok(Some(number)) if !self.hook.as_mut().is_some_and(|hook| hook(number)) => {
-                self.exit_handler.exit(ExitReason::Signal(number));
-            }
-            _ => {}
-        }
-    }
-
-    fn init(&mut self, ops: &mut EventOps) {
-        wait_for(&*self.signals, "signals", &self.exit_handler, ops);
-    }
-}
-
-/// Kicks when the time is up.
-#[derive(Debug)]
-pub struct TimeoutSubscriber<EH> {
-    timer: Timer,
-    after: Duration,
-    exit_handler: EH,
-}
-
-impl<EH> TimeoutSubscriber<EH> {
-    /// A timeout that begins now.
-    ///
-    /// # Errors
-    ///
-    /// The host has no more descriptors.
-    pub fn new(after: Duration, exit_handler: EH) -> io::Result<Self> {
-        let timer = Timer::new()?;
-        timer.arm(after)?;
-        Ok(Self { timer, after, exit_handler })
-    }
-}
-
-impl<EH: ExitHandler> MutEventSubscriber for TimeoutSubscriber<EH> {
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        if let Ok(Some(_)) = self.timer.read() {
-            self.exit_handler.exit(ExitReason::Timeout(self.after));
-        }
-    }
-
-    fn init(&mut self, ops: &mut EventOps) {
-        wait_for(&self.timer, "the timeout", &self.exit_handler, ops);
-    }
-}
-
-fn wait_for<EH: ExitHandler>(source: &impl AsRawFd, what: &str, exit_handler: &EH, ops: &mut EventOps) {
-    if let Err(error) = ops.add(Events::new(source, EventSet::IN)) {
-        exit_handler.exit(ExitReason::Failed(format!("cannot wait for {what}: {error}")));
-    }
+/// A subscriber that ends the run after `after`, beginning now.
+///
+/// # Errors
+///
+/// The host has no more descriptors.
+pub fn on_timeout(after: Duration, exit_handler: WrappedExitHandler) -> io::Result<Subscriber> {
+    let timer = Timer::new()?;
+    timer.arm(after)?;
+    Ok(Arc::new(Mutex::new(Callback::new(timer, move |expirations, _| match expirations {
+        Ok(_) => exit_handler.exit(ExitReason::Timeout(after)),
+        Err(error) => exit_handler.exit(ExitReason::Failed(format!("cannot wait for the timeout: {error}"))),
+    }))))
 }

@@ -1,6 +1,5 @@
 //! The virtio devices of a machine: registers on the MMIO bus, interrupts by irqfd, and a fast path between the two.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +10,7 @@ use kvm_ioctls::VmFd;
 use vm_memory::MmapRegion;
 
 use super::Subscriber;
-use super::builder::eventfd;
+use super::builder::irqfd;
 use super::config::{NetConfig, VMMConfig, VsockConfig};
 use super::error::Error;
 use super::fast_path::FastPath;
@@ -39,46 +38,30 @@ pub struct VirtioDevices {
     /// The devices as subscribers of the event loop, in the order of [`virtio_slots`].
     pub subscribers: Vec<Subscriber>,
     /// The number of frames that each network interface has dropped, by the name of its tap.
-    pub dropped: Vec<(String, Arc<AtomicU64>)>,
+    dropped: Vec<(String, Arc<AtomicU64>)>,
     disks: Vec<(PathBuf, Arc<Mutex<Virtio<Block>>>)>,
-    registers: Arc<MmapRegion>,
     fast_path: Arc<FastPath>,
 }
 
-impl fmt::Debug for VirtioDevices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VirtioDevices").field("count", &self.subscribers.len()).finish_non_exhaustive()
-    }
-}
-
-/// The parts of a machine that a device is attached to.
-#[derive(Debug)]
-pub struct Attachment<'a> {
-    /// The VM.
-    pub vm: &'a Arc<VmFd>,
-    /// Its RAM.
-    pub ram: &'a Arc<GuestRam>,
-    /// Its MMIO bus.
-    pub bus: &'a mut Bus,
-}
-
 impl VirtioDevices {
-    /// Creates the devices of `config`: disks first, so that they are in order. A virtio console is connected to `hvc`.
+    /// Creates the devices of `config` and attaches them to `bus`: disks first, so that they are in order. A virtio
+    /// console is connected to `hvc`.
     ///
     /// # Errors
     ///
-    /// The host does not provide what a device needs (a disk, a tap interface, a socket, memory, descriptors), or there are
-    /// more devices than a machine can have.
+    /// The host does not provide what a device needs (a disk, a tap interface, a socket, memory, descriptors), or there
+    /// are more devices than a machine can have.
     pub fn new(
         config: &VMMConfig,
         hvc: Option<&Arc<console::Port>>,
-        attachment: &mut Attachment<'_>,
+        vm: &Arc<VmFd>,
+        ram: &Arc<GuestRam>,
+        bus: &mut Bus,
     ) -> Result<Self, Error> {
         let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS as usize).map_err(io::Error::other);
         let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
-        let fast_path = Arc::new(FastPath::new(attachment.vm, attachment.ram, registers.clone()));
-        let (subscribers, dropped, disks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut devices = Self { subscribers, dropped, disks, registers, fast_path };
+        let fast_path = Arc::new(FastPath::new(vm.clone(), ram.clone(), registers));
+        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), disks: Vec::new(), fast_path };
         for disk in &config.disks {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
@@ -90,8 +73,8 @@ impl VirtioDevices {
                 );
             });
             let id = disk.id.as_deref().unwrap_or("");
-            let block = Block::new(file, id, attachment.ram.memory(), report_host_error);
-            let block = devices.attach(block.map_err(Error::host("create a disk"))?, attachment)?;
+            let block = Block::new(file, id, ram.memory(), report_host_error);
+            let block = devices.attach(block.map_err(Error::host("create a disk"))?, bus)?;
             devices.disks.push((disk.path.clone(), block));
         }
         for (index, net) in config.nets.iter().enumerate() {
@@ -100,56 +83,52 @@ impl VirtioDevices {
             }
             let device = open_net(net)?;
             devices.dropped.push((net.tap.clone(), device.dropped().clone()));
-            devices.attach(device, attachment)?;
+            devices.attach(device, bus)?;
         }
         if let Some(VsockConfig { cid, socket: path }) = &config.vsock {
             let listener = UdsListener::bind(path);
             let listener = listener.map_err(|source| Error::Vsock { path: path.clone(), source })?;
-            devices.attach(Vsock::new(*cid, listener), attachment)?;
+            devices.attach(Vsock::new(*cid, listener), bus)?;
         }
         if let Some(port) = hvc {
             let console = Console::new(port.clone()).map_err(Error::host("create a virtio console"))?;
-            devices.attach(console, attachment)?;
+            devices.attach(console, bus)?;
         }
         if config.rng {
-            devices.attach(Rng::default(), attachment)?;
+            devices.attach(Rng::default(), bus)?;
         }
         if let Some(size) = config.balloon {
             if size >= config.memory {
                 return Err(Error::Balloon { size: ByteSize(size), memory: ByteSize(config.memory) });
             }
-            devices.attach(Balloon::new(size), attachment)?;
+            devices.attach(Balloon::new(size), bus)?;
         }
         Ok(devices)
     }
 
-    fn attach<D: VirtioDevice + 'static>(
-        &mut self,
-        device: D,
-        attachment: &mut Attachment<'_>,
-    ) -> Result<Arc<Mutex<Virtio<D>>>, Error> {
+    fn attach<D: VirtioDevice + 'static>(&mut self, device: D, bus: &mut Bus) -> Result<Arc<Mutex<Virtio<D>>>, Error> {
         let Some((address, gsi)) = virtio_slots().nth(self.subscribers.len()) else {
             return Err(Error::TooManyDevices(VIRTIO_GSIS.len()));
         };
         let synchronous = device.synchronous();
-        let interrupt = interrupt(attachment.vm, gsi, synchronous)?;
-        let page = RegisterPage::new(self.registers.clone(), self.subscribers.len());
+        let FastPath { vm, ram, registers, .. } = &*self.fast_path;
+        let interrupt = interrupt(vm, gsi, synchronous)?;
+        let page = RegisterPage::new(registers.clone(), self.subscribers.len());
         let fast_path = self.fast_path.clone();
         let on_driver_ok = Box::new(move || fast_path.install());
-        let virtio = Virtio::new(device, attachment.ram.memory(), interrupt, page, on_driver_ok);
+        let virtio = Virtio::new(device, ram.memory(), interrupt, page, on_driver_ok);
         let virtio = virtio.map_err(Error::host("create a virtio device"))?;
         let doorbells = virtio.doorbells().filter(|_| !synchronous);
         self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let virtio = Arc::new(Mutex::new(virtio));
-        let registers = Arc::new(Registers::new(virtio.clone()));
-        let inserted = attachment.bus.insert(address, REGISTERS, registers);
-        inserted.map_err(|error| Error::host("lay out the virtio devices")(io::Error::other(error)))?;
+        bus.insert(address, REGISTERS, Arc::new(Registers::new(virtio.clone())))?;
         self.subscribers.push(virtio.clone());
         Ok(virtio)
     }
 
-    /// Stops the disks, whether they answer or not: requests that do not end in time are abandoned. Returns a note for each
-    /// disk with such requests, and logs how many frames the network interfaces have dropped. To be called on the event loop's thread after its end, when no vCPU runs any more.
+    /// Stops the disks, whether they answer or not: requests that do not end in time are abandoned. Returns a note for
+    /// each disk with such requests, and logs how many frames the network interfaces have dropped. To be called on the
+    /// event loop's thread after its end, when no vCPU runs any more.
     pub fn stop(&mut self) -> Vec<String> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let mut notes = Vec::new();
@@ -189,8 +168,7 @@ fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, E
             let _ = vm.set_irq_line(gsi, false);
         }));
     }
-    let irqfd = eventfd()?;
-    vm.register_irqfd(&irqfd, gsi).map_err(Error::kvm("connect a virtio device's interrupt"))?;
+    let irqfd = irqfd(vm, gsi, "connect a virtio device's interrupt")?;
     Ok(Box::new(move || drop(irqfd.write(1)))) // if the counter is full, the interrupt is pending already
 }
 

@@ -1,10 +1,11 @@
 //! The VM: interrupt controllers, RAM, vCPUs, and the threads that run them.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
@@ -21,7 +22,8 @@ use crate::vcpu::{self, Buses, CpuidTemplate, ExitStats, RunState, Vcpu, VmRunSt
 
 /// The time a vCPU has to leave the guest before it is kicked again.
 const KICK_PERIOD: Duration = Duration::from_millis(10);
-/// The number of kicks: for a second, which is counted and not timed, because a host may stand still for longer than that.
+/// The number of kicks: for a second, which is counted and not timed, because a host may stand still for longer than
+/// that.
 const MAX_KICKS: u32 = 100;
 
 /// A virtual machine whose vCPUs end the event loop through `EH`.
@@ -31,22 +33,12 @@ pub struct KvmVm<EH: ExitHandler + Send> {
     exit_handler: EH,
     state: Arc<RunState>,
     vcpus: Vec<Vcpu>,
-    threads: Vec<VcpuThread>,
-    stopped: (Sender<u8>, Receiver<u8>),
-}
-
-#[derive(Debug)]
-struct VcpuThread {
-    id: u8,
-    handle: JoinHandle<VcpuSummary>,
-    running: bool,
-}
-
-impl VcpuThread {
-    /// Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
-    fn kick(&self) {
-        let _ = self.handle.kill(vcpu::kick_signal()); // fails only for a thread that has just ended
-    }
+    /// The threads, by the number of the vCPU.
+    threads: Vec<(u8, JoinHandle<VcpuSummary>)>,
+    /// Each thread holds a clone until it ends.
+    running: Option<Sender<Infallible>>,
+    /// Disconnected as soon as `running` and all its clones are dropped.
+    stopped: Receiver<Infallible>,
 }
 
 /// What is left of a vCPU that has ended.
@@ -86,19 +78,20 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         if !(1..=limit).contains(&usize::from(cpus)) {
             return Err(Error::Cpus { requested: cpus, limit });
         }
-        let fd = Arc::new(create_vm(kvm).map_err(Error::kvm("create a virtual machine"))?);
+        let fd = Arc::new(create_vm(kvm).map_err(Error::host("create a virtual machine"))?);
         // First of all: a memory slot that is set once the interrupt controllers exist waits for a grace period of some
         // milliseconds (kvm_swap_active_memslots synchronizes with the irqfds' readers).
-        ram.register(&fd).map_err(Error::kvm("register the guest's memory"))?;
-        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::kvm("place KVM's identity map"))?;
-        fd.set_tss_address(KVM_TSS as usize).map_err(Error::kvm("place KVM's task-state segment"))?;
-        fd.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
+        ram.register(&fd).map_err(Error::host("register the guest's memory"))?;
+        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::host("place KVM's identity map"))?;
+        fd.set_tss_address(KVM_TSS as usize).map_err(Error::host("place KVM's task-state segment"))?;
+        fd.create_irq_chip().map_err(Error::host("create the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).map_err(Error::kvm("create the interval timer"))?;
+        fd.create_pit2(pit).map_err(Error::host("create the interval timer"))?;
         let vcpus = (0..cpus).map(|id| Vcpu::new(&fd, ram.clone(), cpuid, id, cpus));
-        let vcpus = vcpus.collect::<Result<_, _>>().map_err(Error::kvm("create a vCPU"))?;
+        let vcpus = vcpus.collect::<Result<_, _>>().map_err(Error::host("create a vCPU"))?;
         let state = Arc::new(RunState::default());
-        Ok(Self { fd, exit_handler, state, vcpus, threads: Vec::new(), stopped: channel() })
+        let (running, stopped) = channel();
+        Ok(Self { fd, exit_handler, state, vcpus, threads: Vec::new(), running: Some(running), stopped })
     }
 
     /// KVM's descriptor of this VM.
@@ -111,8 +104,8 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         &self.vcpus
     }
 
-    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the exits of
-    /// each port.
+    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the
+    /// exits of each port.
     ///
     /// # Errors
     ///
@@ -120,12 +113,12 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
     pub fn run(&mut self, entry: &Entry, buses: &Arc<Buses>, by_port: bool) -> Result<(), Error> {
         vcpu::install_kick_handler().map_err(Error::host("install the vCPUs' signal handler"))?;
         if let Some(first) = self.vcpus.first() {
-            first.set_entry(entry).map_err(Error::kvm("set a vCPU's registers"))?;
+            first.set_entry(entry).map_err(Error::host("set a vCPU's registers"))?;
         }
         for vcpu in std::mem::take(&mut self.vcpus) {
             let id = vcpu.id();
             let handle = self.spawn(vcpu, buses.clone(), by_port).map_err(Error::host("start a vCPU's thread"))?;
-            self.threads.push(VcpuThread { id, handle, running: true });
+            self.threads.push((id, handle));
         }
         Ok(())
     }
@@ -133,9 +126,9 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
     /// The vCPU thread: run the vCPU, then kick.
     fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuSummary>> {
         let (id, state) = (vcpu.id(), self.state.clone());
-        let (exit_handler, stopped) = (self.exit_handler.clone(), self.stopped.0.clone());
+        let (exit_handler, running) = (self.exit_handler.clone(), self.running.clone());
         thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
-            let guard = ThreadGuard { id, exit_handler, stopped };
+            let guard = ThreadGuard { id, exit_handler, _running: running };
             let mut stats = ExitStats::new(by_port);
             let exit = vcpu.run(&buses, &state, &mut stats);
             guard.exit_handler.set_reason(ExitReason::Vcpu { id, exit });
@@ -147,11 +140,12 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
     }
 }
 
-/// Kicks if the vCPU thread panics: without a kick the event loop would wait forever. Reports the thread's end in any case.
+/// Kicks if the vCPU thread panics: without a kick the event loop would wait forever. Its drop is the end of the thread
+/// for [`KvmVm::shutdown`].
 struct ThreadGuard<EH: ExitHandler> {
     id: u8,
     exit_handler: EH,
-    stopped: Sender<u8>,
+    _running: Option<Sender<Infallible>>,
 }
 
 impl<EH: ExitHandler> Drop for ThreadGuard<EH> {
@@ -159,7 +153,6 @@ impl<EH: ExitHandler> Drop for ThreadGuard<EH> {
         if thread::panicking() {
             self.exit_handler.exit(ExitReason::Failed(format!("the thread of vCPU {} panicked", self.id)));
         }
-        let _ = self.stopped.send(self.id); // fails if the VM has been dropped
     }
 }
 
@@ -167,25 +160,23 @@ impl<EH: ExitHandler + Send> KvmVm<EH> {
     /// Gets every vCPU out of the guest and joins its thread. Takes a second at most.
     pub fn shutdown(&mut self) -> Shutdown {
         self.state.set(VmRunState::Exiting);
-        for _ in 0..MAX_KICKS {
-            if self.threads.iter().all(|thread| !thread.running) {
-                break;
+        self.running = None;
+        let mut all_stopped = self.threads.is_empty();
+        let mut kicks = 0;
+        while !all_stopped && kicks < MAX_KICKS {
+            for (_, thread) in &self.threads {
+                // Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
+                let _ = thread.kill(vcpu::kick_signal()); // fails only for a thread that has ended
             }
-            self.threads.iter().filter(|thread| thread.running).for_each(VcpuThread::kick);
-            let deadline = Instant::now() + KICK_PERIOD;
-            while let Ok(id) = self.stopped.1.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                self.threads.iter_mut().filter(|thread| thread.id == id).for_each(|thread| thread.running = false);
-                if self.threads.iter().all(|thread| !thread.running) {
-                    break;
-                }
-            }
+            kicks += 1;
+            all_stopped = self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected);
         }
         let mut shutdown = Shutdown::default();
-        for VcpuThread { id, handle, running } in self.threads.drain(..) {
-            match running {
-                true => shutdown.stuck.push(id),
+        for (id, thread) in self.threads.drain(..) {
+            match all_stopped || thread.is_finished() {
                 // The counts of a thread that panicked are lost.
-                false => shutdown.vcpus.push(handle.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
+                true => shutdown.vcpus.push(thread.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
+                false => shutdown.stuck.push(id),
             }
         }
         shutdown
