@@ -18,6 +18,7 @@
 //! ```
 
 mod drain;
+mod escape;
 pub mod input;
 mod monitor;
 pub mod output;

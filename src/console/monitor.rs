@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::escape::EscapeFilter;
 use super::panic::{PanicDetector, strip_printk_prefix};
 use super::rules::{Matcher, Rules, Verdict};
 
@@ -19,7 +20,7 @@ const PANIC_SILENCE: Duration = Duration::from_millis(500);
 /// The console of a run that has ended.
 #[derive(Clone, Debug, Default)]
 pub struct ConsoleLog {
-    /// Its last lines, without line ends.
+    /// Its last lines, without line ends, escape sequences and control characters.
     pub lines: Vec<String>,
     /// When its first byte arrived.
     pub first_byte: Option<Instant>,
@@ -40,6 +41,7 @@ pub struct ConsoleMonitor {
     log: ConsoleLog,
     lines: VecDeque<Vec<u8>>,
     line: Vec<u8>,
+    escape: EscapeFilter,
     prompt_checked: bool,
     panic: PanicDetector,
     matcher: Matcher,
@@ -78,10 +80,11 @@ impl ConsoleMonitor {
             let end = rest.iter().position(|byte| *byte == b'\n');
             let part = &rest[..end.unwrap_or(rest.len())];
             let room = MAX_LINE.saturating_sub(self.line.len());
-            self.line.extend(part.iter().filter(|byte| !matches!(byte, b'\r' | 0)).take(room));
+            self.line.extend(part.iter().filter(|byte| self.escape.is_text(**byte)).take(room));
             examined += part.len() + usize::from(end.is_some());
             self.prompt_checked = false;
             if end.is_some() {
+                self.escape = EscapeFilter::default(); // a sequence that does not end hides no other line
                 self.finish_line();
                 if began.elapsed() >= limit {
                     break;
@@ -206,7 +209,7 @@ mod tests {
     fn an_expected_prompt_is_found_after_a_silence_without_a_line_end() {
         for prompt in ["login: $", "login:"] {
             let rules = Rules { expect: vec![prompt.into()], ..Rules::default() };
-            let mut monitor = monitor(&rules, "[ 1.0] Linux version 6\r\nguest login: ");
+            let mut monitor = monitor(&rules, "[ 1.0] Linux version 6\r\nguest login: \u{1b}[6n");
             assert_eq!((monitor.verdict(), monitor.silence()), (None, Some(PROMPT_SILENCE)));
             assert!(!monitor.on_silence());
             assert_eq!((monitor.verdict(), monitor.silence()), (Some(&Verdict::ExpectationsMet), None));
