@@ -43,8 +43,8 @@ fn a_fork_bomb(exec: Exec) {
 fn a_hung_task_message(exec: Exec) {
     let words = "INFO: task sh:1 blocked for more than 120 seconds.";
     let ended =
-        exec.options(&["--fail-on", "oops,hung"]).sh(&format!("echo '<3>{words}' >/dev/kmsg; busybox sleep 1000"));
-    ended.assert_verdict(123, &format!("kickvm: the guest kernel reported a fault (--fail-on hung): {words}"));
+        exec.options(&["--fail-on", "oops,hung-task"]).sh(&format!("echo '<3>{words}' >/dev/kmsg; busybox sleep 1000"));
+    ended.assert_verdict(123, &format!("kickvm: the guest kernel reported a fault (--fail-on hung-task): {words}"));
 }
 
 fn a_message_without_its_rule(exec: Exec) {
