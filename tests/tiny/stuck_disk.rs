@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 /// How long a run may last after the kick.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Does what keys tell it: `g` makes 64 requests of this type for different parts of the disk available; `r` resets the device and
-/// prints whether that is done; `o` powers off.
+/// A guest controlled by keys: `g` makes 64 requests of this type for different parts of the disk available; `r` resets
+/// the device and prints whether that is done; `o` powers off.
 macro_rules! disk_user {
     ($name:ident, $kind:literal, $data_flags:literal) => {
         driver!(
@@ -99,7 +99,7 @@ fn can_mount() -> Result<(), String> {
 
 /// Runs `test` on a thread with a mount namespace of its own, so that no mount outlives it.
 fn in_mount_namespace(test: impl FnOnce() + Send) {
-    // One test at a time: mounts and the ends of VMs wait for grace periods of the kernel, and these tests measure time.
+    // One test at a time: mounts and the ends of VMs wait for grace periods, and these tests measure time.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
@@ -279,7 +279,7 @@ fn start(mut run: Run) -> (Running, File) {
     (running, pty.master.into())
 }
 
-/// Stops `fs`, lets the guest use its disk there, and waits until a request is stuck. Returns the process that does the I/O.
+/// Stops `fs`, lets the guest use its disk there, and waits until a request is stuck. Returns the I/O process.
 #[track_caller]
 fn get_stuck(running: &mut Running, keys: &mut File, fs: &dyn Stuck) -> Pid {
     fs.stop();
