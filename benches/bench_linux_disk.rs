@@ -1,9 +1,10 @@
-//! How fast a guest reads its disk, against `qemu-system-x86_64 -M microvm`: `scripts/cargo bench --bench bench_linux_disk`.
+//! Compares the disk reads of guests with those under QEMU's microvm: `scripts/cargo bench --bench bench_linux_disk`.
 //!
-//! Both run the same stock kernel and the same program, which is this one once more, in the guest. The image is in memory, so what
-//! is measured is the way there. The guests are there at the same time and read by turns, on a processor of their own as where vCPUs
-//! are pinned; what counts is the median of the ratios of neighbouring turns, against each of two of QEMU's engines. From KVM's
-//! statistics (debugfs) come exits, from the guest's /proc/interrupts interrupts.
+//! Both VMMs boot the same stock kernel, and this program runs in both guests. The disk image is in memory, so the
+//! benchmark measures the path to it. Both guests run at the same time and read in turns. Each VMM has its own
+//! processor, as with pinned vCPUs. The result is the median of the ratios of neighbouring turns, for each of two of
+//! QEMU's engines. The numbers of exits are from KVM's statistics (debugfs), those of interrupts from the guest's
+//! /proc/interrupts.
 
 #[path = "../tests/common/cpio.rs"]
 mod cpio;

@@ -1,6 +1,6 @@
-//! How much of a `kickvm exec` is kickvm's: `scripts/cargo bench --bench bench_linux_exec`. Needs a KVM that can run Linux. Figures are
-//! medians: of the time from start to exit as seen from outside, less what starting any program takes, and of the guest's part of it
-//! as `--report` says.
+//! How much of a `kickvm exec` is kickvm's: `scripts/cargo bench --bench bench_linux_exec`. Needs a KVM that can run
+//! Linux. Figures are medians: of the time from start to exit as seen from outside, less what starting any program
+//! takes, and of the guest's part of it as `--report` states.
 
 use serde_json::Value;
 use std::fs;

@@ -1,5 +1,5 @@
-//! How often a booting Linux leaves the guest: `scripts/cargo bench --bench bench_linux_exits`. Needs a KVM that can run Linux, and
-//! debugfs for the page faults. These are counts, so one run of each is enough and any machine will do.
+//! How often a booting Linux leaves the guest: `scripts/cargo bench --bench bench_linux_exits`. Needs a KVM that can
+//! run Linux, and debugfs for the page faults. These are counts, so one run of each is enough and any machine will do.
 
 use std::fs;
 use std::path::Path;

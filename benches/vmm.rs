@@ -143,7 +143,8 @@ fn minimal() -> Result<PathBuf> {
     }
 }
 
-/// Runs `command`, which writes the time of its guest's last instruction to stderr, and returns how long it lived after it.
+/// Runs `command`, which writes the time of its guest's last instruction to stderr, and returns how long it lived after
+/// it.
 fn after_end(mut command: Command) -> Result<Duration> {
     // KVM waits for grace periods when it takes a machine down, for less long if the last machine's has just begun.
     std::thread::sleep(Duration::from_millis(100));

@@ -1,7 +1,7 @@
 //! A guest with a device and a subscriber of the event loop that this program defines. `cargo run --example embed`
 //!
-//! The guest writes 1, 2, 3 … to port 0x700. The device stores the value and signals an eventfd; the subscriber reads the value
-//! on the event loop and ends the run at 5.
+//! The guest writes 1, 2, 3 … to port 0x700. The device stores the value and signals an eventfd; the subscriber reads
+//! the value on the event loop and ends the run at 5.
 
 use kickvm::boot::Image;
 use kickvm::device::{Device, Response};

@@ -45,7 +45,8 @@ fn code(text: &str) -> String {
     code
 }
 
-/// The floors that `text` names, in paths such as `crate::vmm::Vmm`, `kickvm::{boot, exec::run}` and `super::super::sys`.
+/// The floors that `text` names, in paths such as `crate::vmm::Vmm`, `kickvm::{boot, exec::run}` and
+/// `super::super::sys`.
 fn imports(text: &str, depth: usize) -> Vec<String> {
     let code = code(text);
     let ups = "super::".repeat(depth.max(1));

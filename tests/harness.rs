@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Stands in for a test binary. Each test writes its name to `log`; the one named in `stalls` stops its machine so many times.
+/// Stands in for a test binary. Each test writes its name to `log`; the one named in `stalls` stops its machine so many
+/// times.
 const TESTS: &str = r#"#!/bin/bash
 cd "$(dirname "$0")"
 if [[ $1 == --list ]]; then printf '%s: test\n' a::first a::broken a::stalls a::last a::ignored; exit; fi

@@ -164,9 +164,8 @@ mod tests {
         let mut matcher = Matcher::new(&rules).unwrap();
         assert_eq!(matcher.check_line("WARNING: CPU: 0", true), None);
         assert_eq!(matcher.check_line("Oops: 0002", false), None);
-        assert!(
-            matches!(matcher.check_line("Oops: 0002", true), Some(Verdict::RuleViolated(why)) if why.ends_with(": Oops: 0002"))
-        );
+        let verdict = matcher.check_line("Oops: 0002", true);
+        assert!(matches!(verdict, Some(Verdict::RuleViolated(why)) if why.ends_with(": Oops: 0002")));
     }
 
     #[test]

@@ -90,8 +90,8 @@ impl OutputStream {
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
-    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends this,
-    /// and is then the [`failure`](Self::failure).
+    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends
+    /// this, and is then the [`failure`](Self::failure).
     ///
     /// # Errors
     ///

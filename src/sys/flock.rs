@@ -1,5 +1,5 @@
-//! Locks of open files (flock(2)). They belong to the open file, so they last until all its descriptors are closed, also
-//! those of other processes. `nix`'s would be released before; std's needs Rust 1.89.
+//! Locks of open files (flock(2)). They belong to the open file, so they last until all its descriptors are closed,
+//! also those of other processes. `nix`'s would be released before; std's needs Rust 1.89.
 
 use std::fs::File;
 use std::io;

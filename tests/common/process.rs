@@ -29,8 +29,8 @@ pub fn contained(command: &mut Command) -> &mut Command {
     default_signals(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0)
 }
 
-/// Gives a command the default action of each signal. Ignored signals stay ignored across exec(2), and kickvm keeps them
-/// ignored, so under nohup or in the background of a shell a test would otherwise run kickvm in another state.
+/// Gives a command the default action of each signal. Ignored signals stay ignored across exec(2), and kickvm keeps
+/// them ignored, so under nohup or in the background of a shell a test would otherwise run kickvm in another state.
 pub fn default_signals(command: &mut Command) -> &mut Command {
     let reset = || {
         for signal in 1..=libc::SIGRTMAX() {

@@ -101,8 +101,8 @@ fn our_kernel_pings_and_moves_16_mib_each_way_with_mtu_1500() {
     keeps_segments_whole(linux!(BzImage), 1500);
 }
 
-/// Two interfaces in order, one of which kickvm makes itself; when a tap is deleted the guest sees the link go down, and the
-/// other goes on.
+/// Two interfaces in order, one of which kickvm makes itself; when a tap is deleted the guest sees the link go down,
+/// and the other goes on.
 #[track_caller]
 fn continues_without_one_interface(guest: Guest) {
     own_network();

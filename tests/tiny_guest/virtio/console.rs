@@ -5,7 +5,8 @@ use crate::{guest, need_kvm};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-// Prints lines of 4,096 blanks without end: by the serial port, and by requests of 16 lines in queue 1 of a virtio console.
+// Prints lines of 4,096 blanks without end: by the serial port, and by requests of 16 lines in queue 1 of a virtio
+// console.
 guest!(
     SERIAL_BLANKS,
     "mov dx, 0x3f8",

@@ -40,7 +40,10 @@ pub enum TapError {
     #[error("no such interface; create it with '{}'", create_command(.0))]
     NotFound(String),
     /// The interface belongs to another user.
-    #[error("it belongs to another user; replace it with 'sudo ip tuntap del mode tap name {} && {}'", .0, create_command(.0))]
+    #[error(
+        "it belongs to another user; replace it with 'sudo ip tuntap del mode tap name {} && {}'",
+        .0, create_command(.0)
+    )]
     NotOwned(String),
     /// Two network interfaces of the guest have the same tap.
     #[error("it is given twice; use one tap per network interface")]

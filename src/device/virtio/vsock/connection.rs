@@ -309,7 +309,8 @@ impl Connection {
         let wanted = self.wanted_interest();
         if self.interest.is_some_and(|interest| interest != wanted) {
             self.interest = Some(wanted);
-            let _ = ops.modify(Events::with_data(&self.socket, data, wanted)); // cannot fail for a registered descriptor
+            // It cannot fail for a registered descriptor.
+            let _ = ops.modify(Events::with_data(&self.socket, data, wanted));
         }
     }
 
