@@ -135,7 +135,7 @@ impl ConsoleMonitor {
         self.verdict.as_ref()
     }
 
-    /// The first `--expect` expression that no line has matched yet.
+    /// The first expression of [`Rules::expect`] that no line has matched yet.
     pub fn missing(&self) -> Option<&str> {
         self.matcher.missing()
     }

@@ -86,7 +86,7 @@ impl fmt::Display for KernelFault {
 pub enum Verdict {
     /// A line violated a rule; the text names both.
     RuleViolated(String),
-    /// Each `--expect` expression has matched a line.
+    /// Each expression of [`Rules::expect`] has matched a line.
     ExpectationsMet,
 }
 
