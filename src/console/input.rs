@@ -16,18 +16,11 @@ const BLOCK: usize = 4096;
 const KEY_HELP: [&str; 4] =
     ["Ctrl-A x  leave", "Ctrl-A p  press the power button", "Ctrl-A h  this help", "Ctrl-A Ctrl-A  send Ctrl-A"];
 
-/// Logs the list of keys.
-pub fn log_key_help() {
-    KEY_HELP.iter().for_each(|line| log::warn!("{line}"));
-}
-
 /// A key after Ctrl-A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// x: end the run.
     Quit,
-    /// h: list the keys.
-    Help,
     /// p: press the guest's power button.
     PowerButton,
 }
@@ -168,7 +161,7 @@ fn filter(state: KeyState, byte: u8, sink: &mut dyn InputSink, on_key: &mut impl
         (KeyState::Idle, _) => sink.push(&[byte]),
         (KeyState::AfterCtrlA, CTRL_A) => sink.push(&[CTRL_A]),
         (KeyState::AfterCtrlA, b'x') => on_key(Key::Quit),
-        (KeyState::AfterCtrlA, b'h' | b'?') => on_key(Key::Help),
+        (KeyState::AfterCtrlA, b'h' | b'?') => KEY_HELP.iter().for_each(|line| log::warn!("{line}")),
         (KeyState::AfterCtrlA, b'p') => on_key(Key::PowerButton),
         (KeyState::AfterCtrlA, _) => sink.push(&[CTRL_A, byte]), // not an escape key, so nothing is swallowed
     }
@@ -199,7 +192,7 @@ mod tests {
     #[test]
     fn keys_after_ctrl_a_are_escape_keys_and_everything_else_is_input() {
         assert_eq!(filtered(b"ab\x01x"), (b"ab".to_vec(), vec![Key::Quit]));
-        assert_eq!(filtered(b"\x01h\x01p"), (vec![], vec![Key::Help, Key::PowerButton]));
+        assert_eq!(filtered(b"\x01h\x01p"), (vec![], vec![Key::PowerButton]));
         assert_eq!(filtered(b"\x01\x01x"), (b"\x01x".to_vec(), vec![]));
         assert_eq!(filtered(b"\x01e"), (b"\x01e".to_vec(), vec![]));
     }

@@ -91,7 +91,6 @@ pub struct ConsoleIo {
     flush_timer_armed: bool,
     monitor_timer: Timer, // for a silence, or for the rest of the output after a rule was violated
     last_flush: Instant,
-    output_blocked: bool,
     output_error: Option<io::Error>,
 }
 
@@ -144,7 +143,6 @@ impl ConsoleIo {
             flush_timer_armed: false,
             monitor_timer: Timer::new()?,
             last_flush: Instant::now() - FLUSH_DELAY,
-            output_blocked: false,
             output_error: None,
         })
     }
@@ -211,7 +209,7 @@ impl ConsoleIo {
     /// Does the ports' work.
     fn serve(&mut self, ops: &mut EventOps) {
         let pending = self.poll();
-        if pending.has_output && !self.output_blocked {
+        if pending.has_output && self.output.is_empty() {
             let since = self.last_flush.elapsed();
             if pending.flush_now || since >= FLUSH_DELAY {
                 self.flush(ops);
@@ -238,7 +236,7 @@ impl ConsoleIo {
         let _ = self.flush_timer.read(); // the number of expirations does not matter
         self.flush_timer_armed = false; // `serve` arms it again if a port needs it
         self.ports.iter().for_each(|port| port.on_timer());
-        if !self.output_blocked {
+        if self.output.is_empty() {
             self.flush(ops);
         }
     }
@@ -257,15 +255,8 @@ impl ConsoleIo {
     fn flush(&mut self, ops: &mut EventOps) {
         // While the monitor has not examined what it has, the ports fill up and the guest waits.
         let drained = self.output.is_empty() && self.monitor.is_idle() && self.drain_ports();
-        let result = self.output.write_some();
+        let result = self.output.write_or_wait(ops, STDOUT);
         self.last_flush = Instant::now();
-        let blocked = matches!(result, Ok(false));
-        if blocked != self.output_blocked {
-            self.output_blocked = blocked;
-            let events = Events::with_data(&self.output, STDOUT, EventSet::OUT);
-            let result = if blocked { ops.add(events) } else { ops.remove(events) };
-            self.check("cannot wait for the console's reader", result);
-        }
         if let Err(error) = result {
             self.close();
             self.output = OutputFile::discard();
@@ -312,7 +303,6 @@ impl ConsoleIo {
         let (Some(stdin), Some(port)) = (input.as_mut(), ports.last()) else { return };
         let on_key = |key| match key {
             Key::Quit => on_event(ConsoleEvent::Quit),
-            Key::Help => input::log_key_help(),
             Key::PowerButton => on_event(ConsoleEvent::PowerButton),
         };
         if !stdin.pump(&mut &**port, ops, STDIN, ready, on_key) {

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Drain;
 use super::terminal::open_anew;
+use crate::event::{EventOps, EventSet, Events};
 
 /// A pipe that is writable takes this much without blocking (`PIPE_BUF`, pipe(7)).
 const CHUNK: usize = 4096;
@@ -23,11 +24,12 @@ pub struct OutputFile {
     /// Bytes to write. The first of them may have been written already.
     pub pending: Vec<u8>,
     written: usize,
+    waiting: bool, // registered, for the file being writable
 }
 
 impl OutputFile {
     fn new(file: Option<File>) -> Self {
-        Self { file, pending: Vec::new(), written: 0 }
+        Self { file, pending: Vec::new(), written: 0, waiting: false }
     }
 
     /// A destination that discards everything.
@@ -88,7 +90,7 @@ impl OutputFile {
     /// # Errors
     ///
     /// The error of write(2).
-    pub fn write_some(&mut self) -> io::Result<bool> {
+    fn write_some(&mut self) -> io::Result<bool> {
         while let Some(file) = &mut self.file
             && self.written < self.pending.len()
         {
@@ -107,6 +109,22 @@ impl OutputFile {
         self.pending.clear();
         self.written = 0;
         Ok(true)
+    }
+
+    /// Writes pending bytes as far as that does not block. If some remain, epoll reports an event with `data` when the
+    /// file is writable. Returns whether all are written.
+    ///
+    /// # Errors
+    ///
+    /// The error of write(2), or the file cannot be registered.
+    pub fn write_or_wait(&mut self, ops: &mut EventOps, data: u32) -> io::Result<bool> {
+        let complete = self.write_some()?;
+        if complete == self.waiting {
+            let events = Events::with_data(self, data, EventSet::OUT);
+            if complete { ops.remove(events) } else { ops.add(events) }.map_err(io::Error::other)?;
+            self.waiting = !complete;
+        }
+        Ok(complete)
     }
 
     /// Writes all pending bytes, as long as `drain` allows.

@@ -1,10 +1,8 @@
-//! The channels between an event loop and other threads: requests go to the loop, each reply goes back.
+//! The channel from other threads to an event loop.
 //!
 //! ```text
-//!   caller                       Channel                          loop
+//!   sender                       Channel                          loop
 //!     │   send: push, then wake ────▶│◀──── the waker wakes it: receive_all
-//!     │                                                             │
-//!     │◀────────────────── ReplyReceiver ◀──────── send a reply, or drop the sender
 //! ```
 //!
 //! This file does not depend on epoll: the loop is woken through the trait [`Waker`].
@@ -12,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use super::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Wakes the loop, now or as soon as it waits. Several wakes may count as one.
 pub(super) trait Waker {
@@ -59,57 +57,6 @@ impl<M, W: Waker> Channel<M, W> {
     /// holding the lock.
     pub fn close(&self) -> Option<VecDeque<M>> {
         lock(&self.messages).take()
-    }
-}
-
-/// Creates a channel for one reply.
-pub(super) fn reply_channel<T>() -> (ReplySender<T>, ReplyReceiver<T>) {
-    let shared = Arc::new(Reply { outcome: Mutex::new(None), sent: Condvar::new() });
-    (ReplySender { shared: Arc::clone(&shared), value: None }, ReplyReceiver(shared))
-}
-
-#[derive(Debug)]
-struct Reply<T> {
-    /// `None` until the sender is dropped. The inner `None` means that it was dropped without a reply.
-    outcome: Mutex<Option<Option<T>>>,
-    sent: Condvar,
-}
-
-/// The end that waits for the reply.
-#[derive(Debug)]
-pub(super) struct ReplyReceiver<T>(Arc<Reply<T>>);
-
-impl<T> ReplyReceiver<T> {
-    /// Waits for the reply. Returns `None` if the sender was dropped without one.
-    pub fn receive(self) -> Option<T> {
-        let mut outcome = lock(&self.0.outcome);
-        loop {
-            if let Some(reply) = outcome.take() {
-                return reply;
-            }
-            outcome = self.0.sent.wait(outcome).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// The end that replies. Dropping it ends the wait of the receiver in any case.
-#[derive(Debug)]
-pub(super) struct ReplySender<T> {
-    shared: Arc<Reply<T>>,
-    value: Option<T>,
-}
-
-impl<T> ReplySender<T> {
-    pub fn send(mut self, value: T) {
-        self.value = Some(value);
-    }
-}
-
-impl<T> Drop for ReplySender<T> {
-    fn drop(&mut self) {
-        // The lock is released before the notification, so that the receiver does not wake to wait for the lock.
-        *lock(&self.shared.outcome) = Some(self.value.take());
-        self.shared.sent.notify_one();
     }
 }
 

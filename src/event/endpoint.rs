@@ -6,10 +6,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::result;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
-use super::channel::{Channel, SendError, Waker, reply_channel};
+use super::channel::{Channel, SendError, Waker};
 use super::registrations::{MANAGER, Registrations};
 use super::{Error, EventManager, EventSet, Events, MutEventSubscriber, Result, SubscriberOps, sys};
 
@@ -117,9 +117,9 @@ impl<S: MutEventSubscriber> RemoteEndpoint<S> {
         if self.shared.looping_thread.load(Ordering::Relaxed) == this_thread() {
             return Err(Error::WouldDeadlock.into());
         }
-        let (sender, receiver) = reply_channel();
-        self.send(Box::new(move |ops| sender.send(f(ops))))?;
-        receiver.receive().unwrap_or(Err(Error::ChannelRecv.into()))
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.send(Box::new(move |ops| drop(sender.send(f(ops)))))?; // the receiver is below, so the reply arrives
+        receiver.recv().unwrap_or(Err(Error::ChannelRecv.into()))
     }
 
     /// Sends `f` to the loop and returns without waiting. It may be called on the loop's own thread. A request that

@@ -1,4 +1,4 @@
 //! The synchronisation types of [`channel`](super::channel). `tests/event_model.rs` substitutes those of the model
 //! checker loom.
 
-pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -14,7 +14,7 @@ use super::pages::GuestPages;
 use super::port::{self, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use super::stream::OutputStream;
 use crate::console::Drain;
-use crate::console::input::{InputSink, Key, Stdin, log_key_help};
+use crate::console::input::{InputSink, Key, Stdin};
 use crate::console::output::OutputFile;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, INPUT_LIMIT};
@@ -24,8 +24,6 @@ use crate::sys::winsize::WinSize;
 use crate::vmm::{AgentExit, Error, ExitHandler, ExitReason, VmmBuilder, WrappedExitHandler, code};
 
 // The user data of each descriptor's events. A stream uses the number of its ring.
-const STDOUT: u32 = Stream::Stdout as u32;
-const STDERR: u32 = Stream::Stderr as u32;
 const STDIN: u32 = Stream::Stdin as u32;
 const DOORBELL: u32 = 16;
 const KILL_TIMER: u32 = 17;
@@ -159,8 +157,6 @@ impl ExecHost {
     /// Handles the event with this user data, and then does all that is possible without blocking.
     fn handle(&mut self, data: u32, ops: &mut EventOps) -> Result<(), ProtocolError> {
         match data {
-            STDOUT => self.stdout.unblock(ops),
-            STDERR => self.stderr.unblock(ops),
             KILL_TIMER => {
                 let _ = self.kill_timer.read(); // the number of expirations does not matter
                 if let Some(number) = self.forwarded_signal {
@@ -274,7 +270,6 @@ impl ExecHost {
         let exit_handler = &self.exit_handler;
         let on_key = |key| match key {
             Key::Quit => exit_handler.exit(ExitReason::UserQuit),
-            Key::Help => log_key_help(),
             Key::PowerButton => {}
         };
         let readable = self.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());

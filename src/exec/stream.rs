@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::channel::{Consumer, Pages, ProtocolError, Stream};
 use crate::console::Drain;
 use crate::console::output::OutputFile;
-use crate::event::{EventOps, EventSet, Events};
+use crate::event::EventOps;
 use crate::sys::os_error;
 
 /// The number of bytes that are taken out of the ring at once.
@@ -21,7 +21,6 @@ pub struct OutputStream {
     ring: Consumer,
     data: u32,
     output: io::Result<OutputFile>, // the error of a write that failed
-    blocked: bool,
 }
 
 /// What [`OutputStream::pump`] did.
@@ -39,7 +38,7 @@ impl OutputStream {
     /// Connects the ring for `stream` to `output`. The event for the file being writable has the user data `stream as
     /// u32`.
     pub fn new(stream: Stream, output: OutputFile) -> Self {
-        Self { ring: Consumer::new(stream), data: stream as u32, output: Ok(output), blocked: false }
+        Self { ring: Consumer::new(stream), data: stream as u32, output: Ok(output) }
     }
 
     /// Writes bytes from the ring until that would block. Signals `again` if the ring may hold more bytes.
@@ -52,34 +51,25 @@ impl OutputStream {
         for _ in 0..MAX_BATCHES {
             let mut dropped = Vec::new();
             let pending = self.output.as_mut().map_or(&mut dropped, |output| &mut output.pending);
-            if self.blocked || pending.is_empty() && self.ring.pop(pages, pending, BATCH)? == 0 {
-                return Ok(pumped);
-            }
-            pumped.moved = true;
-            pumped.made_room |= self.ring.take_waiting(pages)?;
-            let Ok(output) = &mut self.output else { continue };
-            let written = output.write_some().and_then(|complete| {
-                if !complete {
-                    ops.add(Events::with_data(output, self.data, EventSet::OUT)).map_err(io::Error::other)?;
-                    self.blocked = true;
+            if pending.is_empty() {
+                if self.ring.pop(pages, pending, BATCH)? == 0 {
+                    return Ok(pumped);
                 }
-                Ok(())
-            });
-            if let Err(error) = written {
-                self.output = Err(error);
-                pumped.failed = true;
+                pumped.moved = true;
+                pumped.made_room |= self.ring.take_waiting(pages)?;
+            }
+            let Ok(output) = &mut self.output else { continue };
+            match output.write_or_wait(ops, self.data) {
+                Ok(true) => {}
+                Ok(false) => return Ok(pumped),
+                Err(error) => {
+                    self.output = Err(error);
+                    pumped.failed = true;
+                }
             }
         }
         let _ = again.write(1); // fails only if the counter is full, and then the event is pending
         Ok(pumped)
-    }
-
-    /// Continues after the file has become writable.
-    pub fn unblock(&mut self, ops: &mut EventOps) {
-        if let (true, Ok(output)) = (self.blocked, &self.output) {
-            let _ = ops.remove(Events::with_data(output, self.data, EventSet::OUT)); // it was added by `pump`
-            self.blocked = false;
-        }
     }
 
     /// Why a write failed. A reader that has closed its pipe, or took nothing until the end of the run, is not a
