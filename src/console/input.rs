@@ -1,29 +1,16 @@
-//! Standard input of any kind, and the escape keys.
+//! Standard input of any kind.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 
+use super::escape_keys::{Key, KeyState, filter};
 use super::terminal::{in_foreground, open_anew};
 use crate::event::{Error, EventOps, EventSet, Events};
 
-const CTRL_A: u8 = 0x01;
 /// Bytes read at once.
 const BLOCK: usize = 4096;
-
-/// The keys after Ctrl-A, as `Ctrl-A h` lists them.
-const KEY_HELP: [&str; 4] =
-    ["Ctrl-A x  leave", "Ctrl-A p  press the power button", "Ctrl-A h  this help", "Ctrl-A Ctrl-A  send Ctrl-A"];
-
-/// A key after Ctrl-A.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// x: end the run.
-    Quit,
-    /// p: press the guest's power button.
-    PowerButton,
-}
 
 /// The queue that takes the input.
 pub trait InputSink {
@@ -40,12 +27,6 @@ pub struct Stdin {
     keys: Option<KeyState>, // only a terminal has escape keys
     polled: bool,           // false for a regular file, which epoll refuses because it is always ready
     registered: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KeyState {
-    Idle,
-    AfterCtrlA,
 }
 
 impl Stdin {
@@ -154,48 +135,9 @@ fn open_nonblocking(stream: &(impl AsFd + AsRawFd)) -> io::Result<File> {
     Ok(shared)
 }
 
-/// Decides whether `byte` is input or part of an escape key.
-fn filter(state: KeyState, byte: u8, sink: &mut dyn InputSink, on_key: &mut impl FnMut(Key)) -> KeyState {
-    match (state, byte) {
-        (KeyState::Idle, CTRL_A) => return KeyState::AfterCtrlA,
-        (KeyState::Idle, _) => sink.push(&[byte]),
-        (KeyState::AfterCtrlA, CTRL_A) => sink.push(&[CTRL_A]),
-        (KeyState::AfterCtrlA, b'x') => on_key(Key::Quit),
-        (KeyState::AfterCtrlA, b'h' | b'?') => KEY_HELP.iter().for_each(|line| log::warn!("{line}")),
-        (KeyState::AfterCtrlA, b'p') => on_key(Key::PowerButton),
-        (KeyState::AfterCtrlA, _) => sink.push(&[CTRL_A, byte]), // not an escape key, so nothing is swallowed
-    }
-    KeyState::Idle
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl InputSink for Vec<u8> {
-        fn room(&mut self) -> usize {
-            usize::MAX
-        }
-        fn push(&mut self, bytes: &[u8]) {
-            self.extend_from_slice(bytes);
-        }
-    }
-
-    fn filtered(input: &[u8]) -> (Vec<u8>, Vec<Key>) {
-        let (mut guest, mut keys, mut state) = (Vec::new(), Vec::new(), KeyState::Idle);
-        for &byte in input {
-            state = filter(state, byte, &mut guest, &mut |key| keys.push(key));
-        }
-        (guest, keys)
-    }
-
-    #[test]
-    fn keys_after_ctrl_a_are_escape_keys_and_everything_else_is_input() {
-        assert_eq!(filtered(b"ab\x01x"), (b"ab".to_vec(), vec![Key::Quit]));
-        assert_eq!(filtered(b"\x01h\x01p"), (vec![], vec![Key::PowerButton]));
-        assert_eq!(filtered(b"\x01\x01x"), (b"\x01x".to_vec(), vec![]));
-        assert_eq!(filtered(b"\x01e"), (b"\x01e".to_vec(), vec![]));
-    }
 
     /// A second reader took the bytes that epoll announced: the loop must not block.
     #[test]

@@ -18,11 +18,12 @@
 //! ```
 
 mod drain;
-mod escape;
+pub mod escape_keys;
+mod escape_sequences;
 pub mod input;
+mod kernel_panic;
 mod monitor;
 pub mod output;
-mod panic;
 mod rules;
 pub mod terminal;
 
@@ -43,7 +44,8 @@ use crate::device::{ConsolePort, FLUSH_DELAY, Pending};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::sys::os_error;
 use crate::sys::winsize::WinSize;
-use input::{InputSink, Key, Stdin};
+use escape_keys::Key;
+use input::{InputSink, Stdin};
 use output::OutputFile;
 
 // The user data of each descriptor's events.

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::escape::EscapeFilter;
-use super::panic::{PanicDetector, strip_printk_prefix};
+use super::escape_sequences::EscapeFilter;
+use super::kernel_panic::{PanicDetector, strip_printk_prefix};
 use super::rules::{Matcher, Rules, Verdict};
 
 /// Lines that are kept.

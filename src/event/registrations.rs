@@ -227,7 +227,7 @@ fn table_index(fd: RawFd) -> Result<usize> {
     usize::try_from(fd).map_err(|_| Error::Epoll(Errno::new(libc::EBADF)))
 }
 
-/// The event to register: its data word holds the generation and the descriptor number.
+/// The event to register, with the data word as in the module's documentation. [`Registrations::resolve`] decodes it.
 fn tagged(events: Events, generation: u32) -> EpollEvent {
-    Events::with_data_raw(events.fd(), generation, events.event_set()).epoll_event()
+    EpollEvent::new(events.event_set(), u64::from(generation) << 32 | u64::from(events.fd() as u32))
 }

@@ -22,16 +22,16 @@
 //! ```
 
 mod cpuid;
-mod exit;
 mod kick_signal;
 mod registers;
 mod run_page;
 mod stats;
+mod vm_exit;
 
 pub use cpuid::CpuidTemplate;
-pub use exit::{Buses, UnhandledExit, VcpuExit, VmExit, handle};
 pub use kick_signal::{install_kick_handler, kick_signal};
 pub use stats::ExitStats;
+pub use vm_exit::{Buses, UnhandledExit, VcpuExit, VmExit, handle};
 
 use std::io;
 use std::ops::ControlFlow;

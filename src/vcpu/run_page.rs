@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::exit::VmExit;
+use super::vm_exit::VmExit;
 use crate::sys::mapping::Mapping;
 
 /// The page that the kernel shares with a vCPU, and the data pages that follow it. This is a second mapping beside that

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::exit::VmExit;
+use super::vm_exit::VmExit;
 
 /// Exits to user space of one vCPU, or the sum over several.
 #[derive(Clone, Debug, Default)]

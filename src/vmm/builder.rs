@@ -12,7 +12,7 @@ use super::error::Error;
 use super::exit_handler::{ExitHandler, WrappedExitHandler};
 use super::outcome::ExitReason;
 use super::virtio::VirtioDevices;
-use super::{KvmVm, Subscriber, Vmm, kvm, legacy_devices};
+use super::{KvmVm, Subscriber, Vmm, capabilities, platform_devices};
 use crate::boot::{ByteSize, InitramfsSource, POWER_BUTTON_GSI, layout};
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
@@ -71,7 +71,7 @@ impl VmmBuilder {
     ///
     /// The host's KVM cannot run it, or a file, interface or limit of the host is in the way; see [`Error`].
     pub fn new(config: VMMConfig) -> Result<Self, Error> {
-        let kvm = kvm::open()?;
+        let kvm = capabilities::open_kvm()?;
         let cpuid = CpuidTemplate::new(&kvm).map_err(Error::host("list KVM's CPUID leaves"))?;
         let ram = map_ram(config.memory, cpuid.physical_address_bits())?;
 
@@ -85,8 +85,8 @@ impl VmmBuilder {
         let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
         let wake = eventfd()?;
         let power_button = irqfd(vm.fd(), POWER_BUTTON_GSI, "connect the power button's interrupt")?;
-        let serial = legacy_devices::serial_console(vm.fd(), vm.vcpus().first(), duplicate(&wake)?)?;
-        let mut buses = Buses { ports: legacy_devices::port_bus(&serial)?, mmio: Bus::new() };
+        let serial = platform_devices::serial_console(vm.fd(), vm.vcpus().first(), duplicate(&wake)?)?;
+        let mut buses = Buses { ports: platform_devices::port_bus(&serial)?, mmio: Bus::new() };
         let hvc = match config.console {
             ConsoleConfig::Virtio => Some(virtio_console_port(duplicate(&wake)?)?),
             _ => None,

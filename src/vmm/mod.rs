@@ -27,27 +27,29 @@
 //! ```
 
 mod builder;
+mod capabilities;
 mod config;
 mod error;
 mod exit_handler;
 mod fast_path;
-mod kvm;
-mod legacy_devices;
 mod outcome;
-mod subscribers;
+mod platform_devices;
+mod timeout_and_signals;
+mod vcpu_threads;
 mod virtio;
 mod vm;
 
 pub use builder::VmmBuilder;
+pub use capabilities::{API_VERSION, CAPABILITIES};
 pub use config::{
     ConsoleConfig, DEFAULT_CMDLINE, DEFAULT_MEMORY, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE,
     VMMConfig, VsockConfig,
 };
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
-pub use kvm::{API_VERSION, CAPABILITIES};
 pub use outcome::{AgentExit, ExitReason, Outcome, code};
-pub use vm::{KvmVm, Shutdown, VcpuSummary};
+pub use vcpu_threads::{Shutdown, VcpuSummary};
+pub use vm::KvmVm;
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -149,12 +151,12 @@ impl Vmm {
 
     /// Adds what the loop waits for besides the exit handler. Returns where signals are read.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
-        let stop = Arc::new(subscribers::stop_signals().map_err(Error::host("wait for signals"))?);
+        let stop = Arc::new(timeout_and_signals::stop_signals().map_err(Error::host("wait for signals"))?);
         let on_signal = self.hooks.on_signal.take();
-        let mut added = vec![subscribers::on_signal(stop.clone(), on_signal, self.exit_handler.clone())];
+        let mut added = vec![timeout_and_signals::on_signal(stop.clone(), on_signal, self.exit_handler.clone())];
         added.append(&mut self.hooks.subscribers);
         if let Some(after) = self.config.timeout {
-            let on_timeout = subscribers::on_timeout(after, self.exit_handler.clone());
+            let on_timeout = timeout_and_signals::on_timeout(after, self.exit_handler.clone());
             added.push(on_timeout.map_err(Error::host("set a timer"))?);
         }
         added.push(self.console.clone());

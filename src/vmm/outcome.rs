@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::vm::VcpuSummary;
+use super::vcpu_threads::VcpuSummary;
 use crate::console::{ConsoleLog, ConsoleMonitor, Verdict};
 use crate::device::GuestRequest;
 use crate::vcpu::{ExitStats, VcpuExit};

@@ -1,64 +1,27 @@
-//! The VM: interrupt controllers, RAM, vCPUs, and the threads that run them.
+//! The VM: RAM, interrupt controllers and vCPUs.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
-use vmm_sys_util::signal::Killable;
 
 use super::config::MAX_CPUS;
 use super::error::Error;
 use super::exit_handler::ExitHandler;
-use super::outcome::ExitReason;
+use super::vcpu_threads::{Shutdown, VcpuThreads};
 use crate::boot::Entry;
 use crate::boot::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::GuestRam;
-use crate::vcpu::{self, Buses, CpuidTemplate, ExitStats, RunState, Vcpu, VmRunState};
-
-/// The time a vCPU has to leave the guest before it is kicked again.
-const KICK_PERIOD: Duration = Duration::from_millis(10);
-/// The number of kicks: for a second, which is counted and not timed, because a host may stand still for longer than
-/// that.
-const MAX_KICKS: u32 = 100;
+use crate::vcpu::{self, Buses, CpuidTemplate, Vcpu};
 
 /// A virtual machine whose vCPUs end the event loop through `EH`.
 #[derive(Debug)]
 pub struct KvmVm<EH: ExitHandler + Send> {
     fd: Arc<VmFd>,
     exit_handler: EH,
-    state: Arc<RunState>,
     vcpus: Vec<Vcpu>,
-    /// The threads, by the number of the vCPU.
-    threads: Vec<(u8, JoinHandle<VcpuSummary>)>,
-    /// Each thread holds a clone until it ends.
-    running: Option<Sender<Infallible>>,
-    /// Disconnected as soon as `running` and all its clones are dropped.
-    stopped: Receiver<Infallible>,
-}
-
-/// What is left of a vCPU that has ended.
-#[derive(Clone, Debug, Default)]
-pub struct VcpuSummary {
-    /// Its number.
-    pub id: u8,
-    /// Its instruction pointer, where KVM still has it.
-    pub rip: Option<u64>,
-    /// Its exits.
-    pub stats: ExitStats,
-}
-
-/// The vCPUs after a shutdown.
-#[derive(Debug, Default)]
-pub struct Shutdown {
-    /// Those that have ended, in order.
-    pub vcpus: Vec<VcpuSummary>,
-    /// The numbers of those that did not leave the guest in time. Their threads are left behind.
-    pub stuck: Vec<u8>,
+    threads: VcpuThreads,
 }
 
 impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
@@ -89,9 +52,7 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         fd.create_pit2(pit).map_err(Error::host("create the interval timer"))?;
         let vcpus = (0..cpus).map(|id| Vcpu::new(&fd, ram.clone(), cpuid, id, cpus));
         let vcpus = vcpus.collect::<Result<_, _>>().map_err(Error::host("create a vCPU"))?;
-        let state = Arc::new(RunState::default());
-        let (running, stopped) = channel();
-        Ok(Self { fd, exit_handler, state, vcpus, threads: Vec::new(), running: Some(running), stopped })
+        Ok(Self { fd, exit_handler, vcpus, threads: VcpuThreads::default() })
     }
 
     /// KVM's descriptor of this VM.
@@ -115,77 +76,16 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         if let Some(first) = self.vcpus.first() {
             first.set_entry(entry).map_err(Error::host("set a vCPU's registers"))?;
         }
-        for vcpu in std::mem::take(&mut self.vcpus) {
-            let id = vcpu.id();
-            let handle = self.spawn(vcpu, buses.clone(), by_port).map_err(Error::host("start a vCPU's thread"))?;
-            self.threads.push((id, handle));
+        for vcpu in self.vcpus.drain(..) {
+            let spawned = self.threads.spawn(vcpu, buses.clone(), by_port, self.exit_handler.clone());
+            spawned.map_err(Error::host("start a vCPU's thread"))?;
         }
         Ok(())
     }
 
-    /// The vCPU thread: run the vCPU, then kick.
-    fn spawn(&self, mut vcpu: Vcpu, buses: Arc<Buses>, by_port: bool) -> io::Result<JoinHandle<VcpuSummary>> {
-        let (id, state) = (vcpu.id(), self.state.clone());
-        let (exit_handler, running) = (self.exit_handler.clone(), self.running.clone());
-        thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
-            let guard = ThreadGuard { id, exit_handler, _running: running };
-            let mut stats = ExitStats::new(by_port);
-            let exit = vcpu.run(&buses, &state, &mut stats);
-            guard.exit_handler.set_reason(ExitReason::Vcpu { id, exit });
-            if let Err(error) = guard.exit_handler.kick() {
-                log::error!("vCPU {id} cannot kick the event loop: {error}");
-            }
-            VcpuSummary { id, rip: vcpu.rip(), stats }
-        })
-    }
-}
-
-/// Kicks if the vCPU thread panics: without a kick the event loop would wait forever. Its drop is the end of the thread
-/// for [`KvmVm::shutdown`].
-struct ThreadGuard<EH: ExitHandler> {
-    id: u8,
-    exit_handler: EH,
-    _running: Option<Sender<Infallible>>,
-}
-
-impl<EH: ExitHandler> Drop for ThreadGuard<EH> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.exit_handler.exit(ExitReason::Failed(format!("the thread of vCPU {} panicked", self.id)));
-        }
-    }
-}
-
-impl<EH: ExitHandler + Send> KvmVm<EH> {
     /// Gets every vCPU out of the guest and joins its thread. Takes a second at most.
     pub fn shutdown(&mut self) -> Shutdown {
-        self.state.set(VmRunState::Exiting);
-        self.running = None;
-        let mut all_stopped = self.threads.is_empty();
-        let mut kicks = 0;
-        while !all_stopped && kicks < MAX_KICKS {
-            for (_, thread) in &self.threads {
-                // Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
-                let _ = thread.kill(vcpu::kick_signal()); // fails only for a thread that has ended
-            }
-            kicks += 1;
-            all_stopped = self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected);
-        }
-        let mut shutdown = Shutdown::default();
-        for (id, thread) in self.threads.drain(..) {
-            match all_stopped || thread.is_finished() {
-                // The counts of a thread that panicked are lost.
-                true => shutdown.vcpus.push(thread.join().unwrap_or(VcpuSummary { id, ..VcpuSummary::default() })),
-                false => shutdown.stuck.push(id),
-            }
-        }
-        shutdown
-    }
-}
-
-impl<EH: ExitHandler + Send> Drop for KvmVm<EH> {
-    fn drop(&mut self) {
-        self.shutdown(); // does nothing if it has been called
+        self.threads.shutdown()
     }
 }
 

@@ -3,6 +3,8 @@
 //! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped
 //! read-only into the guest, so that only writes exit; so it is up to date at all times.
 
+mod reset;
+
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -39,11 +41,6 @@ pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 pub const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
 /// The bit of InterruptStatus for used buffers.
 pub const INT_VRING: u32 = VIRTIO_MMIO_INT_VRING;
-
-/// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the
-/// register, but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so
-/// this must be much shorter than the time a shutdown waits for it.
-const RESET_WAIT: Duration = Duration::from_millis(100);
 
 const TRANSPORT_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -198,30 +195,6 @@ impl<D: VirtioDevice> Virtio<D> {
     fn needs_reset(&mut self) {
         self.set_status(self.status | VIRTIO_CONFIG_S_NEEDS_RESET);
         self.notify_config();
-    }
-
-    fn reset(&mut self) {
-        self.queues.iter_mut().for_each(Virtqueue::reset);
-        self.queue_configs.fill(QueueConfig::default());
-        self.driver_features = 0;
-        (self.driver_features_sel, self.queue_sel) = (0, 0);
-        self.status = 0;
-        self.resetting = true;
-        self.try_complete_reset();
-    }
-
-    fn try_complete_reset(&mut self) {
-        self.device.reset();
-        if self.device.has_io_in_flight() {
-            return;
-        }
-        self.resetting = false;
-        self.set_status(0);
-        // Used buffers are announced by edges and the line is the device's own, so its driver may check each time.
-        self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
-        self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
-        self.store_queue();
-        self.reset_done.notify_all();
     }
 
     fn store_queue(&self) {
@@ -395,7 +368,7 @@ impl<D: VirtioDevice> Registers<D> {
             let virtio = lock(&virtio);
             (virtio.page.clone(), virtio.reset_done.clone())
         };
-        Self { virtio, page, reset_done, reset_wait: RESET_WAIT }
+        Self { virtio, page, reset_done, reset_wait: reset::RESET_WAIT }
     }
 }
 
@@ -412,8 +385,7 @@ impl<D: VirtioDevice> Device for Registers<D> {
         let mut virtio = lock(&self.virtio);
         virtio.write(offset, data);
         if virtio.resetting && offset == u64::from(VIRTIO_MMIO_STATUS) {
-            // Without the lock, which the event loop needs to complete the reset.
-            let _ = self.reset_done.wait_timeout_while(virtio, self.reset_wait, |virtio| virtio.resetting);
+            self.wait_for_reset(virtio);
         }
         ControlFlow::Continue(())
     }

@@ -34,10 +34,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::mapping::Mapping;
+use crate::sys::mapping::Mapping;
 
 /// The most calls that can be queued or executed at a time.
-pub(crate) const MAX_CALLS: usize = 256;
+pub const MAX_CALLS: usize = 256;
 
 const PAGE: usize = 4 << 10;
 const STACK_END: usize = 5 * PAGE; // the first page is a guard
@@ -46,7 +46,7 @@ const NAME: &CStr = c"kickvm-io";
 
 /// A system call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Call {
+pub struct Call {
     /// Its number (syscall(2)).
     pub number: libc::c_long,
     /// Its arguments.
@@ -73,7 +73,7 @@ struct Shared {
 
 /// The process, and the table through which it gets its calls. It is requested to exit when dropped.
 #[derive(Debug)]
-pub(crate) struct IoProcess {
+pub struct IoProcess {
     mapping: ManuallyDrop<Mapping>, // guard page, stack, `Shared`
     pid: i32,
     pidfd: Option<OwnedFd>, // until the process has ended
@@ -89,7 +89,7 @@ impl IoProcess {
     /// # Errors
     ///
     /// The error of mmap(2), mprotect(2) or clone(2): the host has no memory or too many processes.
-    pub(crate) fn start(event: &EventFd, kept: &[RawFd]) -> io::Result<Self> {
+    pub fn start(event: &EventFd, kept: &[RawFd]) -> io::Result<Self> {
         let mapping = Mapping::anonymous(STACK_END + size_of::<Shared>())?;
         let mut list = [RawFd::MAX; MAX_KEPT];
         list.iter_mut().zip(kept.iter().copied().chain([event.as_raw_fd()])).for_each(|(to, fd)| *to = fd);
@@ -125,7 +125,7 @@ impl IoProcess {
 
     /// Its process ID.
     #[cfg(test)]
-    pub(crate) fn id(&self) -> i32 {
+    pub fn id(&self) -> i32 {
         self.pid
     }
 
@@ -145,7 +145,7 @@ impl IoProcess {
     ///
     /// The memory and the descriptors that `call` refers to stay valid until the call has been reaped or this process
     /// has ended, even if `self` is dropped. Nothing else accesses memory that the call writes.
-    pub(crate) unsafe fn push(&mut self, call: Call) -> io::Result<()> {
+    pub unsafe fn push(&mut self, call: Call) -> io::Result<()> {
         if self.queued.wrapping_sub(self.reaped) as usize >= MAX_CALLS {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
@@ -159,7 +159,7 @@ impl IoProcess {
     }
 
     /// Lets the process begin with the queued calls.
-    pub(crate) fn wake(&mut self) {
+    pub fn wake(&mut self) {
         if std::mem::take(&mut self.unannounced) {
             self.ring_doorbell();
         }
@@ -174,13 +174,13 @@ impl IoProcess {
 
     /// Calls that have not ended. If it is two or more, the last of them begins after this and sees all memory written
     /// before this.
-    pub(crate) fn outstanding(&self) -> u32 {
+    pub fn outstanding(&self) -> u32 {
         fence(Ordering::SeqCst); // pairs with the fence after the store to `done`
         self.queued.wrapping_sub(self.shared().done.load(Ordering::Acquire))
     }
 
     /// Takes the oldest call that has ended: its tag, and its result or negative error number.
-    pub(crate) fn reap(&mut self) -> Option<(u16, i64)> {
+    pub fn reap(&mut self) -> Option<(u16, i64)> {
         if self.reaped == self.shared().done.load(Ordering::Acquire) {
             return None;
         }
@@ -192,18 +192,18 @@ impl IoProcess {
     }
 
     /// Sets whether calls that have not begun end with ECANCELED.
-    pub(crate) fn set_cancelled(&self, cancelled: bool) {
+    pub fn set_cancelled(&self, cancelled: bool) {
         self.shared().cancelled.store(cancelled.into(), Ordering::Relaxed);
     }
 
     /// Requests the process to exit when the current call has ended.
-    pub(crate) fn exit(&self) {
+    pub fn exit(&self) {
         self.shared().exiting.store(1, Ordering::Relaxed);
         self.ring_doorbell();
     }
 
     /// Waits until the process has ended, at most until `deadline`. Returns whether it has.
-    pub(crate) fn wait(&mut self, deadline: Instant) -> bool {
+    pub fn wait(&mut self, deadline: Instant) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
         wait_readable(pidfd, deadline);
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
@@ -228,7 +228,7 @@ impl Drop for IoProcess {
 }
 
 /// Waits until `source` is readable, at most until `deadline`.
-pub(crate) fn wait_readable(source: &impl AsRawFd, deadline: Instant) {
+pub fn wait_readable(source: &impl AsRawFd, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
     let mut list = libc::pollfd { fd: source.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the list has one entry, which is a live local. An error ends the wait early, like an event.

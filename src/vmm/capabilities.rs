@@ -22,7 +22,7 @@ pub const CAPABILITIES: [(Cap, &str); 6] = [
 /// # Errors
 ///
 /// It cannot be opened, has another API version, or lacks a capability.
-pub(super) fn open() -> Result<Kvm, Error> {
+pub(super) fn open_kvm() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| Error::OpenKvm(error.into()))?;
     match kvm.get_api_version() {
         API_VERSION => {}

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::io_process::{Call, IoProcess};
 
 /// A ring for reads, writes, flushes and allocations.
-pub(crate) struct Uring {
+pub struct Uring {
     ring: IoUring,
     unsubmitted: bool,
 }
@@ -24,7 +24,7 @@ impl Uring {
     /// # Errors
     ///
     /// The host has no io_uring, or one without restrictions (before Linux 5.10), or does not permit its use.
-    pub(crate) fn new(entries: u16, event: &EventFd) -> io::Result<Self> {
+    pub fn new(entries: u16, event: &EventFd) -> io::Result<Self> {
         // On a thread of its own: when a thread ends that has set up or entered a ring, it waits for threads inside
         // io_uring_enter(2). This one ends at once.
         let event = event.as_raw_fd();
@@ -47,7 +47,7 @@ impl Uring {
     }
 
     /// The descriptor that the process needs.
-    pub(crate) fn fd(&self) -> RawFd {
+    pub fn fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
 
@@ -61,7 +61,7 @@ impl Uring {
     ///
     /// The memory that `entry` refers to stays valid until the request has been completed, even if `self` is dropped.
     /// Its descriptor is one of the process's.
-    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    pub unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: the caller's.
         unsafe { self.ring.submission().push(entry) }.map_err(|_| io::ErrorKind::ResourceBusy)?;
         self.unsubmitted = true;
@@ -69,7 +69,7 @@ impl Uring {
     }
 
     /// Lets `process`, which serves this ring alone, submit what was added.
-    pub(crate) fn submit(&mut self, process: &mut IoProcess) {
+    pub fn submit(&mut self, process: &mut IoProcess) {
         while let Some((_, result)) = process.reap() {
             self.unsubmitted |= result < 0; // the kernel was short of memory: try again
         }
@@ -87,7 +87,7 @@ impl Uring {
     }
 
     /// Takes a request that has ended: its user data, and its result or negative error number.
-    pub(crate) fn completed(&mut self) -> Option<(u64, i32)> {
+    pub fn completed(&mut self) -> Option<(u64, i32)> {
         self.ring.completion().next().map(|entry| (entry.user_data(), entry.result()))
     }
 }

@@ -7,6 +7,9 @@
 //!   completed ◀── table ◀── eventfd ◀──────────── results
 //! ```
 
+mod io_process;
+mod uring;
+
 use std::io;
 use std::mem::{self, take};
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,9 +20,9 @@ use io_uring::{opcode, squeue};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::io_process::{Call, IoProcess, MAX_CALLS, wait_readable};
-use super::uring::Uring;
 use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
+use io_process::{Call, IoProcess, MAX_CALLS, wait_readable};
+use uring::Uring;
 
 /// The most operations in flight.
 pub const MAX_IN_FLIGHT: u16 = MAX_CALLS as u16;
