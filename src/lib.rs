@@ -1,10 +1,10 @@
-//! kickvm, a small VMM for Linux/KVM on x86-64: one event loop, vCPU threads that *kick* it when they are done, and
-//! one exit path.
+//! kickvm, a small VMM for Linux/KVM on x86-64: one event loop, vCPU threads that *kick* it through an eventfd when
+//! their vCPU ends, and one exit path.
 //!
-//! # A tour, in reading order
+//! # Reading order
 //!
-//! The code implements four ideas that exist elsewhere, the *seeds* of this project. It keeps their names. Each stop
-//! of the tour states its seed.
+//! The event loop and the exit path implement four existing designs, the *seeds* of this project, and keep their names.
+//! Steps 1 to 6 name their seed.
 //!
 //! | seed | idea |
 //! |---|---|
@@ -17,26 +17,27 @@
 //! 2. [`event::poll`]: [`Poll`](event::Poll) waits with `&mut self`, a [`Registry`](event::Registry) registers with
 //!    `&self`. *Seed: Poll, Registry and Token.*
 //! 3. [`event`]: the [`EventManager`](event::EventManager) dispatches events to subscribers, and a `RemoteEndpoint`
-//!    lets other threads call into the loop. *Seed: the event manager.* Stops 1 to 3 need no KVM, and are what
+//!    lets other threads call into the loop. *Seed: the event manager.* Steps 1 to 3 need no KVM, and are what
 //!    remains of the crate without default features.
 //! 4. [`vmm::VmmExitHandler`] is the first subscriber of the loop. [`set_reason`](vmm::ExitHandler::set_reason) and
 //!    [`kick`](vmm::ExitHandler::kick) end the run; the first reason counts. *Seed: the exit-handler pattern.*
-//! 5. [`vmm::Vmm::run`] is the whole program on one page: load the guest, start the vCPUs, run the event loop until
+//! 5. [`vmm::Vmm::run`] contains one whole run: load the guest, start the vCPUs, run the event loop until
 //!    the exit handler has been kicked, shut down. *Seed: the exit-handler pattern.*
-//! 6. [`vmm::KvmVm`] starts one thread per vCPU, each with a guard that kicks if the thread panics, and joins them
-//!    within a second. *Seed: the exit-handler pattern.*
-//! 7. [`vcpu::Vcpu::run`] enters the guest again and again. [`vcpu::handle`] decides what an exit means and makes no
-//!    system call, so tests cover the rarest exit. The rest of the tour has no seed.
+//! 6. [`vmm::KvmVm`] starts one thread per vCPU, each with a guard that kicks if the thread panics, and joins
+//!    them within about a second. *Seed: the exit-handler pattern.*
+//! 7. [`vcpu::Vcpu::run`] enters the guest again and again. [`vcpu::handle`] maps an exit to an access to a
+//!    device or to the end of the vCPU. It needs no KVM, so unit tests cover every exit.
 //! 8. [`device`]: what the guest can access. [`device::serial::Serial`] is the largest of the platform devices;
 //!    [`device::virtio`] has one transport and a file or folder for each kind of device.
-//! 9. [`memory`] maps guest RAM. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map on one
-//!    screen.
+//! 9. [`memory`] maps guest RAM. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map.
 //! 10. [`console`]: the user's side of the guest's console, and the monitor that examines its lines.
-//! 11. [`exec`] runs one command in a guest, as a client of the VMM's public interface: [`exec::run`] on the host,
+//! 11. [`exec`] runs one command in a guest, through the same [`VmmBuilder`](vmm::VmmBuilder) as any embedder:
+//!     [`exec::run`] on the host,
 //!     [`exec::run_if_init`] as the guest's first process.
-//! 12. [`report`] turns an [`Outcome`](vmm::Outcome) into messages, JSON and JUnit. [`doctor`] checks the host.
+//! 12. [`report`] turns an [`Outcome`](vmm::Outcome) into messages, JSON and JUnit. [`doctor`] checks the host
+//!     and has the demonstration guest.
 //!
-//! The pattern of stops 3 to 6 in one piece, without KVM:
+//! The pattern of steps 3 to 6 in one piece, without KVM:
 //!
 //! ```
 //! # #[cfg(feature = "vmm")]
@@ -83,12 +84,12 @@
 //!   boot      kernel, initramfs, command line, ACPI tables, memory map
 //!   device    bus, platform devices, virtio
 //!   memory    guest RAM: mapping, memory slots
-//!   sys       unsafe wrappers of system calls, one subject a file
+//!   sys       wrappers of system calls and shared memory, one subject a file
 //!   event     epoll, Poll, EventManager, timers, signals
 //! ```
 //!
-//! A floor imports only floors below it, and has no knowledge of those above it. The test `floors` checks the
-//! imports. `cli` and `main` belong to the program, not to the library. All `unsafe` code is in `sys`, `memory.rs`,
+//! A floor imports only floors below it; the test `floors` checks that. `cli` is public for `main`, the generator of the
+//! manual pages and tests. All `unsafe` code is in `sys`, `memory.rs`,
 //! `event/epoll.rs`, `event/sys.rs`, `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs`
 //! declares the symbols of the embedded guests.
 //!

@@ -1,4 +1,4 @@
-//! kickvm: parse, run, report, exit code. Nothing else.
+//! kickvm: parse, run, report, exit code.
 
 use std::io::Write;
 use std::process::ExitCode;

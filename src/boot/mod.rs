@@ -1,7 +1,8 @@
 //! From files to guest memory: kernel, initramfs, kernel command line, ACPI tables, and what the processor needs to
 //! start.
 //!
-//! [`load`] checks every file, and that all of them fit in RAM, before it copies one. `kernel` detects the format of a
+//! [`load`] checks every file, and that all of them fit in RAM, before it copies one. A generated archive is checked
+//! while it is written. `kernel` detects the format of a
 //! kernel, `bzimage` or `elf` checks its headers, and `zero_page` or `pvh` writes what the kernel reads first.
 //! [`layout`] has every guest-physical address. This floor may import `event`, `sys`, `memory` and `device`.
 //!

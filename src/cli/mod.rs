@@ -1,7 +1,7 @@
 //! The command line: its grammar, turned into a [`VMMConfig`] or an [`ExecConfig`](crate::exec::ExecConfig); and the
 //! logger of the binary.
 //!
-//! This floor may import all floors below it. Only `main` uses it.
+//! This floor may import all floors below it. `main`, the generator of the manual pages and tests use it.
 //!
 //! ```
 //! use clap::Parser;
@@ -67,7 +67,7 @@ pub enum Command {
     Exec(Box<Exec>),
     /// Run an embedded guest, which needs no files, and print each step of the exit-handler pattern.
     Demo,
-    /// Check whether this host can run guests; for each problem, print the command that fixes it.
+    /// Check whether this host can run guests; for each problem, print a remedy where one is known.
     ///
     /// The exit code is 0 if Linux can boot on this host, else 125.
     Doctor,

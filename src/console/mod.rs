@@ -1,7 +1,7 @@
 //! The user's side of the guest's console: terminal, input, output, escape keys, and the monitor of the output.
 //!
-//! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and standard input and
-//! output, and reports what ends a run as a [`ConsoleEvent`].
+//! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and the configured
+//! input and output, and reports to the VMM by a [`ConsoleEvent`].
 //!
 //! This floor imports `event`, `sys` and `device`.
 //!
@@ -79,7 +79,7 @@ pub enum ConsoleEvent {
 /// The subscriber that serves the console.
 ///
 /// Output is written when a line is complete, or when nothing was written for 5 ms; the rest of a burst waits until one
-/// of the two is true. So prompts and echoes appear at once, and a burst is few writes.
+/// of the two is true. So prompts and echoes appear at once, and a burst needs few writes.
 pub struct ConsoleIo {
     ports: Vec<Arc<dyn ConsolePort>>, // the last takes the input
     wake: EventFd,
@@ -191,7 +191,7 @@ impl ConsoleIo {
         }
     }
 
-    /// The work of all ports together. Only the last takes input.
+    /// The pending flags of all ports together. Only the last takes input.
     fn poll(&self) -> Pending {
         self.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
             needs_timer: all.needs_timer || one.needs_timer,
@@ -208,7 +208,7 @@ impl ConsoleIo {
         }
     }
 
-    /// Does the ports' work.
+    /// Handles the ports' pending flags.
     fn serve(&mut self, ops: &mut EventOps) {
         let pending = self.poll();
         if pending.has_output && self.output.is_empty() {

@@ -1,4 +1,4 @@
-//! What the guest can access: one device per file, and the [`Bus`] that maps addresses to devices.
+//! What the guest can access: a file or folder for each device, and the [`Bus`] that maps addresses to devices.
 //!
 //! vCPU threads share the bus without a lock; each [`Device`] locks its own state. A write that ends the machine
 //! (power-off, reset, exit status, panic) returns a [`GuestRequest`], so the vCPU executes no further instruction.
@@ -63,7 +63,7 @@ pub enum GuestRequest {
 }
 
 impl GuestRequest {
-    /// Whether this is how a guest ends that completed its work: by a power-off or a restart.
+    /// Whether this is a normal end: a power-off or a reset: by a power-off or a restart.
     pub fn is_ordinary_end(self) -> bool {
         matches!(self, Self::PowerOff | Self::Reset)
     }

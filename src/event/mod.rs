@@ -1,8 +1,7 @@
 //! The event floor: one thread that waits for many file descriptors and calls the subscribers that registered them.
 //!
-//! **Purpose.** It is the event loop of the VMM, and a library of its own: it does not need KVM, and is what remains of
-//! the crate without default features. **Imports.** It is the lowest floor: it imports nothing of this crate, only std,
-//! `libc` and `bitflags`. All its `unsafe` code is in `epoll.rs` and `sys.rs`.
+//! It is the event loop of the VMM, and can be used without KVM: it is what remains of the crate without default
+//! features. It is the lowest floor and imports nothing of this crate, only std, `libc` and `bitflags`. All its `unsafe` code is in `epoll.rs` and `sys.rs`.
 //!
 //! There are three layers. Use the lowest one that is sufficient.
 //!
@@ -22,7 +21,7 @@
 //! use kickvm::event::{
 //!     EventManager, EventOps, EventSet, Events, MutEventSubscriber, Result, SubscriberId, SubscriberOps,
 //! };
-//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd}; // Any type that implements `AsRawFd` will do.
+//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd}; // Any type that implements `AsRawFd` can be used.
 //!
 //! pub struct CounterSubscriber {
 //!     event_fd: EventFd,
@@ -107,8 +106,8 @@
 //! # Seeds
 //!
 //! The names and signatures are those of rust-vmm's `event-manager` 0.4.2, of `vmm-sys-util`'s epoll wrapper and of a
-//! stripped-down mio. Code written for `event-manager` compiles against this module, unless it matches errors without
-//! a `_`. What changed is behaviour that was defective:
+//! subset of mio's API. Code written for `event-manager` compiles against this module, unless it matches errors without
+//! a `_`.
 //!
 //! | seed | names | files |
 //! |---|---|---|
@@ -117,6 +116,8 @@
 //! | its design | `RemoteEndpoint` | `endpoint.rs`, `channel.rs` |
 //! | the epoll wrapper | `Epoll`, `EpollEvent`, `EventSet`, `ControlOperation` | `epoll.rs` |
 //! | Poll, Registry and Token | `Poll`, `Registry`, `Token` | `poll.rs` |
+//!
+//! These behaviours differ:
 //!
 //! - **The event-manager README.** `run` counts only the events that it delivered; before, also those that it
 //!   discarded. A panic in `init` or `process` loses no event and leaves no registration behind. A capacity of 0, with
@@ -129,10 +130,10 @@
 //!   descriptor. `modify` and `remove` drop pending events. One table indexed by descriptor replaces two hash maps, so
 //!   that dispatching does not hash. The table also holds the user data: the epoll data word holds the generation.
 //! - **Its design, endpoint.** A blocking call on the loop's own thread is an error instead of a deadlock. A request
-//!   that fires itself runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
+//!   that sends itself again runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
 //!   close-on-exec.
 //! - **The epoll wrapper.** Event bits without a name are preserved instead of causing a panic. [`Epoll::fill`] waits
-//!   into memory that is not initialised, so that a large capacity costs none.
+//!   into memory that is not initialised, so that an unused capacity needs no physical memory.
 //! - **Poll, Registry and Token.** A cloned `Registry` has its own epoll descriptor and needs no `Arc`. Timeouts are
 //!   rounded up, so that no caller wakes early, and an interruption by a signal handler is not an error.
 

@@ -271,7 +271,7 @@ impl ExecHost {
         let exit_handler = &self.exit_handler;
         let on_key = |key| match key {
             Key::Quit => exit_handler.exit(ExitReason::UserQuit),
-            Key::PowerButton => {}
+            Key::PowerButton => log::warn!("Ctrl-A p has no effect: `exec` powers off when the command ends"),
         };
         let readable = self.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());
         if let Some(stdin) = readable

@@ -1,10 +1,10 @@
-//! `kickvm exec`: one command in a fresh guest, whose exit status becomes kickvm's own.
+//! `kickvm exec`: runs one command in a new guest, and ends with the command's exit status.
 //!
 //! On the host's side [`run`] packs a root file system with kickvm itself as the guest's first process, boots a kernel
 //! on it, and adds a subscriber to the VM that moves the command's streams. On the guest's side [`run_if_init`] is that
 //! first process. Between them is a channel in guest memory that needs no driver and no kernel module.
 //!
-//! This floor is a client of the VMM's public interface. It imports all floors below it.
+//! This floor is a client of the VMM's builder. It may import all floors below it.
 //!
 //! ```
 //! use kickvm::boot::Image;

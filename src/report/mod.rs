@@ -1,10 +1,10 @@
-//! A run for people and for machines: messages on standard error, JSON (`resources/report.schema.json` describes it),
+//! Reports a run: messages on standard error, JSON (`resources/report.schema.json` describes it),
 //! and a JUnit test case.
 //!
 //! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything
 //! runs. Its [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
 //!
-//! This floor imports all floors below it.
+//! This floor may import all floors below it.
 //!
 //! ```
 //! use kickvm::report::{ReportPaths, RunReporter};

@@ -1,7 +1,7 @@
-//! Safe wrappers around system calls and shared memory that need `unsafe`, one subject per file.
+//! Wrappers of system calls and shared memory, one subject a file. Most contain `unsafe` code.
 //!
-//! With `event::{epoll, sys}`, `memory` and two files of `vcpu`, this floor has all `unsafe` code. It may import
-//! `event`.
+//! The rest of the crate's `unsafe` code is in `event::{epoll, sys}`, `memory` and two files of `vcpu`;
+//! `doctor::embedded_guests` declares symbols. This floor may import `event`.
 //!
 //! ```
 //! use kickvm::sys::os_error;

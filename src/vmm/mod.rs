@@ -2,18 +2,24 @@
 //!
 //! # One run
 //!
-//! [`Vmm::run`] below is the pattern this program exists to show; it reads from top to bottom:
+//! [`Vmm::run`] has these steps, in this order:
 //!
-//! 1. `load` copies the kernel, the initramfs and the tables into guest memory.
-//! 2. `subscribe` adds what the event loop waits for, besides the exit handler, which the [builder](VmmBuilder) has
-//!    added first: signals, the timeout, the console, each virtio device.
-//! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then kicks the exit handler.
-//! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. All ends take this path:
-//!    power-off, crash, signal, timeout and error store an [`ExitReason`] and kick.
-//! 5. [`KvmVm::shutdown`] kicks every vCPU out of `KVM_RUN` and joins the threads, for a second at most.
-//! 6. `drain` writes the last output, and the reason and what is left of the machine become the [`Outcome`].
+//! 1. `load` copies the kernel, the initramfs and the tables into guest memory. `truncate_output` empties the console's
+//!    file.
+//! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the event
+//!    loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
+//! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then stores an [`ExitReason`] and kicks the
+//!    exit handler.
+//! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. Power-off, crash, signal,
+//!    timeout and error all take this path: a reason and a kick.
+//! 5. [`KvmVm::shutdown`] kicks every vCPU out of `KVM_RUN` and joins the threads, for about a second at most.
+//!    `virtio.stop` ends the devices' I/O or abandons it.
+//! 6. The terminal is restored. `drain` writes the last output; the `on_exit` hook and the console's rules may replace
+//!    the reason. The reason, the vCPUs, the console log and the notes become the [`Outcome`].
 //!
-//! `exit_handler.rs` has the exit handler, `vm.rs` the threads, `subscribers.rs` the signals and the timeout.
+//! `exit_handler.rs` has the exit handler, `vcpu_threads.rs` the vCPU threads, `timeout_and_signals.rs` the timeout and
+//! the signals, `vm.rs` the VM's creation, `virtio.rs` and `platform_devices.rs` its devices, `outcome.rs` the reasons
+//! and exit codes.
 //!
 //! This floor imports `event`, `sys`, `memory`, `device`, `boot`, `vcpu` and `console`.
 //!
@@ -82,12 +88,12 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Runs the guest until the exit handler is kicked. The signals that request the end are blocked for the calling
-    /// thread once the guest is loaded, and stay blocked.
+    /// Runs the guest until the exit handler is kicked. The signals that request the end, and SIGCONT, are blocked
+    /// for the calling thread once the guest is loaded, and stay blocked.
     ///
     /// # Errors
     ///
-    /// Only failures of the VMM before the guest starts. A guest that crashes is an [`Outcome`].
+    /// The VMM fails before the guest starts. A guest that crashes is an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, Error> {
         let entry = self.load()?;
         self.truncate_output()?;
@@ -114,9 +120,12 @@ impl Vmm {
 
         self.console().close(); // a vCPU that waits for room in the output buffer must not wait any longer
         let shutdown = self.vm.shutdown();
+        match shutdown.stuck.len() {
+            0 => log::trace!("vm.shutdown(): every vCPU has left the guest, every thread is joined"),
+            stuck => log::trace!("vm.shutdown(): {stuck} vCPUs are stuck in the guest"),
+        }
         let mut notes = self.virtio.stop();
-        log::trace!("vm.shutdown(): every vCPU has left the guest, every thread is joined");
-        drop(terminal); // Ctrl-C is a signal again, in case the last output finds no reader
+        drop(terminal); // Ctrl-C is a signal again, so that it can end the wait for a slow reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
         let reason = self.drain(reason, &mut drain, &mut notes);
@@ -142,14 +151,15 @@ impl Vmm {
         Ok(entry)
     }
 
-    /// Truncates the console's file. Not before the guest is loaded: a mistyped kernel must not cost the last log.
+    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last log.
     fn truncate_output(&self) -> Result<(), Error> {
         let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
         let truncated = self.console().truncate_output(self.config.input_files());
         truncated.map_err(|source| Error::ConsoleFile { path: path.clone(), source })
     }
 
-    /// Adds what the loop waits for besides the exit handler. Returns where signals are read.
+    /// Adds what the loop waits for besides the exit handler. Returns the descriptor of the
+    /// signals.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
         let stop = Arc::new(timeout_and_signals::stop_signals().map_err(Error::host("wait for signals"))?);
         let on_signal = self.hooks.on_signal.take();
@@ -173,7 +183,7 @@ impl Vmm {
         terminal.map_err(Error::host("make the terminal raw"))
     }
 
-    /// Writes the rest of the output, and lets the console and the embedder's hook explain the end.
+    /// Writes the rest of the output. The embedder's hook and the console's rules may replace the reason.
     fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>, notes: &mut Vec<String>) -> ExitReason {
         let reason = match self.hooks.on_exit.take() {
             Some(hook) => hook(reason, drain),

@@ -3,7 +3,7 @@
 //! ```text
 //!   guest driver                        event loop
 //!     │ writes requests to a ring in RAM
-//!     │ QueueNotify ── ioeventfd ──────────▶ Virtio<D>::process
+//!     │ QueueNotify ── ioeventfd or exit ──▶ Virtio<D>::process
 //!     │                                      │  D takes requests, executes them, returns them
 //!     │ interrupt ◀──── irqfd ───────────────┘  unless the driver suppresses it
 //!     │
@@ -20,7 +20,7 @@
 //! other devices continue.
 //!
 //! A driver's reset can take time (2.4.2): while a device still has I/O in flight, the status register does not read 0.
-//! [`VirtioDevice::reset`] explains this.
+//! `transport/mmio/reset.rs` has the details.
 
 pub mod balloon;
 pub mod block;

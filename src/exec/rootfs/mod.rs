@@ -1,7 +1,7 @@
 //! The root file system of a guest, generated when it starts: directories and files of the host become an initramfs
 //! archive.
 //!
-//! [`RootfsSpec`] lists what is packed. It is an [`InitramfsSource`], so the archive is written straight into guest
+//! [`RootfsSpec`] lists what is packed. It is an [`InitramfsSource`], so the archive is written directly into guest
 //! memory: there is no temporary file, and the content of each file is copied once, by read(2). `walk` reads the host's
 //! trees, `archive` has the format and the kernel's rules for it, and `libraries` finds the libraries of an executable.
 

@@ -6,7 +6,7 @@
 //!   Virtqueue ◀── status ◀─────────────────────────────────────────────────┘
 //! ```
 //!
-//! No thread of this program makes a file call that may block; see `engine`. So a disk that does not answer stops
+//! No thread of this process executes a request that may block; see `engine`. So a disk that does not answer stops
 //! neither the event loop nor the end of the program.
 
 mod config;

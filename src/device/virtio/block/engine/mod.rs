@@ -7,8 +7,8 @@
 //! | system calls | the rest, one after another, if the host has no io_uring | an I/O process |
 //!
 //! The last two are one [`AsyncIo`], whose table holds all requests in flight. Its process is started with the first
-//! request that needs it. For a file that even closing may block on, it is started before the guest runs and has the
-//! only descriptors.
+//! request that needs it. If closing the file may block, it is started before the guest runs, and has the only
+//! descriptors.
 
 mod inline;
 

@@ -1,7 +1,7 @@
 //! The registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
 //!
-//! All that the driver can read is one page of memory. Reads that exit are answered from it. It can also be mapped
-//! read-only into the guest, so that only writes exit; so it is up to date at all times.
+//! All that the driver can read is one page of memory, which the device keeps current. A read that exits copies from it.
+//! If the page is mapped read-only into the guest, only writes exit.
 
 mod reset;
 
