@@ -73,6 +73,7 @@ impl GuestRam {
             let region = unsafe {
                 let aligned = mapping.as_ptr().add(skip);
                 libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE);
+                libc::madvise(aligned.cast(), len, libc::MADV_DONTFORK); // a child process does not need it
                 MmapRegion::build_raw(aligned, len, libc::PROT_READ | libc::PROT_WRITE, flags)
             };
             let region = region.map_err(io::Error::other)?;

@@ -1,27 +1,31 @@
 //! The logger of the binary: one line a message on standard error, without blocking the thread that logs.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::console::{output, terminal};
+use crate::console::terminal;
+use crate::sys::file_writer::FileWriter;
 
 /// Lines that wait for standard error. Further lines are dropped, so that a reader that does not read blocks nothing.
 const MAX_LINES: usize = 1024;
 /// How long standard error may accept nothing before the rest is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same at the end of the program, which comes after the limits of all other outputs.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Writes lines on a thread of its own, which starts with the first line.
 struct Logger(Mutex<Option<Lines>>);
 
 struct Lines {
     queue: SyncSender<String>,
-    writer: JoinHandle<()>,
+    /// Receives a message before each line is written, and is disconnected after the last one.
+    progress: Receiver<()>,
 }
 
 static LOGGER: Logger = Logger(Mutex::new(None));
@@ -32,12 +36,12 @@ pub fn install(level: LevelFilter) {
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
 }
 
-/// Waits until all lines are written, or standard error accepts nothing for a second.
+/// Waits until all lines are written, or standard error accepts none for [`FLUSH_TIMEOUT`].
 pub fn flush() {
     let lines = LOGGER.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Lines { queue, writer }) = lines {
+    if let Some(Lines { queue, progress }) = lines {
         drop(queue); // ends the loop of the writer
-        let _ = writer.join();
+        while progress.recv_timeout(FLUSH_TIMEOUT).is_ok() {}
     }
 }
 
@@ -71,15 +75,16 @@ fn is_unsafe(c: char) -> bool {
 }
 
 fn start() -> Option<Lines> {
+    let mut stderr = FileWriter::start(io::stderr().as_fd().try_clone_to_owned().ok()?.into(), false).ok()?;
     let (queue, lines) = sync_channel::<String>(MAX_LINES);
-    let write = move || lines.iter().take_while(|line| write_line(line.as_bytes())).for_each(drop);
-    let writer = thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
-    Some(Lines { queue, writer })
-}
-
-/// Writes `line` in parts that a pipe with room takes without blocking (`PIPE_BUF`, pipe(7)).
-fn write_line(line: &[u8]) -> bool {
-    let mut stderr = io::stderr();
-    line.chunks(libc::PIPE_BUF)
-        .all(|part| output::has_room(stderr.as_fd(), STALL_TIMEOUT) && stderr.write_all(part).is_ok())
+    let (begin, progress) = channel();
+    let write = move || {
+        let mut write =
+            |line: String| begin.send(()).is_ok() && stderr.write_all(line.as_bytes(), STALL_TIMEOUT).is_ok();
+        if lines.iter().all(&mut write) {
+            let _ = stderr.finish(STALL_TIMEOUT); // an error has no other place to go
+        }
+    };
+    thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
+    Some(Lines { queue, progress })
 }

@@ -14,8 +14,8 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the last output of a run that the user, a signal or a timeout ended is examined.
 const URGENT_EXAMINE_TIME: Duration = Duration::from_millis(100);
-/// The time from the kick to the end of the process, less what the end itself takes.
-const TEARDOWN_TIME: Duration = Duration::from_millis(1800);
+/// The time from the kick to the end of the output, which leaves time for the reports and messages.
+const TEARDOWN_TIME: Duration = Duration::from_millis(1500);
 
 /// The limits that all output streams of one run share.
 ///
@@ -46,6 +46,11 @@ impl<'a> Drain<'a> {
         self.urgent
     }
 
+    /// The time until the rest of the output is given up.
+    pub(super) fn time_left(&self) -> Duration {
+        self.give_up_at.saturating_duration_since(Instant::now())
+    }
+
     /// A reader has taken something.
     pub(super) fn on_progress(&mut self) {
         if !self.urgent {
@@ -60,7 +65,7 @@ impl<'a> Drain<'a> {
     ///
     /// `TimedOut` if no time is left.
     pub(super) fn wait_for_room(&mut self, output: BorrowedFd<'_>) -> io::Result<()> {
-        let left = self.give_up_at.saturating_duration_since(Instant::now());
+        let left = self.time_left();
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -154,7 +154,7 @@ impl ConsoleIo {
     /// # Errors
     ///
     /// Those of [`OutputFile::truncate`].
-    pub fn truncate_output<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    pub fn truncate_output<'a>(&mut self, inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
         self.output.truncate(inputs)
     }
 
@@ -182,7 +182,7 @@ impl ConsoleIo {
             examine_time = if drain.is_urgent() { Duration::ZERO } else { examine_time };
             if self.output.is_empty() {
                 self.monitor.finish();
-                return result;
+                return result.and(self.output.close(drain));
             }
             if let Err(error) = self.output.write_all(drain) {
                 result = result.and(Err(error));

@@ -1,26 +1,25 @@
 //! Output files: written only as far as that does not block, so that a reader that stops stalls nothing else.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::Drain;
 use super::terminal::open_anew;
 use crate::event::{EventOps, EventSet, Events};
-
-/// A pipe that is writable takes this much without blocking (`PIPE_BUF`, pipe(7)).
-const CHUNK: usize = 4096;
+use crate::sys::file_writer::FileWriter;
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
 pub struct OutputFile {
-    file: Option<File>,
+    file: Option<FileWriter>,
+    target: Option<File>, // opened, and not written before `truncate`
     /// Bytes to write. The first of them may have been written already.
     pub pending: Vec<u8>,
     written: usize,
@@ -28,16 +27,16 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    fn new(file: Option<File>) -> Self {
-        Self { file, pending: Vec::new(), written: 0, waiting: false }
+    fn new(file: Option<FileWriter>, target: Option<File>) -> Self {
+        Self { file, target, pending: Vec::new(), written: 0, waiting: false }
     }
 
     /// A destination that discards everything.
     pub fn discard() -> Self {
-        Self::new(None)
+        Self::new(None, None)
     }
 
-    /// Opens or creates the file at `path`. Its content stays until [`truncate`](Self::truncate).
+    /// Opens or creates the file at `path`. To be followed by [`truncate`](Self::truncate).
     ///
     /// # Errors
     ///
@@ -45,7 +44,7 @@ impl OutputFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
-        Ok(Self::new(Some(file)))
+        Ok(Self::new(None, Some(file)))
     }
 
     /// One of this process's output streams. A terminal is opened anew, to be non-blocking for this process alone: one
@@ -53,14 +52,14 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The stream is closed.
+    /// The stream is closed, or the host has no more descriptors or processes.
     pub fn stream(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<Self> {
         let own = stream.is_terminal().then(|| open_anew(stream, OpenOptions::new().write(true)));
         let file = match own {
             Some(Ok(own)) => own,
             _ => File::from(stream.as_fd().try_clone_to_owned()?),
         };
-        Ok(Self::new(Some(file)))
+        Ok(Self::new(Some(FileWriter::start(file, false)?), None))
     }
 
     /// Empties a regular file, unless it is one of `inputs`, the files that the guest is loaded from.
@@ -68,16 +67,19 @@ impl OutputFile {
     /// # Errors
     ///
     /// The file is one of `inputs`, or cannot be truncated.
-    pub fn truncate<'a>(&self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
+    pub fn truncate<'a>(&mut self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        let Some(file) = self.target.take() else { return Ok(()) };
         let own = file.metadata()?;
         let same =
             |path: &Path| path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()));
-        match own.is_file() {
-            true if inputs.any(same) => Err(io::Error::other("it is also used as the kernel, an initramfs or a disk")),
-            true => file.set_len(0),
-            false => Ok(()),
+        if own.is_file() && inputs.any(same) {
+            return Err(io::Error::other("it is also used as the kernel, an initramfs or a disk"));
         }
+        if own.is_file() {
+            file.set_len(0)?;
+        }
+        self.file = Some(FileWriter::start(file, false)?);
+        Ok(())
     }
 
     /// Whether nothing is pending.
@@ -94,10 +96,10 @@ impl OutputFile {
         while let Some(file) = &mut self.file
             && self.written < self.pending.len()
         {
-            if !ready(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], Duration::ZERO)? {
+            if !file.has_room(Duration::ZERO) {
                 return Ok(false);
             }
-            let end = self.pending.len().min(self.written + CHUNK);
+            let end = self.pending.len().min(self.written + libc::PIPE_BUF);
             match file.write(&self.pending[self.written..end]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
@@ -127,6 +129,15 @@ impl OutputFile {
         Ok(complete)
     }
 
+    /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
+    ///
+    /// # Errors
+    ///
+    /// The error of an earlier write(2), or `TimedOut`.
+    pub fn close(&mut self, drain: &Drain<'_>) -> io::Result<()> {
+        self.file.take().map_or(Ok(()), |file| file.finish(drain.time_left()))
+    }
+
     /// Writes all pending bytes, as long as `drain` allows.
     ///
     /// # Errors
@@ -146,11 +157,6 @@ impl OutputFile {
             }
         }
     }
-}
-
-/// Whether `file` takes bytes, or reports an error, within `timeout`.
-pub fn has_room(file: BorrowedFd<'_>, timeout: Duration) -> bool {
-    ready(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout).unwrap_or(true)
 }
 
 /// Whether any of `fds` is ready within `timeout`.

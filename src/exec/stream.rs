@@ -94,6 +94,9 @@ impl OutputStream {
                 return Ok(());
             }
             if self.ring.pop(pages, &mut output.pending, BATCH)? == 0 {
+                if let Err(error) = output.close(drain) {
+                    self.output = Err(error);
+                }
                 return Ok(());
             }
         }

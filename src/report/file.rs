@@ -1,11 +1,13 @@
 //! The file of a report. It is opened before the run, so that a path that cannot be written is an error at once.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
 /// A file to write a report to.
@@ -13,7 +15,7 @@ use crate::sys::os_error;
 pub struct ReportFile {
     option: &'static str,
     path: PathBuf,
-    file: File,
+    file: FileWriter,
 }
 
 impl ReportFile {
@@ -29,7 +31,7 @@ impl ReportFile {
         }
     }
 
-    fn try_open(path: &Path, taken: &[&Path]) -> io::Result<File> {
+    fn try_open(path: &Path, taken: &[&Path]) -> io::Result<FileWriter> {
         // Before the file is opened: that would block on a FIFO.
         match fs::metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(io::Error::other("it is a directory")),
@@ -52,14 +54,13 @@ impl ReportFile {
                 return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
             }
         }
-        Ok(file)
+        FileWriter::start(file, true)
     }
 
-    /// Replaces the content of the file with `text`. Logs an error and returns `false` if that fails.
-    pub fn write(mut self, text: &str) -> bool {
-        let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
-        let result = emptied.and_then(|()| self.file.write_all(text.as_bytes()));
+    /// Replaces the content of the file with `text` until `deadline`. Logs an error and returns `false` if that fails.
+    pub fn write(mut self, text: &str, deadline: Instant) -> bool {
+        let time_left = || deadline.saturating_duration_since(Instant::now());
+        let result = self.file.write_all(text.as_bytes(), time_left()).and_then(|()| self.file.finish(time_left()));
         if let Err(error) = &result {
             log::error!("{}", cannot(self.option, &self.path, error));
         }
@@ -83,6 +84,7 @@ fn same(one: &Metadata, other: &Metadata) -> bool {
 mod tests {
     use super::*;
     use nix::sys::stat::Mode;
+    use std::time::Duration;
 
     #[test]
     fn only_a_file_that_nothing_else_uses_takes_a_report() {
@@ -113,7 +115,7 @@ mod tests {
             b"what a longer report was",
             "nothing is lost before there is something new"
         );
-        assert!(report.write("short"));
+        assert!(report.write("short", Instant::now() + Duration::from_secs(30)));
         assert_eq!(fs::read(&path).unwrap(), b"short");
         fs::remove_dir_all(&directory).unwrap();
     }

@@ -205,7 +205,7 @@ impl IoProcess {
     /// Waits until the process has ended, at most until `deadline`. Returns whether it has.
     pub fn wait(&mut self, deadline: Instant) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
-        wait_readable(pidfd, deadline);
+        wait_for(pidfd, libc::POLLIN, deadline);
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         if waitpid(Pid::from_raw(self.pid), Some(flags)) != Ok(WaitStatus::StillAlive) {
             self.pidfd = None; // or an error: something else has reaped it
@@ -227,12 +227,17 @@ impl Drop for IoProcess {
     }
 }
 
-/// Waits until `source` is readable, at most until `deadline`.
-pub fn wait_readable(source: &impl AsRawFd, deadline: Instant) {
-    let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-    let mut list = libc::pollfd { fd: source.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: the list has one entry, which is a live local. An error ends the wait early, like an event.
-    unsafe { libc::poll(&mut list, 1, i32::try_from(left).unwrap_or(i32::MAX)) };
+/// Waits until poll(2) reports `events` or an error of `source`, at most until `deadline`. Returns whether it does.
+pub fn wait_for(source: &impl AsRawFd, events: libc::c_short, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let mut list = libc::pollfd { fd: source.as_raw_fd(), events, revents: 0 };
+        // SAFETY: the list has one entry, which is a live local.
+        match unsafe { libc::poll(&mut list, 1, i32::try_from(left).unwrap_or(i32::MAX)) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            ready => return ready != 0, // an error is reported by the call that follows
+        }
+    }
 }
 
 /// Starts a process that shares this one's memory and executes [`run`]. Returns its ID and a descriptor of it.
@@ -336,8 +341,8 @@ unsafe fn exit() -> ! {
 ///
 /// # Safety
 ///
-/// Only for the I/O process, whose descriptors have no other owner.
-unsafe fn close_all_but(kept: &[RawFd; MAX_KEPT]) {
+/// Only for a process whose descriptors have no other owner.
+pub unsafe fn close_all_but(kept: &[RawFd]) {
     const MAX_FD: u64 = 1 << 20; // NR_OPEN's default, for kernels before close_range(2), Linux 5.9
     let mut first = 0;
     for fd in kept.iter().copied().chain([RawFd::MAX]) {
@@ -382,7 +387,7 @@ mod tests {
         while results.len() < calls.len() {
             match process.reap() {
                 Some(result) => results.push(result),
-                None => wait_readable(event, deadline()),
+                None => drop(wait_for(event, libc::POLLIN, deadline())),
             }
         }
         assert_eq!((process.outstanding(), process.reap()), (0, None));

@@ -21,7 +21,8 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
-use io_process::{Call, IoProcess, MAX_CALLS, wait_readable};
+use io_process::{Call, IoProcess, MAX_CALLS};
+pub(super) use io_process::{close_all_but, wait_for};
 use uring::Uring;
 
 /// The most operations in flight.
@@ -233,7 +234,7 @@ impl<T: Payload> AsyncIo<T> {
                 break;
             }
             self.submit();
-            wait_readable(&self.event, deadline);
+            wait_for(&self.event, libc::POLLIN, deadline);
             let _ = self.event.read();
         }
         if let Some(Backend { process, .. }) = &self.backend {
@@ -341,7 +342,7 @@ mod tests {
             if let Some((_, result)) = io.completed() {
                 return result;
             }
-            wait_readable(io.event(), Instant::now() + Duration::from_secs(30));
+            wait_for(io.event(), libc::POLLIN, Instant::now() + Duration::from_secs(30));
         }
     }
 
