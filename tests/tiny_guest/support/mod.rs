@@ -1,6 +1,7 @@
 //! Support code for tests with guests of a few instructions.
 
 pub mod asm;
+#[path = "../../common/fuse.rs"]
 pub mod fuse;
 pub mod guests;
 #[path = "../../common/images.rs"]
