@@ -2,6 +2,7 @@
 //! belongs in that binary's `support` module, so the compiler reports support code without a user.
 
 mod can_run;
+pub mod fuse;
 pub mod process;
 pub mod pty;
 

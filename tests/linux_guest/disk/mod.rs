@@ -21,3 +21,4 @@ mod durability;
 mod image;
 mod io_errors;
 mod options;
+mod stuck;

@@ -155,11 +155,12 @@ impl Running {
     /// Waits until the guest has printed this line completely.
     #[track_caller]
     pub fn wait_for_line(&self, line: &str) {
-        let printed = |text: &str| {
-            let whole = &text[..text.rfind('\n')? + 1];
-            lines(whole).contains(&line).then_some(())
-        };
-        self.stdout.wait(self.deadline, &format!("The line '{line}'"), printed);
+        self.stdout.wait(self.deadline, &format!("The line '{line}'"), |text| has_line(text, line));
+    }
+
+    /// The same, but returns `false` if the run ends without it.
+    pub fn prints(&self, line: &str) -> bool {
+        self.stdout.find(self.deadline, |text| has_line(text, line)).is_some()
     }
 
     /// Writes `text` to the guest's input.
@@ -193,6 +194,11 @@ impl Drop for Running {
         let _ = self.child.kill(); // fails if it has ended
         let _ = self.child.wait();
     }
+}
+
+fn has_line(text: &str, line: &str) -> Option<()> {
+    let whole = &text[..text.rfind('\n')? + 1];
+    lines(whole).contains(&line).then_some(())
 }
 
 /// How a guest ended.

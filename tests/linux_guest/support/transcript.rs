@@ -53,8 +53,12 @@ impl Transcript {
     /// Waits until `find` finds something in the text.
     #[track_caller]
     pub fn wait<T>(&self, deadline: Instant, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
-        let found = self.wait_for(deadline, |state| find(&String::from_utf8_lossy(&state.bytes)));
-        found.unwrap_or_else(|| panic!("{what} did not come; what came is:\n{}", self.text()))
+        self.find(deadline, find).unwrap_or_else(|| panic!("{what} did not come; what came is:\n{}", self.text()))
+    }
+
+    /// The same, but returns `None` if the stream ends or the deadline passes without it.
+    pub fn find<T>(&self, deadline: Instant, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.wait_for(deadline, |state| find(&String::from_utf8_lossy(&state.bytes)))
     }
 
     /// Waits for the end of the stream, and returns whether it came before the deadline.

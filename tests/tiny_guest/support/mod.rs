@@ -1,7 +1,6 @@
 //! Support code for tests with guests of a few instructions.
 
 pub mod asm;
-pub mod fuse;
 pub mod guests;
 #[path = "../../common/images.rs"]
 pub mod images;

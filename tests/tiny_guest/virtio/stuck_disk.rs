@@ -1,8 +1,8 @@
 //! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
 
+use crate::common::fuse::Fuse;
 use crate::common::process::{Running, eventually};
 use crate::common::{TempDir, can_run};
-use crate::support::fuse::Fuse;
 use crate::support::has_kvm;
 use crate::support::run::{Run, run};
 use crate::{guest, power_off, print_serial};
