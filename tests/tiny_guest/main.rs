@@ -13,5 +13,6 @@ mod exec;
 mod library;
 mod output;
 mod smp;
+mod stuck_output;
 mod terminal;
 mod virtio;

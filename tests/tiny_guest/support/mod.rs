@@ -5,6 +5,7 @@ pub mod guests;
 #[path = "../../common/images.rs"]
 pub mod images;
 pub mod run;
+pub mod stuck;
 
 use std::fs::OpenOptions;
 

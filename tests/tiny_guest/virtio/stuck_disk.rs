@@ -1,29 +1,23 @@
 //! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
 
+use crate::common::TempDir;
 use crate::common::fuse::Fuse;
 use crate::common::process::{Running, eventually};
-use crate::common::{TempDir, can_run};
-use crate::support::has_kvm;
 use crate::support::run::{Run, run};
+use crate::support::stuck::{
+    LIMIT, Release, Stuck, child_named, dead_device, frozen_ext4, in_mount_namespace, need_mounts, silent_fuse,
+    wait_for_end,
+};
 use crate::{guest, power_off, print_serial};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::pty::openpty;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
-
-/// How long a run may last after the kick.
-const LIMIT: Duration = Duration::from_secs(2);
 
 /// A guest controlled by keys: `g` makes 64 requests of this type for different parts of the disk available; `r` resets
 /// the device and prints whether that is done; `o` powers off.
@@ -81,165 +75,6 @@ driver!(
     "9: mov al, 9; out 0xf4, al"
 );
 
-/// Ends the test that contains this if it cannot mount file systems.
-macro_rules! need_mounts {
-    () => {{
-        fn here() {}
-        if !can_run(std::any::type_name_of_val(&here), has_kvm().and_then(|()| can_mount())) {
-            return;
-        }
-    }};
-}
-
-fn can_mount() -> Result<(), String> {
-    for device in ["/dev/fuse", "/dev/loop-control"] {
-        File::open(device).map_err(|error| format!("{device}: {error}"))?;
-    }
-    let namespace = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS)).join().unwrap();
-    namespace.map_err(|error| format!("cannot create a mount namespace: {error}"))
-}
-
-/// Runs `test` on a thread with a mount namespace of its own, so that no mount outlives it.
-fn in_mount_namespace(test: impl FnOnce() + Send) {
-    // One test at a time: mounts and the ends of VMs wait for grace periods, and these tests measure time.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    thread::scope(|scope| {
-        let test = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-            test();
-        });
-        if let Err(panic) = test.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-/// A file system whose server can stop answering.
-trait Stuck {
-    fn file(&self) -> PathBuf;
-    /// Stops answering.
-    fn stop(&self);
-    /// Whether `process`, which does the I/O, waits for the file system.
-    fn has_stopped(&self, process: Pid) -> bool;
-    /// Lets all that waits for the file system continue.
-    fn release(&self);
-}
-
-impl Stuck for Fuse {
-    fn file(&self) -> PathBuf {
-        Fuse::file(self)
-    }
-
-    fn stop(&self) {
-        self.stop_answering();
-    }
-
-    fn has_stopped(&self, _process: Pid) -> bool {
-        self.unanswered() > 0
-    }
-
-    fn release(&self) {
-        self.abort();
-    }
-}
-
-/// A loop-mounted ext4 file system, which can be frozen, or whose device can stop answering.
-struct Ext4 {
-    directory: PathBuf,
-    device: Option<Fuse>,
-}
-
-impl Ext4 {
-    fn mount(directory: PathBuf, image: &Path, device: Option<Fuse>) -> Self {
-        fs::create_dir(&directory).unwrap();
-        command(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
-        let mount = || command(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(image).arg(&directory));
-        mount();
-        fs::write(directory.join("disk"), vec![1; 1 << 20]).unwrap();
-        // Once more, so that nothing of it is in the page cache.
-        eventually("the file system to be unused", || umount2(&directory, MntFlags::empty()).ok());
-        mount();
-        Self { directory, device }
-    }
-}
-
-impl Stuck for Ext4 {
-    fn file(&self) -> PathBuf {
-        self.directory.join("disk")
-    }
-
-    fn stop(&self) {
-        match &self.device {
-            Some(device) => device.stop_answering(),
-            None => command(Command::new("fsfreeze").arg("--freeze").arg(&self.directory)),
-        }
-    }
-
-    fn has_stopped(&self, process: Pid) -> bool {
-        // The file system itself uses the device, too. io_uring waits for reads without a thread.
-        let used = self.device.as_ref().is_some_and(|device| device.unanswered() > 0);
-        used && has_io_uring(process) || sleeps_uninterruptibly(process)
-    }
-
-    fn release(&self) {
-        match &self.device {
-            Some(device) => device.abort(),
-            // It may not be frozen.
-            None => drop(Command::new("fsfreeze").arg("--unfreeze").arg(&self.directory).output()),
-        }
-    }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        self.release();
-        let _ = umount2(&self.directory, MntFlags::MNT_DETACH);
-    }
-}
-
-fn command(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The process that does the I/O of `parent`.
-fn io_process(parent: Pid) -> Option<Pid> {
-    let children = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let (name, fields) = (stat.split(['(', ')']).nth(1)?, stat.rsplit(')').next()?);
-        let id = entry.file_name().to_str()?.parse().ok()?;
-        (name == "kickvm-io" && fields.split_whitespace().nth(1)? == parent.to_string()).then(|| Pid::from_raw(id))
-    });
-    { children }.next()
-}
-
-fn has_io_uring(process: Pid) -> bool {
-    let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    { files }.any(|file| fs::read_link(file.path()).is_ok_and(|target| target.ends_with("anon_inode:[io_uring]")))
-}
-
-fn sleeps_uninterruptibly(process: Pid) -> bool {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    { threads }.any(|thread| thread.file_name().to_str().and_then(state) == Some('D'))
-}
-
-/// The state of a process or thread; `None` if it is gone (proc_pid_stat(5)).
-fn state(id: impl Display) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    stat.rsplit(')').next()?.trim_start().chars().next()
-}
-
-/// Lets `fs` answer when dropped, before anything waits for what it blocks.
-struct Release<'a>(&'a dyn Stuck);
-
-impl Drop for Release<'_> {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
 /// Takes io_uring from the command.
 fn without_io_uring(command: &mut Command) {
     let deny = || {
@@ -287,7 +122,9 @@ fn get_stuck(running: &mut Running, keys: &mut File, fs: &dyn Stuck) -> Pid {
     fs.stop();
     keys.write_all(b"g").unwrap();
     running.wait_for("busy\n");
-    eventually("a request to be stuck", || io_process(running.pid()).filter(|process| fs.has_stopped(*process)))
+    eventually("a request to be stuck", || {
+        child_named(running.pid(), "kickvm-io").filter(|process| fs.has_stopped(*process))
+    })
 }
 
 /// Runs `guest`, which uses the disk on `fs`, stops `fs`, and asserts that `kick` ends the run in time.
@@ -340,7 +177,7 @@ fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
     assert!(note.ends_with(" abandoned"), "{report}");
 
     drop(release);
-    eventually("the I/O process to end", || matches!(state(io_process), None | Some('Z')).then_some(()));
+    wait_for_end(io_process);
 }
 
 /// Two tests, with and without io_uring, for each combination.
@@ -357,25 +194,6 @@ macro_rules! stuck_disks {
             }
         }
     )*};
-}
-
-fn silent_fuse(dir: &TempDir) -> Fuse {
-    let directory = dir.path().join("mounted");
-    fs::create_dir(&directory).unwrap();
-    Fuse::mount(&directory).unwrap()
-}
-
-fn frozen_ext4(dir: &TempDir) -> Ext4 {
-    let image = dir.path().join("image");
-    File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    Ext4::mount(dir.path().join("mounted"), &image, None)
-}
-
-/// ext4 on a loop device whose file's server stops answering: like a disk or a network disk that is gone.
-fn dead_device(dir: &TempDir) -> Ext4 {
-    let device = silent_fuse(dir);
-    let image = Fuse::file(&device);
-    Ext4::mount(dir.path().join("ext4"), &image, Some(device))
 }
 
 stuck_disks! {
@@ -436,7 +254,7 @@ fn a_disk_with_abandoned_requests_stays_locked_until_they_have_ended() {
         let why = format!("it is in use: requests of process {first}, which has ended, are still in flight");
         ended.assert(125, "", &[&format!("kickvm: cannot use disk '{disk}': {why}")]);
         drop(release);
-        eventually("the I/O process to end", || matches!(state(io_process), None | Some('Z')).then_some(()));
+        wait_for_end(io_process);
         let (running, mut keys) = start(writer());
         keys.write_all(b"o").unwrap();
         running.end().assert(0, "", &[]);
