@@ -32,19 +32,17 @@ fn main() -> ExitCode {
 
 /// Returns the exit code, or the message of an error.
 fn run() -> Result<u8, String> {
-    match Cli::try_parse() {
-        Ok(cli) => match cli.command {
-            Command::Run(run) => run_vm(*run),
-            Command::Exec(exec) => run_command(*exec),
-            Command::Demo => run_demo(),
-            Command::Doctor => run_doctor(),
-        },
+    match Cli::try_parse().map(|cli| cli.command) {
+        Ok(Command::Run(run)) => run_vm(*run),
+        Ok(Command::Exec(exec)) => run_command(*exec),
+        Ok(Command::Demo) => run_demo(),
+        Ok(Command::Doctor) => run_doctor(),
         Err(error) => usage(&error),
     }
 }
 
 fn run_vm(run: cli::Run) -> Result<u8, String> {
-    log::set_max_level(level(run.results.verbose));
+    log::set_max_level(run.results.level());
     let (config, paths) = run.into_parts();
     let reporter = RunReporter::new("run", &[], &config, paths)?;
     let outcome = Vmm::try_from(config).and_then(Vmm::run);
@@ -52,7 +50,7 @@ fn run_vm(run: cli::Run) -> Result<u8, String> {
 }
 
 fn run_command(exec: cli::Exec) -> Result<u8, String> {
-    log::set_max_level(level(exec.results.verbose));
+    log::set_max_level(exec.results.level());
     let (config, paths) = exec.into_parts();
     let reporter = RunReporter::new("exec", &config.command, &config.vmm, paths)?;
     let outcome = exec::run(config);
@@ -69,17 +67,12 @@ fn run_demo() -> Result<u8, String> {
 
 fn run_doctor() -> Result<u8, String> {
     let checks = doctor::doctor();
-    print(&checks.iter().map(|check| format!("{check}\n")).collect::<String>())?;
-    Ok(if checks.iter().all(|check| check.ok) { code::OK } else { code::FAILED })
-}
-
-/// `-v` shows what the run is made of, `-vv` also its details.
-fn level(verbose: u8) -> LevelFilter {
-    match verbose {
-        0 => LevelFilter::Warn,
-        1 => LevelFilter::Info,
-        _ => LevelFilter::Debug,
-    }
+    let line = |check: &doctor::Check| match check {
+        Ok(text) => format!("ok   {text}\n"),
+        Err(text) => format!("FAIL {text}\n"),
+    };
+    print(&checks.iter().map(line).collect::<String>())?;
+    Ok(if checks.iter().all(Result::is_ok) { code::OK } else { code::FAILED })
 }
 
 fn print(text: &str) -> Result<u8, String> {

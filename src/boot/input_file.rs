@@ -11,7 +11,7 @@ use super::error::Error;
 
 /// An open regular file that is not empty.
 #[derive(Debug)]
-pub(super) struct InputFile {
+pub(crate) struct InputFile {
     pub file: File,
     pub len: u64,
     pub path: PathBuf,

@@ -12,7 +12,7 @@ use crate::console::KernelFault;
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
 use crate::report::ReportPaths;
-use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE};
+use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
 /// The options of `kickvm exec`.
 #[derive(Debug, Args)]
@@ -74,26 +74,30 @@ impl Exec {
             let warn = self.results.fail_on.contains(&KernelFault::Warn);
             cmdline += if warn { " loglevel=5" } else { " quiet" };
         }
-        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
-        vmm.console = self.console;
+        let (vmm, paths) = self.machine.into_parts(cmdline, self.results);
         let config = ExecConfig {
+            vmm: VMMConfig { console: self.console, ..vmm },
+            command: self.command,
             root: self.root,
             overlays: self.copy,
             workdir: self.workdir,
             env: self.env.into_iter().filter_map(variable).collect(),
             modules: self.module,
             kill_after: self.kill_after,
-            ..ExecConfig::new(vmm, self.command)
         };
         (config, paths)
     }
 }
 
+/// Parses `HOSTPATH[:GUESTPATH]`. GUESTPATH defaults to the absolute HOSTPATH.
 fn parse_overlay(text: OsString) -> Result<Overlay, String> {
-    let overlay = Overlay::from(text);
-    match overlay.host.as_os_str().is_empty() || overlay.guest.as_os_str().is_empty() {
-        true => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
-        false => Ok(overlay),
+    let bytes = text.as_bytes();
+    match bytes.iter().rposition(|byte| *byte == b':') {
+        _ if bytes.is_empty() => Err("give HOSTPATH or HOSTPATH:GUESTPATH".to_owned()),
+        Some(at) if at > 0 && at + 1 < bytes.len() => {
+            Ok(Overlay::new(OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..])))
+        }
+        _ => Ok(Overlay::new(&text, std::path::absolute(&text).unwrap_or_else(|_| PathBuf::from(&text)))),
     }
 }
 
@@ -125,6 +129,7 @@ fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command};
+    use super::ConsoleConfig;
     use clap::Parser;
 
     fn parts(arguments: &[&str]) -> super::ExecConfig {
@@ -146,6 +151,7 @@ mod tests {
         assert_eq!(cmdline(&[]), "console=ttyS0 panic=-1 quiet");
         assert_eq!(cmdline(&["--fail-on", "oops,warn"]), "console=ttyS0 panic=-1 loglevel=5");
         assert_eq!(cmdline(&["--console", "stderr", "--append", "a=b"]), "console=ttyS0 panic=-1 a=b");
+        assert_eq!(parts(&["--console", "stderr", "true"]).vmm.console, ConsoleConfig::Stderr);
         assert_eq!(cmdline(&["--symbols", "System.map"]), "console=ttyS0 panic=-1 quiet nokaslr");
     }
 

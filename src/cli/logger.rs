@@ -1,6 +1,6 @@
 //! The logger of the binary: one line a message on standard error, without blocking the thread that logs.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -51,18 +51,18 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
         let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?") + terminal::line_end();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.is_none() {
             *lines = start();
         }
-        if let Some(Lines { queue, .. }) = &*lines
-            && let Err(TrySendError::Disconnected(_)) = queue.try_send(line)
-        {
-            *lines = None; // standard error is closed or has stalled; a new attempt is made with the next line
+        match &*lines {
+            Some(Lines { queue, .. }) => {
+                if let Err(TrySendError::Disconnected(_)) = queue.try_send(line) {
+                    *lines = None; // standard error is closed or has stalled; the next line is a new attempt
+                }
+            }
+            None => drop(io::stderr().write_all(line.as_bytes())), // the host allows no thread
         }
     }
 

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
 
 use crate::boot::Image;
 use crate::console::{KernelFault, Rules};
@@ -174,7 +175,7 @@ struct Machine {
 #[derive(Debug, Args)]
 pub struct Results {
     /// End with 123 when the guest kernel reports one of these events: oops, lockup, hung-task, warn
-    #[arg(long, value_name = "EVENT,...", value_delimiter = ',', value_parser = values::kernel_fault)]
+    #[arg(long, value_name = "EVENT,...", value_delimiter = ',', value_parser = KernelFault::parse)]
     fail_on: Vec<KernelFault>,
     /// The kernel's System.map: at a timeout, kickvm names the function that each vCPU is in
     ///
@@ -190,7 +191,14 @@ pub struct Results {
     /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
     /// ports
     #[arg(short, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    verbose: u8,
+}
+
+impl Results {
+    /// `-v` shows what the run is made of, `-vv` also its details.
+    pub fn level(&self) -> LevelFilter {
+        [LevelFilter::Warn, LevelFilter::Info, LevelFilter::Debug][usize::from(self.verbose.min(2))]
+    }
 }
 
 impl Machine {

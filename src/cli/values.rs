@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::console::KernelFault;
 use crate::device::virtio::block::ID_BYTES;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
@@ -33,11 +32,6 @@ pub fn console(text: &str) -> Result<ConsoleConfig, String> {
         Some(("file", path)) if !path.is_empty() => Ok(ConsoleConfig::File(path.into())),
         _ => Err("give stdio, virtio, none, stderr or file=PATH".to_owned()),
     }
-}
-
-/// An event for `--fail-on`.
-pub fn kernel_fault(text: &str) -> Result<KernelFault, String> {
-    KernelFault::parse(text).ok_or_else(|| "give oops, lockup, hung-task or warn, or several with commas".to_owned())
 }
 
 /// The values of the options `names` in `parts`, which may have each once. The name of an option with a value ends with

@@ -2,11 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileTypeExt;
 
 use super::escape_keys::{Key, KeyState, filter};
-use super::terminal::{in_foreground, open_anew};
+use super::terminal::{in_foreground, open_nonblocking};
 use crate::event::{Error, EventOps, EventSet, Events};
 
 /// Bytes read at once.
@@ -30,24 +28,24 @@ pub struct Stdin {
 }
 
 impl Stdin {
-    /// Takes standard input as it is now; `None` if it is a terminal that this process may not read.
+    /// Takes standard input as it is now; `None` if it is a terminal that this process may not read. With `keys`, a
+    /// terminal has escape keys.
     ///
     /// # Errors
     ///
     /// Standard input is closed.
-    pub fn new() -> io::Result<Option<Self>> {
+    pub fn new(keys: bool) -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if stdin.is_terminal() && !in_foreground() {
             return Ok(None);
         }
-        let keys = stdin.is_terminal().then_some(KeyState::Idle);
-        Ok(Some(Self { file: open_nonblocking(&stdin)?, keys, polled: true, registered: false }))
-    }
-
-    /// Passes every key on.
-    pub fn without_keys(mut self) -> Self {
-        self.keys = None;
-        self
+        let keys = (keys && stdin.is_terminal()).then_some(KeyState::Idle);
+        Ok(Some(Self {
+            file: open_nonblocking(&stdin, OpenOptions::new().read(true))?,
+            keys,
+            polled: true,
+            registered: false,
+        }))
     }
 
     /// Whether there are escape keys.
@@ -123,18 +121,6 @@ impl Stdin {
     }
 }
 
-/// Opens a stream anew, to be non-blocking for this process alone: another reader of the same pipe or terminal may take
-/// what epoll has announced. A regular file is shared as it is, for its offset; so is what cannot be opened anew, such
-/// as a socket.
-fn open_nonblocking(stream: &(impl AsFd + AsRawFd)) -> io::Result<File> {
-    let shared = File::from(stream.as_fd().try_clone_to_owned()?);
-    let kind = shared.metadata()?.file_type();
-    if kind.is_fifo() || kind.is_char_device() {
-        return Ok(open_anew(stream, OpenOptions::new().read(true)).unwrap_or(shared));
-    }
-    Ok(shared)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +129,7 @@ mod tests {
     #[test]
     fn a_pipe_is_read_without_blocking() {
         let (reader, mut writer) = io::pipe().unwrap();
-        let mut own = open_nonblocking(&reader).unwrap();
+        let mut own = open_nonblocking(&reader, OpenOptions::new().read(true)).unwrap();
         io::Write::write_all(&mut writer, b"x").unwrap();
         let mut byte = [0];
         (&reader).read_exact(&mut byte).unwrap();

@@ -4,8 +4,8 @@
 //! distinguishes them: a panic begins with [`BEGIN`], and when it does not reboot it closes with [`END`]
 //! (kernel/panic.c).
 
-const BEGIN: &[u8] = b"Kernel panic - not syncing";
-const END: &[u8] = b"---[ end Kernel panic";
+const BEGIN: &str = "Kernel panic - not syncing";
+const END: &str = "---[ end Kernel panic";
 
 /// The progress of a panic, as far as the console shows it.
 #[derive(Debug, Default)]
@@ -17,32 +17,27 @@ pub struct PanicDetector {
 }
 
 impl PanicDetector {
-    /// Examines a line. `complete` is false for one without its line feed.
-    pub fn check_line(&mut self, line: &[u8], complete: bool) {
-        let text = strip_printk_prefix(line);
-        self.began |= text.starts_with(BEGIN);
+    /// Examines a line without its printk prefix. `complete` is false for one without its line feed.
+    pub fn check_line(&mut self, line: &str, complete: bool) {
+        self.began |= line.starts_with(BEGIN);
         // More output means that the kernel is alive.
-        self.ended = complete && text.starts_with(END);
+        self.ended = complete && line.starts_with(END);
     }
 }
 
 /// Strips printk's `[    1.234567] ` from a line, or the `[    1.234567][    T1] ` of a kernel with
 /// CONFIG_PRINTK_CALLER (T for a task, C for a CPU).
-pub fn strip_printk_prefix(line: &[u8]) -> &[u8] {
+pub fn strip_printk_prefix(line: &str) -> &str {
     let mut rest = line;
-    while let Some((stamp, behind)) = rest
-        .strip_prefix(b"[")
-        .and_then(|inner| inner.iter().position(|&byte| byte == b']').map(|end| (&inner[..end], &inner[end + 1..])))
-    {
-        let stamp = stamp.trim_ascii_start();
-        let caller = stamp.strip_prefix(b"T").or_else(|| stamp.strip_prefix(b"C"));
-        let number = caller.unwrap_or(stamp);
-        if number.is_empty() || !number.iter().all(|byte| matches!(byte, b'.' | b'0'..=b'9')) {
+    while let Some((stamp, behind)) = rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        let stamp = stamp.trim_start();
+        let number = stamp.strip_prefix(['T', 'C']).unwrap_or(stamp);
+        if number.is_empty() || !number.bytes().all(|byte| matches!(byte, b'.' | b'0'..=b'9')) {
             return line;
         }
         rest = behind;
     }
-    if rest.len() == line.len() { line } else { rest.strip_prefix(b" ").unwrap_or(line) }
+    if rest.len() == line.len() { line } else { rest.strip_prefix(' ').unwrap_or(line) }
 }
 
 #[cfg(test)]
@@ -51,7 +46,7 @@ mod tests {
 
     fn detect(line: &str) -> (bool, bool) {
         let mut detector = PanicDetector::default();
-        detector.check_line(line.as_bytes(), true);
+        detector.check_line(strip_printk_prefix(line), true);
         (detector.began, detector.ended)
     }
 
@@ -63,7 +58,7 @@ mod tests {
         assert_eq!(detect("[    1.234567][   C12] ---[ end Kernel panic - not syncing: VFS ]---"), (false, true));
         assert_eq!(detect("[12345.678901] ---[ end Kernel panic - not syncing: VFS ]---"), (false, true));
         let mut detector = PanicDetector::default();
-        detector.check_line(b"---[ end Kernel panic - not syncing: VFS ]---", false);
+        detector.check_line("---[ end Kernel panic - not syncing: VFS ]---", false);
         assert!(!detector.ended);
     }
 

@@ -39,11 +39,9 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::virtio::console::Port;
 use crate::device::{ConsolePort, FLUSH_DELAY, Pending};
-use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
+use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
 use crate::sys::os_error;
-use crate::sys::winsize::WinSize;
 use escape_keys::Key;
 use input::{InputSink, Stdin};
 use output::OutputFile;
@@ -53,8 +51,7 @@ const WAKE: u32 = 0;
 const FLUSH_TIMER: u32 = 1;
 const STDIN: u32 = 2;
 const STDOUT: u32 = 3;
-const WINDOW: u32 = 4;
-const MONITOR_TIMER: u32 = 5;
+const MONITOR_TIMER: u32 = 4;
 
 /// How long a kernel may continue to print after a rule was violated: the report should show the whole oops.
 const VERDICT_DELAY: Duration = Duration::from_millis(500);
@@ -64,10 +61,8 @@ const EXAMINE_TIME: Duration = Duration::from_millis(10);
 /// What the console reports to the VMM.
 #[derive(Debug)]
 pub enum ConsoleEvent {
-    /// The user typed Ctrl-A x.
-    Quit,
-    /// The user typed Ctrl-A p.
-    PowerButton,
+    /// The user typed an escape key.
+    Key(Key),
     /// The kernel printed the last line of a panic and has been silent since.
     Panicked,
     /// The user's rules decide the run.
@@ -85,15 +80,12 @@ pub struct ConsoleIo {
     wake: EventFd,
     output: OutputFile,
     input: Option<Stdin>,
-    hvc: Option<Arc<Port>>,
-    size_changes: Option<Signals>,
     monitor: ConsoleMonitor,
     on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
     flush_timer: Timer,
     flush_timer_armed: bool,
     monitor_timer: Timer, // for a silence, or for the rest of the output after a rule was violated
     last_flush: Instant,
-    output_error: Option<io::Error>,
 }
 
 impl fmt::Debug for ConsoleIo {
@@ -113,39 +105,31 @@ impl InputSink for &dyn ConsolePort {
 }
 
 impl ConsoleIo {
-    /// A console that connects the guest's serial port, and its virtio console `hvc` if it has one, to `input` and
-    /// `output`. The virtio console takes the input and follows the size of the user's terminal; without one, the
-    /// serial port takes the input. The ports signal `wake`. `on_event` is called on the event loop's thread and must
-    /// not block.
+    /// A console that connects the guest's `ports`, of which the last takes the input, to `input` and `output`. The
+    /// ports signal `wake`. `on_event` is called on the event loop's thread and must not block.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors.
     pub fn new(
-        serial: Arc<dyn ConsolePort>,
-        hvc: Option<Arc<Port>>,
+        ports: Vec<Arc<dyn ConsolePort>>,
         wake: EventFd,
         output: OutputFile,
         input: Option<Stdin>,
         monitor: ConsoleMonitor,
         on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
     ) -> io::Result<Self> {
-        let mut ports = vec![serial];
-        ports.extend(hvc.clone().map(|port| port as Arc<dyn ConsolePort>));
         Ok(Self {
             ports,
             wake,
             output,
             input,
-            size_changes: hvc.as_ref().map(|_| Signals::new(&[libc::SIGWINCH])).transpose()?,
-            hvc,
             monitor,
             on_event,
             flush_timer: Timer::new()?,
             flush_timer_armed: false,
             monitor_timer: Timer::new()?,
             last_flush: Instant::now() - FLUSH_DELAY,
-            output_error: None,
         })
     }
 
@@ -168,13 +152,9 @@ impl ConsoleIo {
         &self.monitor
     }
 
-    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped.
-    ///
-    /// # Errors
-    ///
-    /// Output cannot be written, or could not be written before.
-    pub fn finish(&mut self, drain: &mut Drain<'_>) -> io::Result<()> {
-        let mut result = self.output_error.take().map_or(Ok(()), Err);
+    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why output
+    /// was lost, now or before.
+    pub fn finish(&mut self, drain: &mut Drain<'_>) -> Option<&io::Error> {
         let mut examine_time = drain.examine_time();
         loop {
             self.drain_ports();
@@ -182,12 +162,10 @@ impl ConsoleIo {
             examine_time = if drain.is_urgent() { Duration::ZERO } else { examine_time };
             if self.output.is_empty() {
                 self.monitor.finish();
-                return result.and(self.output.close(drain));
+                self.output.close(drain);
+                return self.output.error();
             }
-            if let Err(error) = self.output.write_all(drain) {
-                result = result.and(Err(error));
-                self.output = OutputFile::discard();
-            }
+            self.output.write_all(drain);
         }
     }
 
@@ -257,13 +235,11 @@ impl ConsoleIo {
     fn flush(&mut self, ops: &mut EventOps) {
         // While the monitor has not examined what it has, the ports fill up and the guest waits.
         let drained = self.output.is_empty() && self.monitor.is_idle() && self.drain_ports();
-        let result = self.output.write_or_wait(ops, STDOUT);
+        self.output.write_or_wait(ops, STDOUT);
         self.last_flush = Instant::now();
-        if let Err(error) = result {
+        if let Some(why) = self.output.error().map(os_error::describe) {
             self.close();
-            self.output = OutputFile::discard();
-            self.check("cannot write the guest's output", Err(os_error::describe(&error)));
-            self.output_error = Some(error); // the guest's end may have been the first kick
+            self.check("cannot write the guest's output", Err(why));
         }
         self.examine(drained);
     }
@@ -303,28 +279,10 @@ impl ConsoleIo {
     fn pump_input(&mut self, ops: &mut EventOps, ready: bool) {
         let Self { input, ports, on_event, .. } = self;
         let (Some(stdin), Some(port)) = (input.as_mut(), ports.last()) else { return };
-        let on_key = |key| match key {
-            Key::Quit => on_event(ConsoleEvent::Quit),
-            Key::PowerButton => on_event(ConsoleEvent::PowerButton),
-        };
-        if !stdin.pump(&mut &**port, ops, STDIN, ready, on_key) {
+        if !stdin.pump(&mut &**port, ops, STDIN, ready, |key| on_event(ConsoleEvent::Key(key))) {
             *input = None;
         }
     }
-
-    fn on_resize(&self) {
-        if let (Some(port), Some(signals)) = (&self.hvc, &self.size_changes) {
-            let _ = signals.read(); // it is SIGWINCH
-            if let Some(size) = terminal_size() {
-                port.resize(size);
-            }
-        }
-    }
-}
-
-/// The size of the terminal on standard input, if it is one.
-pub fn terminal_size() -> Option<WinSize> {
-    WinSize::of(io::stdin()).ok()
 }
 
 impl MutEventSubscriber for ConsoleIo {
@@ -335,7 +293,6 @@ impl MutEventSubscriber for ConsoleIo {
             MONITOR_TIMER => self.on_monitor_timer(),
             STDIN => self.pump_input(ops, true),
             STDOUT => self.flush(ops),
-            WINDOW => self.on_resize(),
             _ => {}
         }
         self.serve(ops);
@@ -345,8 +302,7 @@ impl MutEventSubscriber for ConsoleIo {
         let wake = Events::with_data(&self.wake, WAKE, EventSet::IN | EventSet::EDGE_TRIGGERED);
         let timers = [(&self.flush_timer, FLUSH_TIMER), (&self.monitor_timer, MONITOR_TIMER)];
         let timers = timers.map(|(timer, data)| Events::with_data(timer, data, EventSet::IN));
-        let window = self.size_changes.as_ref().map(|signals| Events::with_data(signals, WINDOW, EventSet::IN));
-        let result = [wake].into_iter().chain(timers).chain(window).try_for_each(|events| ops.add(events));
+        let result = [wake].into_iter().chain(timers).try_for_each(|events| ops.add(events));
         self.check("cannot wait for the console", result);
         self.serve(ops);
     }

@@ -149,18 +149,17 @@ impl ConsoleMonitor {
 
     /// Examines the line as it is now.
     fn check_line(&mut self, complete: bool) {
-        self.panic.check_line(&self.line, complete);
-        let line = String::from_utf8_lossy(strip_printk_prefix(&self.line));
+        let line = String::from_utf8_lossy(&self.line);
+        let line = strip_printk_prefix(&line);
+        self.panic.check_line(line, complete);
         if complete {
-            if let Some(victim) = oom_victim(&line) {
-                self.log.killed = Some(victim.to_owned());
-            }
+            self.log.killed = oom_victim(line).map(str::to_owned).or(self.log.killed.take());
             if self.log.banner.is_none() && line.starts_with("Linux version ") {
-                self.log.banner = Some(line.clone().into_owned());
+                self.log.banner = Some(line.to_owned());
             }
         }
         if self.verdict.is_none() {
-            self.verdict = self.matcher.check_line(&line, complete);
+            self.verdict = self.matcher.check_line(line, complete);
         }
     }
 }

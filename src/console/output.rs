@@ -1,8 +1,8 @@
 //! Output files: written only as far as that does not block, so that a reader that stops stalls nothing else.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::Drain;
-use super::terminal::open_anew;
+use super::terminal::open_nonblocking;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::file_writer::FileWriter;
 
@@ -24,11 +24,12 @@ pub struct OutputFile {
     pub pending: Vec<u8>,
     written: usize,
     waiting: bool, // registered, for the file being writable
+    error: Option<io::Error>,
 }
 
 impl OutputFile {
     fn new(file: Option<FileWriter>, target: Option<File>) -> Self {
-        Self { file, target, pending: Vec::new(), written: 0, waiting: false }
+        Self { file, target, pending: Vec::new(), written: 0, waiting: false, error: None }
     }
 
     /// A destination that discards everything.
@@ -47,18 +48,13 @@ impl OutputFile {
         Ok(Self::new(None, Some(file)))
     }
 
-    /// One of this process's output streams. A terminal is opened anew, to be non-blocking for this process alone: one
-    /// that is stopped with Ctrl-S would block a write of any length.
+    /// One of this process's output streams.
     ///
     /// # Errors
     ///
     /// The stream is closed, or the host has no more descriptors or processes.
-    pub fn stream(stream: &(impl AsFd + AsRawFd + IsTerminal)) -> io::Result<Self> {
-        let own = stream.is_terminal().then(|| open_anew(stream, OpenOptions::new().write(true)));
-        let file = match own {
-            Some(Ok(own)) => own,
-            _ => File::from(stream.as_fd().try_clone_to_owned()?),
-        };
+    pub fn stream(stream: &(impl AsFd + AsRawFd)) -> io::Result<Self> {
+        let file = open_nonblocking(stream, OpenOptions::new().write(true))?;
         Ok(Self::new(Some(FileWriter::start(file, false)?), None))
     }
 
@@ -70,9 +66,7 @@ impl OutputFile {
     pub fn truncate<'a>(&mut self, mut inputs: impl Iterator<Item = &'a Path>) -> io::Result<()> {
         let Some(file) = self.target.take() else { return Ok(()) };
         let own = file.metadata()?;
-        let same =
-            |path: &Path| path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()));
-        if own.is_file() && inputs.any(same) {
+        if own.is_file() && inputs.any(|path| is_same_file(&own, path)) {
             return Err(io::Error::other("it is also used as the kernel, an initramfs or a disk"));
         }
         if own.is_file() {
@@ -114,49 +108,58 @@ impl OutputFile {
     }
 
     /// Writes pending bytes as far as that does not block. If some remain, epoll reports an event with `data` when the
-    /// file is writable. Returns whether all are written.
-    ///
-    /// # Errors
-    ///
-    /// The error of write(2), or the file cannot be registered.
-    pub fn write_or_wait(&mut self, ops: &mut EventOps, data: u32) -> io::Result<bool> {
-        let complete = self.write_some()?;
-        if complete == self.waiting {
-            let events = Events::with_data(self, data, EventSet::OUT);
-            if complete { ops.remove(events) } else { ops.add(events) }.map_err(io::Error::other)?;
-            self.waiting = !complete;
+    /// file is writable. Returns whether none remain.
+    pub fn write_or_wait(&mut self, ops: &mut EventOps, data: u32) -> bool {
+        let mut result = self.write_some();
+        let blocked = matches!(result, Ok(false));
+        if let Some(file) = self.file.as_ref().filter(|_| blocked != self.waiting) {
+            self.waiting = blocked;
+            let events = Events::with_data(file, data, EventSet::OUT);
+            let registered = if blocked { ops.add(events) } else { ops.remove(events) };
+            result = result.and_then(|complete| registered.map(|()| complete).map_err(io::Error::other));
         }
-        Ok(complete)
-    }
-
-    /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
-    ///
-    /// # Errors
-    ///
-    /// The error of an earlier write(2), or `TimedOut`.
-    pub fn close(&mut self, drain: &Drain<'_>) -> io::Result<()> {
-        self.file.take().map_or(Ok(()), |file| file.finish(drain.time_left()))
+        self.keep_error(result)
     }
 
     /// Writes all pending bytes, as long as `drain` allows.
-    ///
-    /// # Errors
-    ///
-    /// The error of write(2), or `TimedOut`.
-    pub fn write_all(&mut self, drain: &mut Drain<'_>) -> io::Result<()> {
-        loop {
+    pub fn write_all(&mut self, drain: &mut Drain<'_>) {
+        let mut complete = false;
+        while !complete {
             let before = self.written;
-            if self.write_some()? {
-                return Ok(());
-            }
+            let mut result = self.write_some();
             if self.written > before {
                 drain.on_progress();
             }
-            if let Some(file) = &self.file {
-                drain.wait_for_room(file.as_fd())?;
+            if let (Ok(false), Some(file)) = (&result, &self.file) {
+                result = drain.wait_for_room(file.as_fd()).map(|()| false);
             }
+            complete = self.keep_error(result);
         }
     }
+
+    /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
+    pub fn close(&mut self, drain: &Drain<'_>) {
+        let closed = self.file.take().map_or(Ok(()), |file| file.finish(drain.time_left()));
+        self.keep_error(closed.map(|()| true));
+    }
+
+    /// Keeps an error. From then on everything is discarded.
+    fn keep_error(&mut self, result: io::Result<bool>) -> bool {
+        result.unwrap_or_else(|error| {
+            *self = Self { error: Some(error), ..Self::discard() };
+            true
+        })
+    }
+
+    /// The error of write(2), `TimedOut`, or the error of the registration.
+    pub fn error(&self) -> Option<&io::Error> {
+        self.error.as_ref()
+    }
+}
+
+/// Whether the file at `path` is the one that has the metadata `own`.
+pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
+    path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()))
 }
 
 /// Whether any of `fds` is ready within `timeout`.
@@ -167,12 +170,5 @@ pub(super) fn ready(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<boo
             Err(Errno::EINTR) => {}
             result => return Ok(result? > 0),
         }
-    }
-}
-
-impl AsRawFd for OutputFile {
-    /// The file's descriptor, or -1 if output is discarded.
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }

@@ -58,15 +58,15 @@ impl KernelFault {
         (*fault != Self::HungTask || line.contains(" blocked for more than ")).then_some(*fault)
     }
 
-    /// Parses the name that `--fail-on` takes.
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "oops" => Self::Oops,
-            "lockup" => Self::Lockup,
-            "hung-task" | "hung" => Self::HungTask,
-            "warn" => Self::Warn,
-            _ => return None,
-        })
+    /// Parses the name that `--fail-on` takes. The error states the names.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "oops" => Ok(Self::Oops),
+            "lockup" => Ok(Self::Lockup),
+            "hung-task" | "hung" => Ok(Self::HungTask),
+            "warn" => Ok(Self::Warn),
+            _ => Err("give oops, lockup, hung-task or warn, or several with commas".to_owned()),
+        }
     }
 }
 
@@ -110,15 +110,12 @@ impl Matcher {
     /// Examines a line of the console without its printk prefix. A line that is not complete can only meet
     /// expectations.
     pub fn check_line(&mut self, line: &str, complete: bool) -> Option<Verdict> {
-        if complete {
-            if let Some(fault) = KernelFault::in_line(line).filter(|fault| self.fail_on.contains(fault)) {
-                let why = format!("the guest kernel reported a fault (--fail-on {fault}): {line}");
-                return Some(Verdict::RuleViolated(why));
-            }
-            if let Some(expression) = self.reject.iter().find(|expression| expression.is_match(line)) {
-                let why = format!("a console line matched --reject '{expression}': {line}");
-                return Some(Verdict::RuleViolated(why));
-            }
+        let fault = KernelFault::in_line(line).filter(|fault| self.fail_on.contains(fault));
+        let fault = fault.map(|fault| format!("the guest kernel reported a fault (--fail-on {fault}): {line}"));
+        let rejected = || self.reject.iter().find(|expression| expression.is_match(line));
+        let rejected = || rejected().map(|regex| format!("a console line matched --reject '{regex}': {line}"));
+        if complete && let Some(why) = fault.or_else(rejected) {
+            return Some(Verdict::RuleViolated(why));
         }
         let before = self.expect.len();
         self.expect.retain(|expression| !expression.is_match(line));

@@ -1,12 +1,12 @@
 //! The user's terminal: raw while a guest owns it, and restored on every way out.
 //!
 //! Dropping [`RawTerminal`] restores it. A panic on any thread restores it before its message is printed. Signals come
-//! through the event loop (see `subscribers`), so they end in a drop too.
+//! through the event loop, so they end in a drop too.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -47,16 +47,25 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Opens the file of `stream` anew, so that it is non-blocking for this process alone.
-pub(super) fn open_anew(stream: &impl AsRawFd, options: &mut OpenOptions) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+/// Opens a pipe or a terminal anew, to be non-blocking for this process alone: another process may take what epoll has
+/// announced, or fill a pipe that had room, and a terminal that is stopped with Ctrl-S blocks a write of any length. A
+/// regular file is shared as it is, for its offset; so is what cannot be opened anew, such as a socket.
+pub(super) fn open_nonblocking(stream: &(impl AsFd + AsRawFd), options: &mut OpenOptions) -> io::Result<File> {
+    let shared = File::from(stream.as_fd().try_clone_to_owned()?);
+    let kind = shared.metadata()?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return Ok(shared);
+    }
+    let anew = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    Ok(anew.open(format!("/proc/self/fd/{}", stream.as_raw_fd())).unwrap_or(shared))
 }
 
-/// Puts the terminal back as it was, if it is raw.
+/// Puts the terminal back as it was, if it is raw. A shell that has moved this process to the background has done so.
 pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((saved, _)) = saved {
+    if let Some((saved, _)) = saved
+        && in_foreground()
+    {
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved); // a terminal that is gone needs no restoring
     }
 }

@@ -5,15 +5,14 @@
 //! This floor may import all floors below it: it runs guests through `vmm`.
 //!
 //! ```
-//! use kickvm::doctor::Check;
+//! use kickvm::doctor::demo_config;
+//! use kickvm::vmm::MIN_MEMORY;
 //!
-//! let check = Check { ok: false, text: "/dev/kvm cannot be opened".into(), remedy: Some("load KVM".into()) };
-//! assert_eq!(check.to_string(), "FAIL /dev/kvm cannot be opened; load KVM");
+//! assert_eq!(demo_config().memory, MIN_MEMORY);
 //! ```
 
 mod embedded_guests;
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -33,33 +32,8 @@ pub fn demo_config() -> VMMConfig {
     VMMConfig { memory: MIN_MEMORY, rng: false, ..VMMConfig::new(Image::Raw(embedded_guests::demo())) }
 }
 
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// Whether the check succeeded.
-    pub ok: bool,
-    /// What was checked, with the result.
-    pub text: String,
-    /// What to do about a failure.
-    pub remedy: Option<String>,
-}
-
-impl Check {
-    fn ok(text: impl Into<String>) -> Self {
-        Self { ok: true, text: text.into(), remedy: None }
-    }
-
-    fn fail(text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { ok: false, text: text.into(), remedy: Some(remedy.into()) }
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<4} {}", if self.ok { "ok" } else { "FAIL" }, self.text)?;
-        self.remedy.iter().try_for_each(|remedy| write!(f, "; {remedy}"))
-    }
-}
+/// The result of one check: what was found, or the problem and its remedy.
+pub type Check = Result<String, String>;
 
 const REAL_HARDWARE: &str = "run on a host with VT-x or AMD-V, or in a VM with nested virtualization: on its host, \
                              'sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1' (or kvm_intel)";
@@ -73,31 +47,27 @@ pub fn doctor() -> Vec<Check> {
     let kvm = match Kvm::new().map_err(io::Error::from) {
         Ok(kvm) => kvm,
         Err(error) => {
-            let remedy = match open_kvm_hint(&error).trim_start_matches("; ") {
-                "" => REAL_HARDWARE,
-                hint => hint,
-            };
-            return vec![Check::fail(format!("/dev/kvm cannot be opened: {}", os_error::describe(&error)), remedy)];
+            let remedy = open_kvm_hint(&error).strip_prefix("; ").unwrap_or(REAL_HARDWARE);
+            return vec![Err(format!("/dev/kvm cannot be opened: {}; {remedy}", os_error::describe(&error)))];
         }
     };
-    let mut checks = vec![Check::ok("/dev/kvm opens for reading and writing")];
+    let mut checks = vec![Ok("/dev/kvm opens for reading and writing".to_owned())];
     let version = kvm.get_api_version();
     if version != API_VERSION {
         let remedy = "make it KVM's device: 'sudo rm /dev/kvm && sudo mknod -m 660 /dev/kvm c 10 232'";
-        checks.push(Check::fail(format!("KVM's API version is {version}, not {API_VERSION}"), remedy));
+        checks.push(Err(format!("KVM's API version is {version}, not {API_VERSION}; {remedy}")));
         return checks;
     }
-    checks.push(Check::ok(format!("KVM's API version is {API_VERSION}")));
-    checks.extend(CAPABILITIES.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, purpose)| {
-        Check::fail(format!("KVM cannot {purpose}"), "install a newer kernel: 'sudo apt install linux-image-amd64'")
-    }));
-    if checks.iter().any(|check| !check.ok) {
+    checks.push(Ok(format!("KVM's API version is {API_VERSION}")));
+    let missing = CAPABILITIES.iter().filter(|(cap, _)| !kvm.check_extension(*cap));
+    let remedy = "install a newer kernel: 'sudo apt install linux-image-amd64'";
+    checks.extend(missing.map(|(_, purpose)| Err(format!("KVM cannot {purpose}; {remedy}"))));
+    if checks.iter().any(Result::is_err) {
         return checks;
     }
-    checks.push(Check::ok("KVM has every capability that kickvm needs"));
-    let cpus = kvm.get_max_vcpus().min(MAX_CPUS.into());
-    checks.push(Check::ok(format!("a guest can have up to {cpus} vCPUs")));
-    checks.push(Check::ok(format!("KVM is {}", backend())));
+    checks.push(Ok("KVM has every capability that kickvm needs".to_owned()));
+    checks.push(Ok(format!("a guest can have up to {} vCPUs", kvm.get_max_vcpus().min(MAX_CPUS.into()))));
+    checks.push(Ok(format!("KVM is {}", backend())));
     checks.extend(embedded_guests::probes().map(|(instruction, guest)| probe(instruction, guest)));
     checks
 }
@@ -122,14 +92,14 @@ fn probe(instruction: &str, guest: &'static [u8]) -> Check {
         timeout: Some(PROBE_TIMEOUT),
         ..VMMConfig::new(Image::Raw(guest))
     };
-    match Vmm::try_from(config).and_then(Vmm::run).map(|outcome| outcome.reason) {
-        Ok(reason) if reason.guest_request() == Some(GuestRequest::Exit(0)) => {
-            Check::ok(format!("a guest can use {instruction}"))
+    let outcome = Vmm::try_from(config).and_then(Vmm::run);
+    let reason = outcome.map_err(|error| format!("a guest cannot be run: {error}"))?.reason;
+    let why = match &reason {
+        reason if reason.guest_request() == Some(GuestRequest::Exit(0)) => {
+            return Ok(format!("a guest can use {instruction}"));
         }
-        Ok(ExitReason::Vcpu { exit: VcpuExit::Unhandled { exit, .. }, .. }) => {
-            Check::fail(format!("a guest cannot use {instruction}: {exit}"), REAL_HARDWARE)
-        }
-        Ok(reason) => Check::fail(format!("a guest cannot use {instruction}: {reason}"), REAL_HARDWARE),
-        Err(error) => Check { ok: false, text: format!("a guest cannot be run: {error}"), remedy: None },
-    }
+        ExitReason::Vcpu { exit: VcpuExit::Unhandled { exit, .. }, .. } => exit.to_string(),
+        reason => reason.to_string(),
+    };
+    Err(format!("a guest cannot use {instruction}: {why}; {REAL_HARDWARE}"))
 }

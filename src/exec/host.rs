@@ -49,13 +49,15 @@ pub struct ExecHost {
     ram: Arc<GuestRam>,
     exit_handler: WrappedExitHandler,
     port: Arc<ExecPort>,
-    doorbell: EventFd, // signalled when the guest writes the doorbell port
     wake_interrupt: Arc<Serial>,
-    channel: Option<HostChannel>,
+    pages: Option<GuestPages>, // once init has published them
+    events: MessageReader,
+    controls: Producer,
 
     stdin: Option<Stdin>,
-    input: InputQueue,
-    stdin_closed: bool, // the end of the input is marked in the ring
+    stdin_ring: Producer,
+    input: VecDeque<u8>, // that the ring has no room for yet
+    stdin_closed: bool,  // the end of the input is marked in the ring
     stdout: OutputStream,
     stderr: OutputStream,
     winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
@@ -63,34 +65,20 @@ pub struct ExecHost {
     kill_after: Duration,
     kill_timer: Timer,
     forwarded_signal: Option<i32>,
-    status: Option<u8>,
-    failure: Option<String>,
+    end: Option<ExitReason>, // as init has reported it
     /// The kernel's version banner.
     pub banner: Option<String>,
     /// When each step of the run happened.
     pub timings: Timings,
 }
 
-/// The rings that init has published.
-#[derive(Debug)]
-struct HostChannel {
-    pages: GuestPages,
-    events: MessageReader,
-    stdin: Producer,
-    controls: Producer,
-}
-
-/// Input that the ring has no room for yet.
-#[derive(Debug, Default)]
-struct InputQueue(VecDeque<u8>);
-
-impl InputSink for InputQueue {
+impl InputSink for VecDeque<u8> {
     fn room(&mut self) -> usize {
-        INPUT_LIMIT.saturating_sub(self.0.len())
+        INPUT_LIMIT.saturating_sub(self.len())
     }
     fn push(&mut self, bytes: &[u8]) {
         let room = self.room();
-        self.0.extend(bytes.iter().take(room));
+        self.extend(bytes.iter().take(room));
     }
 }
 
@@ -115,19 +103,15 @@ impl ExecHost {
     /// A standard stream is closed, or the host cannot provide a descriptor.
     pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let doorbell = doorbell.map_err(Error::host("create an event descriptor"))?;
-        let copy = doorbell.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
-        let port = Arc::new(ExecPort::new(copy));
+        let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
         // error is harmless.
         let address = IoEventAddress::Pio((EXEC_PORT_BASE + port::DOORBELL).into());
-        let _ = builder.vm_fd().register_ioevent(&doorbell, &address, NoDatamatch);
-        let builder = builder.port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone());
-        let builder = builder.map_err(|error| Error::host("place the channel's ports")(io::Error::other(error)))?;
+        let _ = builder.vm_fd().register_ioevent(&port.doorbell, &address, NoDatamatch);
+        let builder = builder.port_device(EXEC_PORT_BASE, EXEC_PORT_COUNT, port.clone())?;
         let (builder, wake_interrupt) = builder.second_serial()?;
 
-        let stdin = Stdin::new().map_err(Error::host("use standard input"))?;
-        let stdin = if has_terminal { stdin } else { stdin.map(Stdin::without_keys) };
+        let stdin = Stdin::new(has_terminal).map_err(Error::host("use standard input"))?;
         let winsize_signal = has_terminal.then(|| Signals::new(&[libc::SIGWINCH])).transpose();
         let stdout = OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))?;
         let stderr = OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error"))?;
@@ -135,11 +119,13 @@ impl ExecHost {
             ram: builder.ram().clone(),
             exit_handler: builder.exit_handler().clone(),
             port,
-            doorbell,
             wake_interrupt,
-            channel: None,
+            pages: None,
+            events: MessageReader::new(Stream::Events),
+            controls: Producer::new(Stream::Controls),
             stdin,
-            input: InputQueue::default(),
+            stdin_ring: Producer::new(Stream::Stdin),
+            input: VecDeque::new(),
             stdin_closed: false,
             stdout: OutputStream::new(Stream::Stdout, stdout),
             stderr: OutputStream::new(Stream::Stderr, stderr),
@@ -147,8 +133,7 @@ impl ExecHost {
             kill_after,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
             forwarded_signal: None,
-            status: None,
-            failure: None,
+            end: None,
             banner: None,
             timings: Timings::default(),
         };
@@ -170,33 +155,21 @@ impl ExecHost {
             }
             _ => {}
         }
-        if self.channel.is_none() {
-            self.connect()?;
+        if self.pages.is_none() {
+            self.pages = GuestPages::read(&self.ram, self.port.frame())?;
+            if self.winsize_signal.is_some() {
+                self.send_size()?; // it may have changed since the job was written
+            }
         }
         self.receive_events()?;
         self.pump_output(ops)?;
         self.pump_input(ops, data == STDIN)
     }
 
-    /// Connects to the channel if the guest has published one.
-    fn connect(&mut self) -> Result<(), ProtocolError> {
-        let Some(pages) = GuestPages::read(&self.ram, self.port.frame())? else { return Ok(()) };
-        self.channel = Some(HostChannel {
-            pages,
-            events: MessageReader::new(Stream::Events),
-            stdin: Producer::new(Stream::Stdin),
-            controls: Producer::new(Stream::Controls),
-        });
-        if self.winsize_signal.is_some() {
-            self.send_size()?; // it may have changed since the job was written
-        }
-        Ok(())
-    }
-
     /// Handles the messages from init.
     fn receive_events(&mut self) -> Result<(), ProtocolError> {
-        let Some(channel) = &mut self.channel else { return Ok(()) };
-        for message in channel.events.receive(&channel.pages)? {
+        let Some(pages) = &self.pages else { return Ok(()) };
+        for message in self.events.receive(pages)? {
             let now = Instant::now();
             match message.ok_or(ProtocolError)? {
                 Message::Hello(banner) => {
@@ -206,13 +179,11 @@ impl ExecHost {
                 Message::Started => drop(self.timings.started.get_or_insert(now)),
                 Message::Ended(status) => {
                     self.timings.ended.get_or_insert(now);
-                    self.status.get_or_insert(status);
-                    self.exit_handler.exit(command_exit(status));
+                    self.exit_handler.exit(self.end.get_or_insert(command_exit(status)).clone());
                 }
                 Message::Warning(text) => log::warn!("warning: {text}"),
                 Message::Failed(error) => {
-                    self.exit_handler.exit(ExitReason::Failed(error.clone()));
-                    self.failure.get_or_insert(error);
+                    self.exit_handler.exit(self.end.get_or_insert(ExitReason::Failed(error)).clone());
                 }
                 Message::Signal(_) | Message::Resize(_) | Message::Close(_) => return Err(ProtocolError),
             }
@@ -223,9 +194,9 @@ impl ExecHost {
     /// Moves the command's output to kickvm's streams.
     fn pump_output(&mut self, ops: &mut EventOps) -> Result<(), ProtocolError> {
         let (mut wake, mut closed) = (false, Vec::new());
+        let Some(pages) = &self.pages else { return Ok(()) };
         for (stream, descriptor) in [(&mut self.stdout, 1), (&mut self.stderr, 2)] {
-            let Some(channel) = &self.channel else { return Ok(()) };
-            let pumped = stream.pump(&channel.pages, ops, &self.doorbell)?;
+            let pumped = stream.pump(pages, ops, &self.port.doorbell)?;
             wake |= pumped.made_room;
             if pumped.moved {
                 self.timings.first_byte.get_or_insert_with(Instant::now);
@@ -244,9 +215,9 @@ impl ExecHost {
 
     /// Sends `message` to init.
     fn send(&mut self, message: Message) -> Result<(), ProtocolError> {
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(pages) = &self.pages else { return Ok(()) };
         // If init no longer takes messages out, there may be no room. A part of a message would be worse than none.
-        channel.controls.push_all(&channel.pages, &message.encode())?;
+        self.controls.push_all(pages, &message.encode())?;
         self.wake()
     }
 
@@ -257,8 +228,8 @@ impl ExecHost {
 
     /// Interrupts the guest if init sleeps.
     fn wake(&self) -> Result<(), ProtocolError> {
-        if let Some(channel) = &self.channel
-            && channel.pages.take_sleeping()?
+        if let Some(pages) = &self.pages
+            && pages.take_sleeping()?
         {
             self.wake_interrupt.push_input(&[0]); // if there is no room, an interrupt is pending already
         }
@@ -273,7 +244,7 @@ impl ExecHost {
             Key::Quit => exit_handler.exit(ExitReason::UserQuit),
             Key::PowerButton => log::warn!("Ctrl-A p has no effect: `exec` powers off when the command ends"),
         };
-        let readable = self.stdin.as_mut().filter(|stdin| self.channel.is_some() || stdin.has_keys());
+        let readable = self.stdin.as_mut().filter(|stdin| self.pages.is_some() || stdin.has_keys());
         if let Some(stdin) = readable
             && !stdin.pump(&mut self.input, ops, STDIN, ready, on_key)
         {
@@ -282,31 +253,31 @@ impl ExecHost {
         let was_full = self.input.room() == 0;
         self.send_input()?;
         if was_full && self.input.room() > 0 {
-            let _ = self.doorbell.write(1); // read on in the next turn; a full counter is readable already
+            let _ = self.port.doorbell.write(1); // read on in the next turn; a full counter is readable already
         }
         Ok(())
     }
 
     /// Moves input from the queue to the ring, as far as there is room, and then marks its end in the ring.
     fn send_input(&mut self) -> Result<(), ProtocolError> {
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(pages) = &self.pages else { return Ok(()) };
         let mut sent = 0;
-        while !self.input.0.is_empty() {
-            let front = self.input.0.as_slices().0;
-            let mut count = channel.stdin.push(&channel.pages, front)?;
+        while !self.input.is_empty() {
+            let front = self.input.as_slices().0;
+            let mut count = self.stdin_ring.push(pages, front)?;
             if count < front.len() {
-                channel.stdin.set_waiting(&channel.pages)?;
-                count += channel.stdin.push(&channel.pages, &front[count..])?; // init may have made room in between
+                self.stdin_ring.set_waiting(pages)?;
+                count += self.stdin_ring.push(pages, &front[count..])?; // init may have made room in between
             }
             if count == 0 {
                 break;
             }
-            self.input.0.drain(..count);
+            self.input.drain(..count);
             sent += count;
         }
-        let ended = self.stdin.is_none() && self.input.0.is_empty() && !self.stdin_closed;
+        let ended = self.stdin.is_none() && self.input.is_empty() && !self.stdin_closed;
         if ended {
-            channel.stdin.close(&channel.pages)?;
+            self.stdin_ring.close(pages)?;
             self.stdin_closed = true;
         }
         if ended || sent > 0 { self.wake() } else { Ok(()) }
@@ -316,7 +287,7 @@ impl ExecHost {
     /// time to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
-        let runs = self.timings.started.is_some() && self.status.is_none();
+        let runs = self.timings.started.is_some() && self.end.is_none();
         if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.kill_after).is_err() {
             return false;
         }
@@ -328,10 +299,10 @@ impl ExecHost {
     /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let rings = self.receive_events().and_then(|()| {
-            let Some(channel) = &self.channel else { return Ok(()) };
+            let Some(pages) = &self.pages else { return Ok(()) };
             let streams = [&mut self.stdout, &mut self.stderr];
             // `map` writes the rest of both streams, even if the first ring is invalid.
-            streams.map(|stream| stream.finish(&channel.pages, drain)).into_iter().collect()
+            streams.map(|stream| stream.finish(pages, drain)).into_iter().collect()
         });
         if let Err(error) = rings {
             return match reason {
@@ -346,14 +317,10 @@ impl ExecHost {
         }
         let Some(request) = reason.guest_request().filter(|request| request.is_ordinary_end()) else { return reason };
         // The guest may power off before the loop has received its last events.
-        match (self.status, self.failure.take()) {
-            (Some(status), _) => command_exit(status),
-            (None, Some(error)) => ExitReason::Failed(error),
-            (None, None) => {
-                let message = format!("{request} before reporting the command's exit status");
-                agent_exit(code::FAULT, "no-status", false, message)
-            }
-        }
+        self.end.take().unwrap_or_else(|| {
+            let message = format!("{request} before reporting the command's exit status");
+            agent_exit(code::FAULT, "no-status", false, message)
+        })
     }
 }
 
@@ -366,8 +333,8 @@ impl MutEventSubscriber for ExecHost {
 
     fn init(&mut self, ops: &mut EventOps) {
         // The first turn of the loop must start to watch standard input, even if the guest never writes the doorbell.
-        let _ = self.doorbell.write(1); // fails only if the counter is full, and then the event is pending
-        let doorbell = Events::with_data(&self.doorbell, DOORBELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let _ = self.port.doorbell.write(1); // fails only if the counter is full, and then the event is pending
+        let doorbell = Events::with_data(&self.port.doorbell, DOORBELL, EventSet::IN | EventSet::EDGE_TRIGGERED);
         let kill_timer = Events::with_data(&self.kill_timer, KILL_TIMER, EventSet::IN);
         let winsize = self.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
         if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {

@@ -8,12 +8,17 @@
 //!
 //! ```
 //! use kickvm::boot::Image;
-//! use kickvm::exec::{DEFAULT_KILL_AFTER, ExecConfig};
+//! use kickvm::exec::ExecConfig;
+//! use kickvm::exec::rootfs::Overlay;
 //! use kickvm::vmm::{ConsoleConfig, VMMConfig};
+//! use std::time::Duration;
 //!
-//! let vmm = VMMConfig::new(Image::File("vmlinuz".into()));
-//! let config = ExecConfig::new(vmm, vec!["uname".into(), "-r".into()]);
-//! assert_eq!((config.vmm.console, config.kill_after), (ConsoleConfig::None, DEFAULT_KILL_AFTER));
+//! let vmm = VMMConfig { console: ConsoleConfig::None, ..VMMConfig::new(Image::File("vmlinuz".into())) };
+//! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
+//! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
+//! let kill_after = Duration::from_secs(5);
+//! let config = ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after };
+//! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
 mod channel;
@@ -37,7 +42,7 @@ use std::time::Duration;
 use crate::boot;
 use crate::console::terminal;
 use crate::sys::winsize::WinSize;
-use crate::vmm::{ConsoleConfig, Error, Outcome, VMMConfig, VmmBuilder};
+use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::ExecHost;
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
@@ -72,54 +77,40 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
-    let size = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
-    let linked = libraries_of(Path::new(SELF)).map_err(boot::Error::from)?;
-
-    let mut job = Job {
-        command: config.command,
-        cwd: config.workdir,
-        env: config.env,
-        modules: config.modules,
-        terminal: size,
-        separate_stderr: !io::stderr().is_terminal(),
-    };
+    let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
+    let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         let mut default = OsString::from("TERM=");
         default.push(term);
-        job.env.insert(0, default);
+        env.insert(0, default);
     }
-    let mut machine = config.vmm;
-    let own = machine.initramfs.is_empty() && config.root.is_none();
-    let mut additions = config.overlays;
-    additions.iter_mut().for_each(|addition| addition.with_libraries = own);
-    additions.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
+    let separate_stderr = !io::stderr().is_terminal();
+    let job = Job { command, cwd, env, modules, terminal, separate_stderr };
+    let own = vmm.initramfs.is_empty() && root.is_none();
+    overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
+    overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
     let mut first = INIT_PATH.to_owned();
     if let Some(linked) = linked {
-        additions.push(Overlay::new(linked.linker, LINKER_PATH));
-        additions.extend(linked.libraries.into_iter().map(|host| {
+        overlays.push(Overlay::new(linked.linker, LINKER_PATH));
+        overlays.extend(linked.libraries.into_iter().map(|host| {
             let guest = Path::new(LIBRARIES_PATH).join(host.file_name().unwrap_or_default());
             Overlay::new(host, guest)
         }));
         // The kernel passes what follows the dashes to the first process.
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
-    machine.cmdline = format!("{} {CMDLINE}{first}", machine.cmdline);
-    let root = RootfsSpec {
-        directory: config.root,
-        overlays: additions,
-        files: vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }],
-    };
-    let builder = VmmBuilder::new(machine)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, config.kill_after, has_terminal)?;
+    vmm.cmdline = format!("{} {CMDLINE}{first}", vmm.cmdline);
+    let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
+    let root = RootfsSpec { directory: root, overlays, files };
+    let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
+    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
-    let vmm = builder
-        .subscriber(host.clone())
-        .on_signal(move |number| lock(&on_signal).on_signal(number))
-        .on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain))
-        .build();
-    let mut outcome = vmm.run()?;
+    let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
+    let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
+    let mut outcome = builder.build().run()?;
     let host = lock(&host);
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
@@ -131,22 +122,3 @@ fn lock(host: &Mutex<ExecHost>) -> MutexGuard<'_, ExecHost> {
 
 /// This process's executable.
 const SELF: &str = "/proc/self/exe";
-
-impl ExecConfig {
-    /// A command in a guest made of `vmm`, whose console is hidden.
-    pub fn new(vmm: VMMConfig, command: Vec<OsString>) -> Self {
-        Self {
-            vmm: VMMConfig { console: ConsoleConfig::None, ..vmm },
-            command,
-            root: None,
-            overlays: Vec::new(),
-            workdir: None,
-            env: Vec::new(),
-            modules: Vec::new(),
-            kill_after: DEFAULT_KILL_AFTER,
-        }
-    }
-}
-
-/// Default of [`ExecConfig::kill_after`].
-pub const DEFAULT_KILL_AFTER: Duration = Duration::from_secs(5);

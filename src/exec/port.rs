@@ -29,7 +29,8 @@ pub const SIGNATURE: [u8; 4] = *b"KXP1";
 #[derive(Debug)]
 pub struct ExecPort {
     frame: AtomicU32,
-    doorbell: EventFd,
+    /// Signalled when the guest writes the doorbell port.
+    pub doorbell: EventFd,
 }
 
 impl ExecPort {

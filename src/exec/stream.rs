@@ -20,7 +20,7 @@ const MAX_BATCHES: usize = 4;
 pub struct OutputStream {
     ring: Consumer,
     data: u32,
-    output: io::Result<OutputFile>, // the error of a write that failed
+    output: OutputFile,
 }
 
 /// What [`OutputStream::pump`] did.
@@ -38,7 +38,7 @@ impl OutputStream {
     /// Connects the ring for `stream` to `output`. The event for the file being writable has the user data `stream as
     /// u32`.
     pub fn new(stream: Stream, output: OutputFile) -> Self {
-        Self { ring: Consumer::new(stream), data: stream as u32, output: Ok(output) }
+        Self { ring: Consumer::new(stream), data: stream as u32, output }
     }
 
     /// Writes bytes from the ring until that would block. Signals `again` if the ring may hold more bytes.
@@ -48,25 +48,19 @@ impl OutputStream {
     /// The guest wrote an invalid index.
     pub fn pump(&mut self, pages: &impl Pages, ops: &mut EventOps, again: &EventFd) -> Result<Pumped, ProtocolError> {
         let mut pumped = Pumped::default();
+        let failed_before = self.output.error().is_some();
         for _ in 0..MAX_BATCHES {
-            let mut dropped = Vec::new();
-            let pending = self.output.as_mut().map_or(&mut dropped, |output| &mut output.pending);
-            if pending.is_empty() {
-                if self.ring.pop(pages, pending, BATCH)? == 0 {
+            if self.output.is_empty() {
+                if self.ring.pop(pages, &mut self.output.pending, BATCH)? == 0 {
                     return Ok(pumped);
                 }
                 pumped.moved = true;
                 pumped.made_room |= self.ring.take_waiting(pages)?;
             }
-            let Ok(output) = &mut self.output else { continue };
-            match output.write_or_wait(ops, self.data) {
-                Ok(true) => {}
-                Ok(false) => return Ok(pumped),
-                Err(error) => {
-                    self.output = Err(error);
-                    pumped.failed = true;
-                }
+            if !self.output.write_or_wait(ops, self.data) {
+                return Ok(pumped);
             }
+            pumped.failed = !failed_before && self.output.error().is_some();
         }
         let _ = again.write(1); // fails only if the counter is full, and then the event is pending
         Ok(pumped)
@@ -76,7 +70,7 @@ impl OutputStream {
     /// failure.
     pub fn failure(&self) -> Option<String> {
         let by_reader = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut);
-        let error = self.output.as_ref().err().filter(|error| !by_reader(error.kind()))?;
+        let error = self.output.error().filter(|error| !by_reader(error.kind()))?;
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
@@ -87,16 +81,10 @@ impl OutputStream {
     ///
     /// The guest wrote an invalid index.
     pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), ProtocolError> {
-        let Ok(output) = &mut self.output else { return Ok(()) };
         loop {
-            if let Err(error) = output.write_all(drain) {
-                self.output = Err(error);
-                return Ok(());
-            }
-            if self.ring.pop(pages, &mut output.pending, BATCH)? == 0 {
-                if let Err(error) = output.close(drain) {
-                    self.output = Err(error);
-                }
+            self.output.write_all(drain);
+            if self.output.error().is_some() || self.ring.pop(pages, &mut self.output.pending, BATCH)? == 0 {
+                self.output.close(drain);
                 return Ok(());
             }
         }

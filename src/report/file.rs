@@ -1,12 +1,12 @@
 //! The file of a report. It is opened before the run, so that a path that cannot be written is an error at once.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::console::output::is_same_file;
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
@@ -24,10 +24,11 @@ impl ReportFile {
     /// # Errors
     ///
     /// The file cannot be written, or something else uses it. The message names it.
-    pub fn open(option: &'static str, path: PathBuf, taken: &[&Path]) -> Result<Self, String> {
-        match Self::try_open(&path, taken) {
-            Ok(file) => Ok(Self { option, path, file }),
-            Err(error) => Err(cannot(option, &path, &error)),
+    pub fn open(option: &'static str, path: Option<&Path>, taken: &[&Path]) -> Result<Option<Self>, String> {
+        let Some(path) = path else { return Ok(None) };
+        match Self::try_open(path, taken) {
+            Ok(file) => Ok(Some(Self { option, path: path.to_owned(), file })),
+            Err(error) => Err(cannot(option, path, &error)),
         }
     }
 
@@ -43,16 +44,14 @@ impl ReportFile {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
         let own = file.metadata()?;
-        if own.is_file() {
-            let (output, errors) = (io::stdout(), io::stderr());
-            for (stream, name) in [(output.as_fd(), "standard output"), (errors.as_fd(), "standard error")] {
-                if stream_metadata(stream).is_ok_and(|stream| same(&stream, &own)) {
-                    return Err(io::Error::other(format!("it is where {name} goes")));
-                }
+        let same = |other: &Path| own.is_file() && is_same_file(&own, other);
+        for (stream, name) in [("/proc/self/fd/1", "standard output"), ("/proc/self/fd/2", "standard error")] {
+            if same(Path::new(stream)) {
+                return Err(io::Error::other(format!("it is where {name} goes")));
             }
-            if let Some(other) = taken.iter().find(|other| fs::metadata(other).is_ok_and(|other| same(&other, &own))) {
-                return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
-            }
+        }
+        if let Some(other) = taken.iter().find(|other| same(other)) {
+            return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
         }
         FileWriter::start(file, true)
     }
@@ -72,14 +71,6 @@ fn cannot(option: &str, path: &Path, error: &io::Error) -> String {
     format!("cannot write {option} '{}': {}", path.display(), os_error::describe(error))
 }
 
-fn stream_metadata(stream: BorrowedFd<'_>) -> io::Result<Metadata> {
-    File::from(stream.try_clone_to_owned()?).metadata()
-}
-
-fn same(one: &Metadata, other: &Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +85,7 @@ mod tests {
         fs::write(&kernel, "a kernel").unwrap();
         let fifo = directory.join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        let refused = |path: &Path| ReportFile::open("--report", path.to_owned(), &[&kernel]).unwrap_err();
+        let refused = |path: &Path| ReportFile::open("--report", Some(path), &[&kernel]).unwrap_err();
         for (path, why) in [
             (directory.clone(), "it is a directory".to_owned()),
             (fifo, "it is not a regular file".to_owned()),
@@ -109,7 +100,7 @@ mod tests {
 
         let path = directory.join("report");
         fs::write(&path, "what a longer report was").unwrap();
-        let report = ReportFile::open("--report", path.clone(), &[&kernel]).unwrap();
+        let report = ReportFile::open("--report", Some(&path), &[&kernel]).unwrap().unwrap();
         assert_eq!(
             fs::read(&path).unwrap(),
             b"what a longer report was",

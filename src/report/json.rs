@@ -26,9 +26,9 @@ pub fn json(report: &Report) -> String {
         "kickvm": env!("CARGO_PKG_VERSION"),
         "mode": run.mode,
         "command": run.command,
-        "outcome": report.outcome_word(),
+        "outcome": outcome.reason.word(),
         "exit_code": outcome.reason.code(),
-        "decided_by": if report.decided_by_guest() { "guest" } else { "kickvm" },
+        "decided_by": if outcome.reason.decided_by_guest() { "guest" } else { "kickvm" },
         "reason": outcome.reason.to_string(),
         "began_at": run.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         "seconds": {

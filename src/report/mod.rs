@@ -30,10 +30,8 @@ pub use summary::{ReportPaths, RunReporter};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::device::GuestRequest;
 use crate::exec::Timings;
-use crate::vcpu::VcpuExit;
-use crate::vmm::{ExitReason, Outcome};
+use crate::vmm::Outcome;
 
 /// A run that has begun.
 #[derive(Clone, Debug)]
@@ -63,40 +61,6 @@ pub struct Report {
     pub outcome: Outcome,
     /// The times of the events in a guest of `kickvm exec`.
     pub timings: Timings,
-}
-
-impl Report {
-    /// Returns one word for the end. The words do not change between versions.
-    pub fn outcome_word(&self) -> &'static str {
-        match &self.outcome.reason {
-            ExitReason::Agent(agent) => agent.kind,
-            ExitReason::KernelPanic => "panic",
-            ExitReason::Vcpu { exit, .. } => match exit {
-                VcpuExit::Guest(GuestRequest::PowerOff) => "power-off",
-                VcpuExit::Guest(GuestRequest::Reset) => "reset",
-                VcpuExit::Guest(GuestRequest::Exit(_)) => "exit-port",
-                VcpuExit::Guest(GuestRequest::Panic) => "panic",
-                VcpuExit::TripleFault { .. } => "triple-fault",
-                VcpuExit::Unhandled { .. } => "fault",
-                VcpuExit::Failed(_) => "failed",
-                VcpuExit::Cancelled => "quit",
-            },
-            ExitReason::RuleViolated(_) => "rule",
-            ExitReason::ExpectationsMet => "expected",
-            ExitReason::Timeout(_) => "timeout",
-            ExitReason::Signal(_) => "signal",
-            ExitReason::Kicked | ExitReason::UserQuit => "quit",
-            ExitReason::Failed(_) => "failed",
-        }
-    }
-
-    /// Whether the guest decided the exit code, as opposed to kickvm.
-    pub fn decided_by_guest(&self) -> bool {
-        match &self.outcome.reason {
-            ExitReason::Agent(agent) => agent.by_program,
-            reason => reason.guest_request().is_some_and(|request| request != GuestRequest::Panic),
-        }
-    }
 }
 
 #[cfg(test)]

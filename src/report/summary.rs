@@ -9,7 +9,6 @@ use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
 use crate::boot::Image;
 use crate::exec::Timings;
-use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, code};
 
 /// The number of characters of a line that are shown.
@@ -55,18 +54,15 @@ impl RunReporter {
         paths: ReportPaths,
     ) -> Result<Self, String> {
         let ReportPaths { json, junit, symbols } = &paths;
-        let mut taken = taken(config);
-        taken.extend(symbols.as_deref());
-        let open = |option, path: &Option<PathBuf>, taken: &[&Path]| {
-            path.as_ref().map(|path| ReportFile::open(option, path.clone(), taken)).transpose()
-        };
-        let json_file = open("--report", json, &taken)?;
+        let symbols_file = symbols.as_deref();
+        let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
+        if let ConsoleConfig::File(console) = &config.console {
+            taken.push(console);
+        }
+        let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;
         taken.extend(json.as_deref());
-        let junit_file = open("--junit", junit, &taken)?;
-        let read = |path: &PathBuf| {
-            let cannot = |error| format!("cannot use --symbols '{}': {}", path.display(), os_error::describe(&error));
-            Symbols::read(path).map_err(cannot)
-        };
+        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
+        let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         let run = Run {
             mode,
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
@@ -83,7 +79,7 @@ impl RunReporter {
             console_hidden: matches!(config.console, ConsoleConfig::None | ConsoleConfig::File(_)),
             json: json_file,
             junit: junit_file,
-            symbols: symbols.as_ref().map(read).transpose()?.unwrap_or_default(),
+            symbols: symbols.unwrap_or_default(),
         })
     }
 
@@ -150,13 +146,4 @@ fn log_console(lines: &[String], reason: &ExitReason) {
 fn violates_rule(line: &str, reason: &ExitReason) -> bool {
     let text = line.split_once("] ").map_or(line, |(_, text)| text);
     matches!(reason, ExitReason::RuleViolated(why) if !text.is_empty() && why.ends_with(text))
-}
-
-/// The files that a run uses for other purposes.
-fn taken(config: &VMMConfig) -> Vec<&Path> {
-    let console = match &config.console {
-        ConsoleConfig::File(console) => Some(console.as_path()),
-        _ => None,
-    };
-    config.input_files().chain(console).collect()
 }

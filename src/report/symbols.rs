@@ -1,7 +1,10 @@
 //! Names of kernel addresses, from a `System.map`.
 
-use std::io;
+use std::io::Read;
 use std::path::Path;
+
+use crate::boot;
+use crate::boot::input_file::InputFile;
 
 /// The functions of one kernel, in the order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,19 +19,18 @@ impl Symbols {
     /// # Errors
     ///
     /// The file cannot be read, or has no line with a function.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?; // before the file is opened: that would block on a FIFO
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+    pub fn read(path: &Path) -> Result<Self, boot::Error> {
+        let mut input = InputFile::open(path, "--symbols")?;
+        if input.len > MAX_BYTES {
+            return Err(input.unusable("it is too large for a System.map"));
         }
-        if metadata.len() > MAX_BYTES {
-            return Err(io::Error::other("it is too large for a System.map"));
-        }
-        let text = std::fs::read(path)?;
-        let symbols = Self::parse(&String::from_utf8_lossy(&text));
-        match symbols.0.is_empty() {
-            true => Err(io::Error::other("it has no lines such as 'ffffffff81000000 T _text'")),
-            false => Ok(symbols),
+        let mut text = Vec::new();
+        input.file.read_to_end(&mut text).map_err(|error| input.unreadable(error))?;
+        match Self::parse(&String::from_utf8_lossy(&text)) {
+            Self(symbols) if symbols.is_empty() => {
+                Err(input.unusable("it has no lines such as 'ffffffff81000000 T _text'"))
+            }
+            symbols => Ok(symbols),
         }
     }
 

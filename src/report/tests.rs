@@ -2,8 +2,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::console::ConsoleLog;
-use crate::vcpu::{ExitStats, UnhandledExit};
-use crate::vmm::{AgentExit, VcpuSummary};
+use crate::device::GuestRequest;
+use crate::vcpu::{ExitStats, UnhandledExit, VcpuExit};
+use crate::vmm::{AgentExit, ExitReason, VcpuSummary};
 
 fn report(reason: ExitReason) -> Report {
     let began = Instant::now();

@@ -11,18 +11,21 @@ use super::config::{ConsoleConfig, VMMConfig};
 use super::error::Error;
 use super::exit_handler::{ExitHandler, WrappedExitHandler};
 use super::outcome::ExitReason;
+use super::timeout_and_signals::on_resize;
 use super::virtio::VirtioDevices;
 use super::{KvmVm, Subscriber, Vmm, capabilities, platform_devices};
 use crate::boot::{ByteSize, InitramfsSource, POWER_BUTTON_GSI, layout};
+use crate::console::escape_keys::Key;
 use crate::console::input::Stdin;
 use crate::console::output::OutputFile;
-use crate::console::{self, ConsoleEvent, ConsoleIo, ConsoleMonitor, Drain, Verdict};
+use crate::console::{ConsoleEvent, ConsoleIo, ConsoleMonitor, Drain, Verdict};
 use crate::device::serial::{COM1_PORTS, COM2_IRQ, COM2_PORT, Serial};
 use crate::device::virtio::console::Port;
 use crate::device::{Bus, BusError, ConsolePort, Device};
 use crate::event::{EventManager, SubscriberOps};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
+use crate::sys::winsize::WinSize;
 use crate::vcpu::{Buses, CpuidTemplate};
 
 /// Called when a signal requests the end. Returns whether it has handled the signal; otherwise the run ends.
@@ -85,15 +88,19 @@ impl VmmBuilder {
         let vm = KvmVm::new(&kvm, &cpuid, &ram, config.cpus, exit_handler.clone())?;
         let wake = eventfd()?;
         let power_button = irqfd(vm.fd(), POWER_BUTTON_GSI, "connect the power button's interrupt")?;
-        let serial = platform_devices::serial_console(vm.fd(), vm.vcpus().first(), duplicate(&wake)?)?;
+        let copy = wake.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
+        let serial = platform_devices::serial_console(vm.fd(), vm.vcpus().first(), copy)?;
         let mut buses = Buses { ports: platform_devices::port_bus(&serial)?, mmio: Bus::new() };
-        let hvc = match config.console {
-            ConsoleConfig::Virtio => Some(virtio_console_port(duplicate(&wake)?)?),
-            _ => None,
-        };
+        let hvc = || wake.try_clone().and_then(|wake| Port::new(wake, WinSize::of(io::stdin()).ok()));
+        let hvc = (config.console == ConsoleConfig::Virtio).then(hvc).transpose();
+        let hvc = hvc.map_err(Error::host("create a virtio console"))?.map(Arc::new);
         let virtio = VirtioDevices::new(&config, hvc.as_ref(), vm.fd(), &ram, &mut buses.mmio)?;
-        let console = console(&config, serial, hvc, wake, power_button, exit_handler.clone())?;
-        let hooks = Hooks::default();
+        let (mut ports, mut hooks) = (vec![serial as Arc<dyn ConsolePort>], Hooks::default());
+        if let Some(port) = hvc {
+            hooks.subscribers.push(on_resize(port.clone()).map_err(Error::host("wait for signals"))?);
+            ports.push(port);
+        }
+        let console = console(&config, ports, wake, power_button, exit_handler.clone())?;
         Ok(Self(Vmm { config, event_mgr, exit_handler, vm, buses, virtio, console, hooks, ram }))
     }
 
@@ -173,34 +180,26 @@ impl VmmBuilder {
     }
 }
 
-fn virtio_console_port(wake: EventFd) -> Result<Arc<Port>, Error> {
-    let port = Port::new(wake, console::terminal_size());
-    Ok(Arc::new(port.map_err(Error::host("create a virtio console"))?))
-}
-
 /// Connects the guest's consoles to standard input and output, and the console's events to the exit handler.
 fn console(
     config: &VMMConfig,
-    serial: Arc<Serial>,
-    hvc: Option<Arc<Port>>,
+    ports: Vec<Arc<dyn ConsolePort>>,
     wake: EventFd,
     power_button: EventFd,
     exit_handler: WrappedExitHandler,
 ) -> Result<Arc<Mutex<ConsoleIo>>, Error> {
     let output = match &config.console {
         ConsoleConfig::None => Ok(OutputFile::discard()),
-        ConsoleConfig::Stdio | ConsoleConfig::Virtio => {
-            OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output"))
-        }
         ConsoleConfig::Stderr => OutputFile::stream(&io::stderr()).map_err(Error::host("use standard error")),
         ConsoleConfig::File(path) => {
             OutputFile::open(path).map_err(|source| Error::ConsoleFile { path: path.clone(), source })
         }
+        _ => OutputFile::stream(&io::stdout()).map_err(Error::host("use standard output")),
     }?;
-    let input = if config.console.has_input() { Stdin::new() } else { Ok(None) };
+    let input = if config.console.has_input() { Stdin::new(true) } else { Ok(None) };
     let on_event = move |event| match event {
-        ConsoleEvent::PowerButton => drop(power_button.write(1)), // a full counter is readable already
-        ConsoleEvent::Quit => exit_handler.exit(ExitReason::UserQuit),
+        ConsoleEvent::Key(Key::PowerButton) => drop(power_button.write(1)), // a full counter is readable already
+        ConsoleEvent::Key(Key::Quit) => exit_handler.exit(ExitReason::UserQuit),
         ConsoleEvent::Panicked => exit_handler.exit(ExitReason::KernelPanic),
         ConsoleEvent::Verdict(Verdict::ExpectationsMet) => exit_handler.exit(ExitReason::ExpectationsMet),
         ConsoleEvent::Verdict(Verdict::RuleViolated(why)) => exit_handler.exit(ExitReason::RuleViolated(why)),
@@ -208,7 +207,7 @@ fn console(
     };
     let input = input.map_err(Error::host("use standard input"))?;
     let monitor = ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?;
-    let console = ConsoleIo::new(serial, hvc, wake, output, input, monitor, Box::new(on_event));
+    let console = ConsoleIo::new(ports, wake, output, input, monitor, Box::new(on_event));
     Ok(Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?)))
 }
 
@@ -229,10 +228,6 @@ fn map_ram(size: u64, address_bits: u32) -> Result<Arc<GuestRam>, Error> {
 
 fn eventfd() -> Result<EventFd, Error> {
     EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("create an event descriptor"))
-}
-
-fn duplicate(event: &EventFd) -> Result<EventFd, Error> {
-    event.try_clone().map_err(Error::host("duplicate an event descriptor"))
 }
 
 /// An eventfd that raises the interrupt `gsi`.

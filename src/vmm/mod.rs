@@ -162,16 +162,13 @@ impl Vmm {
     /// signals.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
         let stop = Arc::new(timeout_and_signals::stop_signals().map_err(Error::host("wait for signals"))?);
-        let on_signal = self.hooks.on_signal.take();
-        let mut added = vec![timeout_and_signals::on_signal(stop.clone(), on_signal, self.exit_handler.clone())];
-        added.append(&mut self.hooks.subscribers);
-        if let Some(after) = self.config.timeout {
-            let on_timeout = timeout_and_signals::on_timeout(after, self.exit_handler.clone());
-            added.push(on_timeout.map_err(Error::host("set a timer"))?);
-        }
-        added.push(self.console.clone());
-        added.extend(self.virtio.subscribers.iter().cloned());
-        for subscriber in added {
+        let (exit_handler, on_signal) = (&self.exit_handler, self.hooks.on_signal.take());
+        let on_signal = timeout_and_signals::on_signal(stop.clone(), on_signal, exit_handler.clone());
+        let on_timeout = |after| timeout_and_signals::on_timeout(after, exit_handler.clone());
+        let on_timeout = self.config.timeout.map(on_timeout).transpose().map_err(Error::host("set a timer"))?;
+        let added = [on_signal].into_iter().chain(self.hooks.subscribers.drain(..)).chain(on_timeout);
+        let devices = self.virtio.subscribers.iter().cloned();
+        for subscriber in added.chain([self.console.clone() as Subscriber]).chain(devices) {
             self.event_mgr.add_subscriber(subscriber);
         }
         Ok(stop)
@@ -190,11 +187,11 @@ impl Vmm {
             None => reason,
         };
         let mut console = self.console();
-        if let Err(error) = console.finish(drain)
+        if let Some(error) = console.finish(drain)
             && !drain.is_urgent()
         {
             if error.kind() != ErrorKind::TimedOut {
-                return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(&error)));
+                return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(error)));
             }
             notes.push("the guest's last output is lost: its reader takes nothing".into());
         }

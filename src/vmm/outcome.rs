@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::vcpu_threads::VcpuSummary;
 use crate::console::{ConsoleLog, ConsoleMonitor, Verdict};
 use crate::device::GuestRequest;
@@ -110,16 +112,19 @@ impl ExitReason {
         }
     }
 
-    /// Whether the guest kernel panicked.
-    pub fn is_panic(&self) -> bool {
-        *self == Self::KernelPanic || self.guest_request() == Some(GuestRequest::Panic)
+    /// Whether the guest decided the exit code, as opposed to kickvm.
+    pub fn decided_by_guest(&self) -> bool {
+        match self {
+            Self::Agent(agent) => agent.by_program,
+            reason => reason.guest_request().is_some_and(|request| request != GuestRequest::Panic),
+        }
     }
 
     /// The reason that counts once the whole console has been examined.
     pub(super) fn after_console(self, monitor: &ConsoleMonitor) -> Self {
         let reason = if monitor.panicked() { self.after_panic() } else { self };
         let by_guest = matches!(reason, Self::Vcpu { .. } | Self::KernelPanic | Self::Agent(_));
-        let regular = matches!(reason, Self::Agent(_)) || reason.guest_request().is_some() && !reason.is_panic();
+        let regular = matches!(reason, Self::Agent(_)) || reason.decided_by_guest();
         let timeout = matches!(reason, Self::Timeout(_));
         match (monitor.verdict(), monitor.missing()) {
             // The line came before the end, although the event loop examined it later.
@@ -144,22 +149,34 @@ impl ExitReason {
 
     /// The process's exit code.
     pub fn code(&self) -> u8 {
+        self.code_and_word().0
+    }
+
+    /// One word for reports. The words do not change between versions.
+    pub fn word(&self) -> &'static str {
+        self.code_and_word().1
+    }
+
+    fn code_and_word(&self) -> (u8, &'static str) {
         match self {
-            Self::Kicked | Self::UserQuit | Self::ExpectationsMet => code::OK,
+            Self::Kicked | Self::UserQuit => (code::OK, "quit"),
+            Self::ExpectationsMet => (code::OK, "expected"),
             Self::Vcpu { exit, .. } => match exit {
-                VcpuExit::Guest(GuestRequest::Exit(status)) => *status,
-                VcpuExit::Guest(GuestRequest::Panic) => code::PANIC,
-                VcpuExit::Guest(GuestRequest::PowerOff | GuestRequest::Reset) | VcpuExit::Cancelled => code::OK,
-                VcpuExit::TripleFault { .. } => code::TRIPLE_FAULT,
-                VcpuExit::Unhandled { .. } => code::FAULT,
-                VcpuExit::Failed(_) => code::FAILED,
+                VcpuExit::Guest(GuestRequest::PowerOff) => (code::OK, "power-off"),
+                VcpuExit::Guest(GuestRequest::Reset) => (code::OK, "reset"),
+                VcpuExit::Guest(GuestRequest::Exit(status)) => (*status, "exit-port"),
+                VcpuExit::Guest(GuestRequest::Panic) => (code::PANIC, "panic"),
+                VcpuExit::TripleFault { .. } => (code::TRIPLE_FAULT, "triple-fault"),
+                VcpuExit::Unhandled { .. } => (code::FAULT, "fault"),
+                VcpuExit::Failed(_) => (code::FAILED, "failed"),
+                VcpuExit::Cancelled => (code::OK, "quit"),
             },
-            Self::KernelPanic => code::PANIC,
-            Self::Agent(agent) => agent.code,
-            Self::RuleViolated(_) => code::RULE,
-            Self::Timeout(_) => code::TIMEOUT,
-            Self::Signal(number) => u8::try_from(*number).map_or(u8::MAX, |number| code::SIGNAL.saturating_add(number)),
-            Self::Failed(_) => code::FAILED,
+            Self::KernelPanic => (code::PANIC, "panic"),
+            Self::Agent(agent) => (agent.code, agent.kind),
+            Self::RuleViolated(_) => (code::RULE, "rule"),
+            Self::Timeout(_) => (code::TIMEOUT, "timeout"),
+            Self::Signal(number) => (code::SIGNAL.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)), "signal"),
+            Self::Failed(_) => (code::FAILED, "failed"),
         }
     }
 
@@ -170,11 +187,7 @@ impl ExitReason {
 
     /// Whether the end needs no explanation to the user.
     pub fn is_quiet(&self) -> bool {
-        match self {
-            Self::Kicked | Self::UserQuit | Self::ExpectationsMet => true,
-            Self::Agent(agent) => agent.by_program,
-            reason => reason.guest_request().is_some_and(|request| request != GuestRequest::Panic),
-        }
+        self.decided_by_guest() || matches!(self, Self::Kicked | Self::UserQuit | Self::ExpectationsMet)
     }
 }
 
@@ -185,7 +198,10 @@ impl fmt::Display for ExitReason {
             Self::Vcpu { id, exit } => write_vcpu_exit(f, *id, exit),
             Self::KernelPanic => f.write_str("the guest kernel panicked"),
             Self::Timeout(after) => write!(f, "the timeout of {after:?} expired"),
-            Self::Signal(number) => write!(f, "stopped by {}", signal_name(*number)),
+            Self::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "stopped by {signal}"),
+                Err(_) => write!(f, "stopped by signal {number}"),
+            },
             Self::UserQuit => f.write_str("left with Ctrl-A x"),
             Self::Agent(agent) => f.write_str(&agent.message),
             Self::ExpectationsMet => f.write_str("every --expect expression matched a console line"),
@@ -203,20 +219,11 @@ fn write_vcpu_exit(f: &mut fmt::Formatter<'_>, id: u8, exit: &VcpuExit) -> fmt::
             rip.map_or(Ok(()), |rip| write!(f, " (RIP {rip:#x} as KVM left it)"))
         }
         VcpuExit::Unhandled { rip, exit } => {
-            write!(f, "the guest could not continue: vCPU {id}")?;
-            rip.map_or(Ok(()), |rip| write!(f, " at RIP {rip:#x}"))?;
-            write!(f, ": {exit}")?;
+            let at = rip.map_or(String::new(), |rip| format!(" at RIP {rip:#x}"));
             let hint = if exit.emulation { "; if this KVM has no hardware behind it, see 'kickvm doctor'" } else { "" };
-            f.write_str(hint)
+            write!(f, "the guest could not continue: vCPU {id}{at}: {exit}{hint}")
         }
         VcpuExit::Failed(why) => write!(f, "cannot run vCPU {id}: {why}"),
-    }
-}
-
-fn signal_name(number: i32) -> String {
-    match nix::sys::signal::Signal::try_from(number) {
-        Ok(signal) => signal.as_str().to_owned(),
-        Err(_) => format!("signal {number}"),
     }
 }
 

@@ -11,7 +11,9 @@ use super::builder::SignalHook;
 use super::exit_handler::{ExitHandler, WrappedExitHandler};
 use super::outcome::ExitReason;
 use crate::console::terminal;
+use crate::device::virtio::console::Port;
 use crate::event::{Callback, Signals, Timer};
+use crate::sys::winsize::WinSize;
 
 /// The signals that request the end, and the one by which a shell continues a stopped process.
 const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
@@ -57,5 +59,19 @@ pub fn on_timeout(after: Duration, exit_handler: WrappedExitHandler) -> io::Resu
     Ok(Arc::new(Mutex::new(Callback::new(timer, move |expirations, _| match expirations {
         Ok(_) => exit_handler.exit(ExitReason::Timeout(after)),
         Err(error) => exit_handler.exit(ExitReason::Failed(format!("cannot wait for the timeout: {error}"))),
+    }))))
+}
+
+/// A subscriber that gives `port` the size of the terminal on standard input whenever that changes.
+///
+/// # Errors
+///
+/// The host has no more descriptors.
+pub fn on_resize(port: Arc<Port>) -> io::Result<Subscriber> {
+    let signals = Signals::new(&[libc::SIGWINCH])?;
+    Ok(Arc::new(Mutex::new(Callback::new(signals, move |_, _| {
+        if let Ok(size) = WinSize::of(io::stdin()) {
+            port.resize(size);
+        }
     }))))
 }

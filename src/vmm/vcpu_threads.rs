@@ -90,16 +90,14 @@ impl VcpuThreads {
     pub fn shutdown(&mut self) -> Shutdown {
         self.state.set(VmRunState::Exiting);
         self.running = None;
-        let mut all_stopped = self.threads.is_empty();
-        let mut kicks = 0;
-        while !all_stopped && kicks < MAX_KICKS {
+        let kick = |_| {
             for (_, thread) in &self.threads {
                 // Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
                 let _ = thread.kill(vcpu::kick_signal()); // fails only for a thread that has ended
             }
-            kicks += 1;
-            all_stopped = self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected);
-        }
+            self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected)
+        };
+        let all_stopped = self.threads.is_empty() || (0..MAX_KICKS).any(kick);
         let mut shutdown = Shutdown::default();
         for (id, thread) in self.threads.drain(..) {
             match all_stopped || thread.is_finished() {

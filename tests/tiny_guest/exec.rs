@@ -2,9 +2,13 @@
 //! it.
 
 use crate::common::TempDir;
-use crate::common::process::{self as run, Ended, kickvm};
+use crate::common::process::{self as run, Ended, eventually, kickvm};
 use crate::support::images;
-use crate::{guest, need_kvm, never, outb, power_off};
+use crate::{guest, need_kvm, never, outb, power_off, print_serial};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 
 /// Writes the page frame number of the header, which is at 0x110000, to the exec port.
 macro_rules! set_frame {
@@ -39,6 +43,21 @@ guest!(
     publish_channel!(),
     "mov dword ptr [rbx + 0x1000], 0x0a796168; mov dword ptr [rbx + 0x40], 4;", // "hay\n"
     "mov dword ptr [rbx + 0x31000], 0x070103; mov dword ptr [rbx + 0x60], 3;",  // Event::Ended, 1 byte, status 7
+    ring_doorbell!(),
+    "3: hlt; jmp 3b",
+);
+guest!(
+    TWO_PIPES_OF_OUTPUT,
+    publish_channel!(),
+    "mov dword ptr [rbx + 0x40], 0x20000;",
+    ring_doorbell!(),
+    "3: hlt; jmp 3b",
+);
+guest!(
+    CONSOLE_AND_STATUS,
+    publish_channel!(),
+    print_serial!(r"on the console\n"),
+    "mov ebx, 0x110000; mov dword ptr [rbx + 0x31000], 0x070103; mov dword ptr [rbx + 0x60], 3;",
     ring_doorbell!(),
     "3: hlt; jmp 3b",
 );
@@ -159,6 +178,37 @@ fn a_failed_write_of_output_is_an_error_even_if_the_command_has_ended() {
     command.arg(kernel).args(["--", "true"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let why = "kickvm: cannot write the command's output: No space left on device";
     run::end(command).assert(125, "", &[why]);
+}
+
+#[test]
+fn a_reader_that_closes_a_full_pipe_leaves_the_event_loop_idle() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &images::elf(&TWO_PIPES_OF_OUTPUT));
+    let mut command = kickvm(&["exec", "--memory", "128M", "--timeout", "30s", "--kernel"]);
+    let (mut reader, writer) = io::pipe().unwrap();
+    command.arg(kernel).args(["--", "true"]).stdout(writer.try_clone().unwrap());
+    let running = run::start(command);
+    let mut byte = [0];
+    reader.read_exact(&mut byte).unwrap();
+    eventually("the pipe to be full", || {
+        let mut room = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+        (poll(&mut room, PollTimeout::ZERO) == Ok(0)).then_some(())
+    });
+    drop((reader, writer));
+    running.assert_idle();
+    running.signal(Signal::SIGTERM);
+    running.end();
+}
+
+#[test]
+fn the_console_goes_where_the_option_says() {
+    need_kvm!();
+    exec(&CONSOLE_AND_STATUS, &["--console", "stderr"]).assert(7, "", &["on the console"]);
+    let dir = TempDir::new();
+    let file = dir.path().join("console");
+    exec(&CONSOLE_AND_STATUS, &["--console", &format!("file={}", file.display())]).assert(7, "", &[]);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "on the console\n");
 }
 
 #[test]

@@ -197,15 +197,10 @@ impl<'a> Archive<'a> {
         self.put(&[0; ALIGNMENT as usize][..gap as usize]);
     }
 
-    fn next_ino(&mut self) -> u32 {
-        self.entries += 1;
-        self.entries
-    }
-
     /// Adds an entry with `content`: that of a small file, or the target of a symbolic link.
     pub fn add(&mut self, name: &[u8], header: Header, content: &[u8]) {
-        let ino = self.next_ino();
-        self.header(name, &Header { ino, filesize: content.len() as u32, ..header }); // far below 4 GiB
+        self.entries += 1;
+        self.header(name, &Header { ino: self.entries, filesize: content.len() as u32, ..header }); // far below 4 GiB
         self.put(content);
         self.pad();
     }
@@ -252,7 +247,8 @@ impl<'a> Archive<'a> {
             return None; // a symbolic link led to a name of this file; linked to itself, it would be lost
         }
         self.unlink_existing(name);
-        let ino = self.next_ino();
+        self.entries += 1;
+        let ino = self.entries;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let mut header = Header { ino, filesize: size as u32, ..stat.into() };
         if stat.st_nlink > 1 {
@@ -318,7 +314,7 @@ impl<'a> Archive<'a> {
 }
 
 /// `name` in the directory `directory`, which is empty for the root.
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let separator: &[u8] = if directory.is_empty() { b"" } else { b"/" };
     [directory, separator, name].concat()
 }

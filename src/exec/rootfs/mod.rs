@@ -13,7 +13,7 @@ mod walk;
 
 pub use libraries::{Linked, libraries_of};
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -83,12 +83,6 @@ pub enum Error {
     },
 }
 
-impl From<Error> for crate::boot::Error {
-    fn from(error: Error) -> Self {
-        Self::InitramfsSource(error.into())
-    }
-}
-
 /// The device number of /dev/console (Linux, Documentation/admin-guide/devices.txt).
 const CONSOLE: (u32, u32) = (5, 1);
 
@@ -156,19 +150,6 @@ impl Overlay {
         match self.host.file_name() {
             Some(file) if into && self.host.is_file() => normalize(&self.guest.join(file)),
             _ => name,
-        }
-    }
-}
-
-impl From<OsString> for Overlay {
-    /// Parses `HOSTPATH[:GUESTPATH]`. GUESTPATH defaults to the absolute HOSTPATH.
-    fn from(text: OsString) -> Self {
-        let bytes = text.as_bytes();
-        match bytes.iter().rposition(|byte| *byte == b':') {
-            Some(at) if at > 0 && at + 1 < bytes.len() => {
-                Self::new(OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]))
-            }
-            _ => Self::new(&text, std::path::absolute(&text).unwrap_or_else(|_| PathBuf::from(&text))),
         }
     }
 }

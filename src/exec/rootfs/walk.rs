@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::Error;
-use super::archive::{Archive, MAX_FILE};
+use super::archive::{Archive, MAX_FILE, join};
 use crate::boot::Written;
 use crate::boot::initramfs::TRAILER;
 use crate::sys::os_error;
@@ -86,11 +86,7 @@ impl<'a> Walk<'a> {
                 open.pop();
                 continue;
             };
-            self.name.clone_from(&parent.name);
-            if !parent.name.is_empty() {
-                self.name.push(b'/');
-            }
-            self.name.extend_from_slice(name.to_bytes());
+            self.name = join(&parent.name, name.to_bytes());
             match check_name(&self.name).and_then(|()| self.entry(parent, &name, kind)) {
                 Ok(subdirectory) => open.extend(subdirectory),
                 Err(error) => self.warn(&format!("is left out: {}", os_error::describe(&error))),

@@ -5,11 +5,12 @@ use crate::common::pty::{Pty, is_raw};
 use crate::common::{TempDir, harness_name};
 use crate::support::guests::{HALT, SPAM, TOUCH};
 use crate::support::run::run;
+use crate::support::stuck::child_named;
 use crate::{guest, need_kvm, never, power_off, print_serial, this_test};
 use kickvm::boot::Image;
 use kickvm::device::{Device, Response};
 use kickvm::vmm::{MIN_MEMORY, VMMConfig, VmmBuilder};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
 use std::fs::OpenOptions;
 use std::io::stdin;
@@ -183,6 +184,23 @@ fn a_background_job_does_not_change_the_terminal_and_is_not_stopped() {
     let ended = run.start_as(shell).end();
     ended.assert_time_out(&ended.stdout, "300ms");
     assert_eq!(pty.settings(), before);
+}
+
+#[test]
+fn a_run_that_was_moved_to_the_background_ends() {
+    need_kvm!();
+    let pty = Pty::new();
+    let run = run(&HALT, &["--timeout", "1s"]);
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "bash", "-c", "set -m; \"$0\" \"$@\"; bg >/dev/null; exec 2>/dev/null; wait %1"]);
+    shell.arg(run.command.get_program()).args(run.command.get_args());
+    shell.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let running = run.start_as(shell);
+    eventually("a raw terminal", || is_raw(&pty.settings()).then_some(()));
+    let kickvm = child_named(running.pid(), "kickvm").unwrap();
+    kill(kickvm, Signal::SIGSTOP).unwrap(); // the shell takes the terminal, and continues it in the background
+    let ended = running.end();
+    assert_eq!(ended.code, Some(124), "{ended:?}");
 }
 
 #[test]
