@@ -74,7 +74,7 @@ fn tree(root: &Path, directories: usize, files: usize) -> Result<PathBuf> {
 
 /// Gives each file of the tree `len` bytes.
 fn fill(root: &Path, len: usize) -> Result<()> {
-    let content: Vec<u8> = (0..len).map(|n| (n * 31 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..len).map(|n| (n * 31 >> 3).to_le_bytes()[0]).collect();
     for directory in fs::read_dir(root)? {
         for file in fs::read_dir(directory?.path())? {
             fs::write(file?.path(), &content)?;
@@ -103,6 +103,7 @@ fn packed(root: &Path, new: bool) -> Result<Duration> {
     let size = 1536 * MIB;
     let ram = GuestRam::new(layout::ram_ranges(size))?;
     if !new {
+        #[expect(clippy::cast_possible_truncation, reason = "a page has 4096 bytes")]
         let pages = (0..size).step_by(layout::PAGE_SIZE as usize);
         pages.into_iter().try_for_each(|at| ram.memory().write_obj(0u8, GuestAddress(at)))?;
     }

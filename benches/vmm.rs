@@ -158,7 +158,7 @@ fn after_end(mut command: Command) -> Result<Duration> {
 /// Nanoseconds on a clock that all processes share.
 fn now() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+    Ok((now.tv_sec() * 1_000_000_000 + now.tv_nsec()).cast_unsigned())
 }
 
 /// kickvm's way out from the moment that a device sees the guest's last instruction.

@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     let mut stderr = std::io::stderr();
     if !stderr.is_terminal() {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        stderr.write_all(&(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64).to_ne_bytes())?;
+        stderr.write_all(&(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).to_ne_bytes())?;
     }
     Ok(())
 }

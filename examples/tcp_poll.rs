@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use kickvm::event::{EventSet, Poll};
 
-const REQUESTS: u64 = 5;
+const REQUESTS: usize = 5;
 
 fn main() -> io::Result<()> {
     let server = start_server()?;
@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.write_all(format!("GET /{delay}/request-{token} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
         // The token is the index in `streams`. Edge-triggered, because each event is handled by reading all data.
-        queue.registry().register(&stream, token as usize, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
+        queue.registry().register(&stream, token, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         println!("{:>4} ms   {token}: sent a request with a delay of {delay} ms", start.elapsed().as_millis());
         streams.push((stream, String::new()));
     }

@@ -90,6 +90,7 @@ fn read(disk: &File, size: u64, pattern: &Pattern, requests: usize) -> Result<()
 }
 
 /// Keeps as many reads in flight as there are blocks.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "blocks are small and few")]
 fn deep(disk: &File, mut blocks: Vec<&'static mut [u8]>, mut offsets: impl Iterator<Item = u64>) -> Result<()> {
     let mut ring = IoUring::new(blocks.len() as u32)?;
     ring.submitter().register_files(slice::from_ref(&disk.as_raw_fd()))?;

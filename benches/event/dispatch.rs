@@ -44,7 +44,7 @@ impl Target {
 
 impl Kind {
     fn bits(self) -> u32 {
-        (libc::EPOLLIN | if self == Kind::Edge { libc::EPOLLET } else { 0 }) as u32
+        (libc::EPOLLIN | if self == Kind::Edge { libc::EPOLLET } else { 0 }).cast_unsigned()
     }
 
     /// Times the runs, and makes all descriptors ready between them.
@@ -79,6 +79,7 @@ fn bare(kind: Kind, count: usize) -> Sample<'static> {
     Box::new(move |runs| {
         let run = || {
             for event in epoll.wait() {
+                #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
                 targets[event.u64 as usize].hit();
             }
         };

@@ -133,6 +133,7 @@ impl Bare {
 
     #[inline]
     pub fn wait(&mut self) -> &[libc::epoll_event] {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the vector is short")]
         let len = self.ready.len() as i32;
         // SAFETY: the kernel writes at most `len` events, and the vector has that many.
         let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), len, -1) };

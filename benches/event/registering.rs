@@ -11,7 +11,8 @@ use crate::harness::{Bare, Event, Sample, compare, print, timed};
 fn bare(others: &[Rc<Event>]) -> Sample<'static> {
     let epoll = Bare::new(1);
     for other in others {
-        epoll.ctl(libc::EPOLL_CTL_ADD, other.as_raw_fd(), libc::EPOLLIN as u32, other.as_raw_fd() as u64);
+        let fd = other.as_raw_fd();
+        epoll.ctl(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, fd.cast_unsigned().into());
     }
     let event = Event::new(0);
     Box::new(move |runs| {

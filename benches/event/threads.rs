@@ -51,7 +51,7 @@ fn bare() -> Sample<'static> {
     spawn_on_this_cpu(move || {
         use std::os::fd::AsRawFd;
         let mut epoll = Bare::new(256);
-        epoll.ctl(libc::EPOLL_CTL_ADD, source.as_raw_fd(), (libc::EPOLLIN | libc::EPOLLET) as u32, 0);
+        epoll.ctl(libc::EPOLL_CTL_ADD, source.as_raw_fd(), (libc::EPOLLIN | libc::EPOLLET).cast_unsigned(), 0);
         loop {
             for _ in epoll.wait() {
                 back.write();

@@ -94,7 +94,7 @@ fn dsdt(virtio_devices: usize, second_serial: bool) -> impl Aml {
     Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
 
     let mut serial_port = |path, port, irq| {
-        let ports = IO::new(port, port, 1, serial::COM1_PORTS as u8);
+        let ports = IO::new(port, port, 1, serial::COM1_PORTS);
         let irq = interrupt(irq);
         body.extend(device(path, &EISAName::new("PNP0501"), &[&crs(&[&ports, &irq])]));
     };
@@ -106,13 +106,12 @@ fn dsdt(virtio_devices: usize, second_serial: bool) -> impl Aml {
     let panic_port = IO::new(pvpanic::PVPANIC_PORT, pvpanic::PVPANIC_PORT, 1, 1);
     body.extend(device("_SB_.PEVT", &"QEMU0001", &[&crs(&[&panic_port])]));
 
-    for (index, (registers, gsi)) in virtio_slots().take(virtio_devices).enumerate() {
-        // The registers are below 4 GiB, so their address has 32 bits. There are at most 17 slots.
+    for (uid, (registers, gsi)) in (0u8..).zip(virtio_slots().take(virtio_devices)) {
+        #[expect(clippy::cast_possible_truncation, reason = "the registers are below 4 GiB")]
         let registers = Memory32Fixed::new(true, registers as u32, PAGE_SIZE as u32);
         let irq = interrupt(gsi);
-        let uid = index as u8;
         let children: [&dyn Aml; 2] = [&Name::new("_UID".into(), &uid), &crs(&[&registers, &irq])];
-        body.extend(device(&format!("_SB_.VR{index:02}"), &"LNRO0005", &children)); // Linux: virtio_mmio_acpi_match
+        body.extend(device(&format!("_SB_.VR{uid:02}"), &"LNRO0005", &children)); // Linux: virtio_mmio_acpi_match
     }
 
     // The power button has no register on such a machine. The generic event device notifies it (ACPI 6.5, 5.6.9).

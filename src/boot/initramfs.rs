@@ -34,6 +34,7 @@ pub(super) fn total_len(files: &[InputFile]) -> u64 {
 pub(super) fn load(files: &mut [InputFile], memory: &GuestMemoryMmap, start: u64) -> Result<(), Error> {
     let mut at = start;
     for input in files {
+        #[expect(clippy::cast_possible_truncation, reason = "the file fits into RAM")]
         memory
             .read_exact_volatile_from(GuestAddress(at), &mut input.file, input.len as usize)
             .map_err(|error| input.unreadable(io::Error::other(error.to_string())))?;

@@ -40,7 +40,7 @@ pub const PAGE_TABLES: u64 = 0x8000;
 /// Kernel command line.
 pub const COMMAND_LINE: u64 = 0x20000;
 /// Space for the command line including the NUL, in bytes.
-pub const COMMAND_LINE_ROOM: u64 = 0x10000;
+pub const COMMAND_LINE_ROOM: usize = 0x10000;
 
 /// End of the RAM below the ISA hole, which begins with video memory on a PC.
 pub const LOW_RAM_END: u64 = 0xa_0000;
@@ -77,7 +77,7 @@ pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// (Documentation/virt/kvm/api.rst, KVM_SET_IDENTITY_MAP_ADDR).
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages outside RAM and below 4 GiB. KVM needs them on Intel hosts for real mode (KVM_SET_TSS_ADDR).
-pub const KVM_TSS: u64 = 0xfffb_d000;
+pub const KVM_TSS: usize = 0xfffb_d000;
 
 /// The RAM ranges (start, length) of a guest with `size` bytes of RAM, split around the MMIO gap.
 pub fn ram_ranges(size: u64) -> impl Iterator<Item = (u64, u64)> {

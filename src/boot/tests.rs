@@ -1,5 +1,7 @@
 //! What [`load`] writes to guest memory, and that any content of a file is loaded or is an error with one line of text.
 
+#![expect(clippy::cast_possible_truncation, reason = "addresses and lengths have 32 bits")]
+
 #[path = "../../tests/common/images.rs"]
 mod images;
 

@@ -18,6 +18,7 @@ const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 const KERNEL_ALIGNMENT: u32 = 1 << 24;
 
 /// Writes the zero page. `setup` is the header of a bzImage; an ELF image has none and gets the necessary fields.
+#[expect(clippy::cast_possible_truncation, reason = "addresses and lengths are below the MMIO gap")]
 pub(super) fn write(
     memory: &GuestMemoryMmap,
     cmdline: &str,
@@ -38,7 +39,6 @@ pub(super) fn write(
     params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
     params.hdr.cmdline_size = cmdline.len() as u32;
     if !initramfs.is_empty() {
-        // The range is in the RAM below the MMIO gap, so both have 32 bits.
         params.hdr.ramdisk_image = initramfs.start as u32;
         params.hdr.ramdisk_size = (initramfs.end - initramfs.start) as u32;
     }

@@ -101,7 +101,7 @@ mod tests {
 
     impl Device for Log {
         fn read(&self, offset: u64, data: &mut [u8]) {
-            data[0] = offset as u8;
+            data[0] = offset.to_le_bytes()[0];
         }
         fn write(&self, offset: u64, data: &[u8]) -> Response {
             self.0.lock().unwrap().push((offset, data.to_vec()));

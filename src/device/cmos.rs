@@ -66,7 +66,7 @@ fn register(index: u8, now: u64) -> u8 {
         STATUS_D => return STATUS_D_VALID,
         _ => return 0,
     };
-    ((value / 10) << 4 | (value % 10)) as u8
+    ((value / 10) << 4 | (value % 10)).to_le_bytes()[0]
 }
 
 /// Year, month and day, `days` after 1970-01-01. The calculation starts years in March, so that they end with the leap

@@ -62,7 +62,7 @@ bitflags! {
         /// The peer of a stream socket shut down its writing half.
         const READ_HANG_UP = libc::EPOLLRDHUP as u32;
         /// Edge-triggered: report a change once instead of a state for as long as it lasts.
-        const EDGE_TRIGGERED = libc::EPOLLET as u32;
+        const EDGE_TRIGGERED = libc::EPOLLET.cast_unsigned();
         /// The other end is closed. The kernel always watches for this event.
         const HANG_UP = libc::EPOLLHUP as u32;
         /// There is an exceptional condition, such as out-of-band data.
@@ -127,6 +127,7 @@ impl EpollEvent {
 
     /// The low 32 bits of the data word, for callers that store a descriptor there.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half is not part of the descriptor")]
     pub const fn fd(&self) -> RawFd {
         self.data() as RawFd
     }
@@ -233,7 +234,7 @@ impl Epoll {
         // SAFETY: the kernel writes at most `max_events(len)` events, for which the caller provides memory.
         // `EpollEvent` has the layout of `epoll_event`.
         check(unsafe { libc::epoll_wait(self.as_raw_fd(), events.cast(), max_events(len), timeout) })
-            .map(|count| count as usize)
+            .map(|count| count.cast_unsigned() as usize)
     }
 }
 
@@ -252,6 +253,7 @@ impl AsRawFd for Epoll {
 
 /// The buffer length to pass to the kernel, which rejects larger ones.
 #[inline]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the capacity fits into i32")]
 fn max_events(len: usize) -> i32 {
     len.min(MAX_READY_EVENTS_CAPACITY) as i32
 }
@@ -277,6 +279,6 @@ mod tests {
     #[test]
     fn the_buffer_length_never_exceeds_the_kernels_limit() {
         assert_eq!(max_events(1), 1);
-        assert_eq!(max_events(usize::MAX) as usize, MAX_READY_EVENTS_CAPACITY);
+        assert_eq!(usize::try_from(max_events(usize::MAX)), Ok(MAX_READY_EVENTS_CAPACITY));
     }
 }

@@ -133,7 +133,7 @@ impl Events {
 
     /// Converts to an epoll event with `data` in the upper half of the data word and the descriptor in the lower half.
     pub fn epoll_event(&self) -> EpollEvent {
-        EpollEvent::new(self.event_set, u64::from(self.data) << 32 | u64::from(self.fd as u32))
+        EpollEvent::new(self.event_set, u64::from(self.data) << 32 | u64::from(self.fd.cast_unsigned()))
     }
 }
 

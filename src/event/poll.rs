@@ -26,6 +26,7 @@ impl From<usize> for Token {
 impl EpollEvent {
     /// The token that the source was registered with.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
     pub const fn token(&self) -> Token {
         Token(self.data() as usize)
     }

@@ -97,7 +97,7 @@ impl Registrations {
     /// Returns the owner of an event and what to deliver, or `None` if the event is not current.
     #[inline]
     pub fn resolve(&self, event: &EpollEvent) -> Option<(Owner, Events)> {
-        let entry = self.table.get(event.data() as u32 as usize)?;
+        let entry = self.table.get((event.data() & 0xffff_ffff) as usize)?;
         if entry.generation.get() != (event.data() >> 32) as u32 {
             if self.generation.get() == self.generation_at_wait {
                 self.stale_registration_seen.set(true);
@@ -176,7 +176,7 @@ impl Registrations {
     pub fn remove(&mut self, owner: Owner, fd: RawFd) -> Result<()> {
         self.entry_of(owner, fd)?;
         self.epoll_delete(fd);
-        self.clear_entry(fd as usize);
+        self.clear_entry(fd.cast_unsigned() as usize);
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl Registrations {
     pub fn remove_all(&mut self, owner: Owner) {
         while let Some(&fd) = self.owned.get(owner as usize).and_then(|owned| owned.last()) {
             self.epoll_delete(fd);
-            self.clear_entry(fd as usize);
+            self.clear_entry(fd.cast_unsigned() as usize);
         }
     }
 
@@ -212,7 +212,7 @@ impl Registrations {
         let owned = &mut self.owned[owner as usize];
         owned.swap_remove(index);
         if let Some(&moved) = owned.get(index) {
-            self.table[moved as usize].index = index;
+            self.table[moved.cast_unsigned() as usize].index = index;
         }
     }
 
@@ -229,5 +229,5 @@ fn table_index(fd: RawFd) -> Result<usize> {
 
 /// The event to register, with the data word as in the module's documentation. [`Registrations::resolve`] decodes it.
 fn tagged(events: Events, generation: u32) -> EpollEvent {
-    EpollEvent::new(events.event_set(), u64::from(generation) << 32 | u64::from(events.fd() as u32))
+    EpollEvent::new(events.event_set(), u64::from(generation) << 32 | u64::from(events.fd().cast_unsigned()))
 }

@@ -51,6 +51,7 @@ impl<S> Subscribers<S> {
 
     pub fn insert(&mut self, subscriber: S) -> SubscriberId {
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "a manager has fewer than 2^32 subscribers")]
         let owner = self.free.pop().unwrap_or_else(|| {
             self.seats.push(None);
             self.seats.len() as Owner - 1

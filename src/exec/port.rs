@@ -55,7 +55,7 @@ impl Device for ExecPort {
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         for (&byte, at) in data.iter().zip(offset..) {
             if at < u64::from(DOORBELL) {
-                let shift = 8 * at as u32;
+                let shift = 8 * at;
                 let replace = |frame: u32| Some(frame & !(0xff << shift) | u32::from(byte) << shift);
                 let _ = self.frame.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace); // `replace` returns Some
             } else {

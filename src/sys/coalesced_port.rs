@@ -13,6 +13,7 @@ use super::mapping::Mapping;
 
 const PAGE: usize = 4096;
 /// As in `KVM_COALESCED_MMIO_MAX` (linux/kvm.h).
+#[expect(clippy::cast_possible_truncation, reason = "the ring has one page")]
 const RING_ENTRIES: u32 = ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
 
 /// A ring of guest writes to a port.
@@ -43,7 +44,7 @@ impl CoalescedPort {
     ///
     /// The error of mmap(2).
     pub fn new(vm: Arc<VmFd>, vcpu: &VcpuFd, port: u16) -> io::Result<Self> {
-        let offset = i64::from(KVM_COALESCED_MMIO_PAGE_OFFSET) * PAGE as i64;
+        let offset = (u64::from(KVM_COALESCED_MMIO_PAGE_OFFSET) * PAGE as u64).cast_signed();
         let ring = Mapping::shared(vcpu, PAGE, offset)?;
         Ok(Self { vm, port, ring })
     }

@@ -157,7 +157,8 @@ unsafe fn run(data: RawFd, file: RawFd, status: RawFd, mut replace: bool) -> ! {
             let mut written = 0;
             failed = len > 0 && std::mem::take(&mut replace) && libc::ftruncate(file, 0) < 0;
             while written < len && !failed {
-                let count = libc::write(file, block.as_ptr().add(written as usize).cast(), (len - written) as usize);
+                let rest = block.as_ptr().offset(written).cast();
+                let count = libc::write(file, rest, (len - written).cast_unsigned());
                 failed = count < 0;
                 written += count;
             }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 /// # Errors
 ///
 /// The name is too long, or the error of `TUNSETIFF`.
+#[expect(clippy::cast_possible_truncation, reason = "the flags have 15 bits")]
 pub fn attach(tun: &File, name: &str) -> io::Result<()> {
     let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
@@ -61,6 +62,6 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     if name.len() >= request.ifr_name.len() {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
-    request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+    request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from.cast_signed());
     Ok(request)
 }

@@ -48,6 +48,7 @@ pub struct IoVecs(Vec<libc::iovec>);
 // SAFETY: the list is only handed to the kernel, for which the pointers mean the same on every thread.
 unsafe impl Send for IoVecs {}
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the list has at most IOV_MAX entries")]
 impl IoVecs {
     /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Uses
     /// the buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes, which may be smaller than the buffers.
@@ -145,7 +146,7 @@ impl IoVecs {
     }
 
     /// The list for the kernel: its address and its length.
-    pub(super) fn as_raw(&self) -> (*const libc::iovec, usize) {
-        (self.0.as_ptr(), self.0.len())
+    pub(super) fn as_raw(&self) -> (*const libc::iovec, u32) {
+        (self.0.as_ptr(), self.0.len() as u32)
     }
 }

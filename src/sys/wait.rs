@@ -25,7 +25,7 @@ pub(crate) fn try_wait_any() -> Option<ExitedChild> {
         let status = ExitStatus::from_raw(status);
         // Neither code nor signal: the child was stopped or continued.
         if let Some(status) = status.code().or_else(|| status.signal().map(|number| 128 + number)) {
-            return Some(ExitedChild { pid, status: status as u8 });
+            return Some(ExitedChild { pid, status: status.to_le_bytes()[0] });
         }
     }
 }

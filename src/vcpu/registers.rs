@@ -72,6 +72,7 @@ fn general(entry: &Entry) -> kvm_regs {
     regs
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the GDT has a few entries")]
 fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
     let gdt = match protocol {
         Protocol::BzImage | Protocol::Elf => GDT_64,
@@ -102,7 +103,7 @@ fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
 /// the base is 0, and the limit is the end of the address space.
 fn segment(gdt: &[u64], selector: u16) -> kvm_segment {
     let descriptor = gdt[usize::from(selector / 8)];
-    let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)) as u8;
+    let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)).to_le_bytes()[0];
     kvm_segment {
         limit: u32::MAX,
         selector,

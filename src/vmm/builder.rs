@@ -124,7 +124,7 @@ impl VmmBuilder {
         let serial = Arc::new(Serial::new(irq, eventfd()?));
         serial.close();
         self.0.hooks.second_serial = true;
-        Ok((self.port_device(COM2_PORT, COM1_PORTS, serial.clone())?, serial))
+        Ok((self.port_device(COM2_PORT, COM1_PORTS.into(), serial.clone())?, serial))
     }
 
     /// Adds a subscriber of the event loop.

@@ -75,7 +75,7 @@ impl FastPath {
     fn install_all(&self) {
         let devices = std::mem::take(&mut *self.devices.lock().unwrap_or_else(PoisonError::into_inner));
         if self.vm.check_extension_raw(KVM_CAP_READONLY_MEM.into()) > 0 {
-            let len = devices.len() * REGISTERS as usize;
+            let len = devices.len() * REGISTERS;
             let _ = self.ram.map_read_only(&self.vm, VIRTIO_REGISTERS, &self.registers, len);
         }
         let Ok(ignored) = EventFd::new(libc::EFD_CLOEXEC) else { return };

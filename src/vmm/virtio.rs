@@ -58,7 +58,7 @@ impl VirtioDevices {
         ram: &Arc<GuestRam>,
         bus: &mut Bus,
     ) -> Result<Self, Error> {
-        let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS as usize).map_err(io::Error::other);
+        let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS).map_err(io::Error::other);
         let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
         let fast_path = Arc::new(FastPath::new(vm.clone(), ram.clone(), registers));
         let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), disks: Vec::new(), fast_path };
@@ -121,7 +121,7 @@ impl VirtioDevices {
         let doorbells = virtio.doorbells().filter(|_| !synchronous);
         self.fast_path.add(address, doorbells).map_err(Error::host("duplicate an event descriptor"))?;
         let virtio = Arc::new(Mutex::new(virtio));
-        bus.insert(address, REGISTERS, Arc::new(Registers::new(virtio.clone())))?;
+        bus.insert(address, REGISTERS as u64, Arc::new(Registers::new(virtio.clone())))?;
         self.subscribers.push(virtio.clone());
         Ok(virtio)
     }

@@ -46,7 +46,7 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         // milliseconds (kvm_swap_active_memslots synchronizes with the irqfds' readers).
         ram.register(&fd).map_err(Error::host("register the guest's memory"))?;
         fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::host("place KVM's identity map"))?;
-        fd.set_tss_address(KVM_TSS as usize).map_err(Error::host("place KVM's task-state segment"))?;
+        fd.set_tss_address(KVM_TSS).map_err(Error::host("place KVM's task-state segment"))?;
         fd.create_irq_chip().map_err(Error::host("create the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::host("create the interval timer"))?;

@@ -60,7 +60,7 @@ impl Fuse {
 
     /// Delays the answer of each read and write from now on.
     pub fn slow_down(&self, delay: Duration) {
-        self.shared.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
+        self.shared.delay.store(delay.as_millis().try_into().unwrap(), Ordering::SeqCst);
     }
 
     /// The number of requests that were read but not answered.
@@ -104,8 +104,8 @@ fn serve(mut device: File, shared: &Shared) {
                 Ok(body) => (0, body),
                 Err(error) => (-error, Vec::new()),
             };
-            let len = 16 + body.len() as u32;
-            let reply = [&len.to_le_bytes()[..], &error.to_le_bytes(), unique, &body].concat();
+            let len = 16 + body.len();
+            let reply = [&len.to_le_bytes()[..4], &error.to_le_bytes(), unique, &body].concat();
             let _ = device.write(&reply); // the request may have been interrupted
         }
     }
@@ -131,14 +131,14 @@ fn answer(request: &[u8], shared: &Shared) -> Option<Result<Vec<u8>, i32>> {
         14 => [&[0; 8][..], &1u32.to_le_bytes(), &[0; 4]].concat(), // OPEN: bypass the page cache (FOPEN_DIRECT_IO)
         27 => vec![0; 16],                                          // OPENDIR
         15 => {
-            let start = (long(48) as usize).min(SIZE);
+            let start = usize::try_from(long(48)).unwrap().min(SIZE);
             let end = (start + word(56) as usize).min(SIZE);
             shared.content.lock().unwrap()[start..end].to_vec()
         }
         16 => {
-            let (start, len) = (long(48) as usize, word(56) as usize);
+            let (start, len) = (usize::try_from(long(48)).unwrap(), word(56) as usize);
             shared.content.lock().unwrap()[start..start + len].copy_from_slice(&request[80..80 + len]);
-            [&(len as u32).to_le_bytes()[..], &[0; 4]].concat()
+            len.to_le_bytes().to_vec()
         }
         18 | 20 | 25 | 29 => Vec::new(), // RELEASE, FSYNC, FLUSH, RELEASEDIR
         // INIT: version 7.31, no flags, the largest write

@@ -24,15 +24,15 @@ pub fn pvh(code: &[u8], entry: u32) -> Vec<u8> {
 }
 
 fn elf_with(code: &[u8], note: &[u8]) -> Vec<u8> {
-    let segments = if note.is_empty() { 1 } else { 2 };
-    let code_at = PROGRAM_HEADER as u64 + segments * u64::from(PROGRAM_HEADER_SIZE);
+    let segments: u16 = if note.is_empty() { 1 } else { 2 };
+    let code_at = PROGRAM_HEADER as u64 + u64::from(segments * PROGRAM_HEADER_SIZE);
     let note_at = code_at + code.len() as u64;
     let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(); // 64 bits, little-endian, version 1
     image.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable, for x86-64, version 1
     for word in [HIGH_RAM, PROGRAM_HEADER as u64, 0] {
         image.extend(word.to_le_bytes()); // entry, program headers, no section headers
     }
-    for half in [0, 0, 64, PROGRAM_HEADER_SIZE, segments as u16, 0, 0, 0] {
+    for half in [0, 0, 64, PROGRAM_HEADER_SIZE, segments, 0, 0, 0] {
         image.extend(half.to_le_bytes()); // flags (4 bytes), sizes and counts of headers
     }
     let mut segment = |kind: u32, offset: u64, address: u64, size: u64| {
@@ -73,12 +73,12 @@ pub fn bzimage(code: &[u8]) -> Vec<u8> {
     let mut image = vec![0; len];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(SETUP_SECTS, &[1]);
-    put(SYSSIZE, &((len - PROTECTED_MODE) as u32 / 16).to_le_bytes());
+    put(SYSSIZE, &((len - PROTECTED_MODE) / 16).to_le_bytes()[..4]);
     put(0x1fe, &[0x55, 0xaa]);
     put(0x202, b"HdrS");
     put(VERSION, &0x20fu16.to_le_bytes());
     put(0x211, &[1]); // loaded high
-    put(0x214, &(HIGH_RAM as u32).to_le_bytes());
+    put(0x214, &HIGH_RAM.to_le_bytes()[..4]);
     put(INITRD_ADDR_MAX, &0x7fff_ffffu32.to_le_bytes());
     put(0x230, &0x20_0000u32.to_le_bytes()); // alignment
     put(0x234, &[1]); // relocatable

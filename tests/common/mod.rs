@@ -55,7 +55,7 @@ pub fn noise(len: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
+        state.to_le_bytes()[0]
     };
     std::iter::repeat_with(next).take(len).collect()
 }

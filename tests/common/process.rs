@@ -68,7 +68,7 @@ impl Running {
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        Pid::from_raw(self.child.id().cast_signed())
     }
 
     /// Waits until the process ends, and asserts that its process group is empty then.

@@ -30,7 +30,7 @@ fn a_pending_event_is_dropped_when_its_descriptor_is_removed_or_modified() {
 fn a_pending_event_is_dropped_when_its_descriptor_is_removed_and_added_again() {
     let mut manager = manager();
     let fds = [ready_eventfd(), ready_eventfd()];
-    let interests = [0, 1].map(|i| Events::with_data(&fds[i], i as u32, EventSet::IN));
+    let interests = [0u32, 1].map(|i| Events::with_data(&fds[i as usize], i, EventSet::IN));
     let probe = Probe::reacting(interests, move |events, ops| {
         let other = interests[1 - events.data() as usize];
         ops.remove(other).unwrap();

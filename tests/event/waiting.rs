@@ -73,6 +73,6 @@ fn a_signal_handler_ends_the_wait_without_an_error() {
 
     // The lowest layer returns the kernel's error.
     let epoll = Epoll::new().unwrap();
-    let mut events = [EpollEvent::new(EventSet::IN, fd.as_raw_fd() as u64)];
+    let mut events = [EpollEvent::new(EventSet::IN, fd.as_raw_fd().cast_unsigned().into())];
     assert_eq!(interrupted(|| epoll.wait(-1, &mut events)).unwrap_err().kind(), std::io::ErrorKind::Interrupted);
 }

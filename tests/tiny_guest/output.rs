@@ -48,7 +48,7 @@ guest!(
 );
 
 fn numbers(bytes: usize) -> Vec<u8> {
-    (0..bytes as u32 / 4).flat_map(u32::to_le_bytes).collect()
+    (0u32..).take(bytes / 4).flat_map(u32::to_le_bytes).collect()
 }
 
 /// Starts the flood and waits until its output pipe is full.

@@ -15,6 +15,8 @@
 //! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte leaves within 5 ms even if no read follows. It is
 //! switched off when the guest writes nothing for a while, so an idle guest needs no timer.
 
+#![expect(clippy::cast_possible_truncation, reason = "the offsets of registers are below 8")]
+
 mod coalesce;
 
 pub use crate::sys::coalesced_port::Coalescer;
@@ -34,7 +36,7 @@ use coalesce::Coalescing;
 /// First port of COM1.
 pub const COM1_PORT: u16 = 0x3f8;
 /// Number of ports of a UART.
-pub const COM1_PORTS: u16 = 8;
+pub const COM1_PORTS: u8 = 8;
 /// Interrupt line of COM1.
 pub const COM1_IRQ: u32 = 4;
 /// First port of COM2.

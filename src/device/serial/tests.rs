@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "numbers wrap to bytes")]
+
 use std::sync::Arc;
 
 use super::*;

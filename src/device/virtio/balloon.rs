@@ -81,7 +81,7 @@ fn inflate(queue: &Virtqueue, numbers: &Buffers) {
     let len = numbers.read_at(queue.memory(), 0, &mut bytes);
     let mut run = 0..0;
     for number in bytes[..len].as_chunks().0 {
-        match u64::from(u32::from_le_bytes(*number)) {
+        match u32::from_le_bytes(*number) as usize {
             page if page == run.end => run.end += 1,
             page if page + 1 == run.start => run.start -= 1, // Linux often sends descending numbers
             page => {
@@ -93,9 +93,9 @@ fn inflate(queue: &Virtqueue, numbers: &Buffers) {
     discard(queue.memory(), run);
 }
 
-fn discard(memory: &GuestMemoryMmap, pages: Range<u64>) {
-    let len = (pages.end - pages.start) << PAGE_SHIFT; // page numbers have 32 bits
-    memory::discard(memory, GuestAddress(pages.start << PAGE_SHIFT), len as usize);
+fn discard(memory: &GuestMemoryMmap, pages: Range<usize>) {
+    let start = (pages.start << PAGE_SHIFT) as u64; // page numbers have 32 bits
+    memory::discard(memory, GuestAddress(start), pages.len() << PAGE_SHIFT);
 }
 
 /// Returns the free pages to the host that the driver reports as buffers.
@@ -119,7 +119,7 @@ mod tests {
         driver.put(address(FIRST), &[7; (PAGES as usize) << PAGE_SHIFT]);
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         driver.put(BUFFERS, &bytes);
-        driver.request(queue, &[(BUFFERS, 6), (BUFFERS + 6, bytes.len() as u32 - 6)], &[]);
+        driver.request(queue, &[(BUFFERS, 6), (BUFFERS + 6, u32::try_from(bytes.len() - 6).unwrap())], &[]);
         assert_eq!(driver.used(queue), [(0, 0)]);
         (FIRST..FIRST + PAGES).filter(|page| driver.get(address(*page), 1) == [0]).collect()
     }

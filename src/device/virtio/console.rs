@@ -292,10 +292,10 @@ mod tests {
     fn a_full_output_buffer_blocks_the_guest_and_loses_nothing() {
         const OUTPUT_LIMIT: usize = crate::device::console_port::OUTPUT_LIMIT;
         let (mut driver, port, _wake) = console(None);
-        let len = 0x4_0000;
+        let len = 0x4_0000u32;
         let text: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
         driver.put(BUFFERS, &text);
-        driver.request(TRANSMIT, &[(BUFFERS, len as u32)], &[]);
+        driver.request(TRANSMIT, &[(BUFFERS, len)], &[]);
         let mut all = Vec::new();
         while driver.used(TRANSMIT).is_empty() {
             let bytes = drained(&port);
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_turn_that_ends_at_its_limit_enables_the_notification_again() {
         let (mut driver, port, _wake) = console(None);
-        driver.request(TRANSMIT, &[(BUFFERS, (BLOCKS_PER_TURN * BLOCK) as u32)], &[]);
+        driver.request(TRANSMIT, &[(BUFFERS, u32::try_from(BLOCKS_PER_TURN * BLOCK).unwrap())], &[]);
         while driver.used(TRANSMIT).is_empty() {
             drained(&port);
             driver.run();

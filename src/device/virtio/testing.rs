@@ -1,5 +1,7 @@
 //! A driver for tests, which can also violate the specification.
 
+#![expect(clippy::cast_possible_truncation, reason = "indices are small, and 64-bit values are written in halves")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -82,7 +84,7 @@ impl<D: VirtioDevice> Driver<D> {
     /// A device before its initialization, which uses `memory`.
     pub fn with_memory(device: D, memory: GuestMemoryMmap) -> Self {
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let page = RegisterPage::new(Arc::new(MmapRegion::new(REGISTERS as usize).unwrap()), 0);
+        let page = RegisterPage::new(Arc::new(MmapRegion::new(REGISTERS).unwrap()), 0);
         let irqfd = irq.try_clone().unwrap();
         let interrupt = Box::new(move || irqfd.write(1).unwrap());
         let virtio = Virtio::new(device, &memory, interrupt, page, Box::new(|| {})).unwrap();

@@ -55,8 +55,8 @@ impl Message {
             Self::Resize(WinSize { rows, cols }) => (RESIZE, &[rows.to_le_bytes(), cols.to_le_bytes()].concat()[..]),
             Self::Close(descriptor) => (CLOSE, slice::from_ref(descriptor)),
         };
-        let payload = &payload[..payload.len().min(u8::MAX.into())];
-        [&[kind, payload.len() as u8], payload].concat()
+        let len = u8::try_from(payload.len()).unwrap_or(u8::MAX);
+        [&[kind, len], &payload[..len.into()]].concat()
     }
 
     /// The message of this kind; `None` if the kind is unknown or the payload has the wrong length.

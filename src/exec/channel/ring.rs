@@ -33,6 +33,7 @@ struct RingBuffer {
     index_offset: usize,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a ring has at most 32 pages")]
 impl RingBuffer {
     fn new(stream: Stream, index_word: usize) -> Self {
         let (words, (first_page, pages)) = (stream.words(), stream.pages());

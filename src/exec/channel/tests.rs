@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "lengths are small, and content wraps to bytes")]
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, Write};
 

@@ -66,7 +66,7 @@ pub fn start(job: &Job) -> io::Result<Running> {
         None => master.as_ref().map(File::try_clone).transpose(),
     };
     Ok(Running {
-        pid: Pid::from_raw(child.id() as i32),
+        pid: Pid::from_raw(child.id().cast_signed()),
         stdin: end(child.stdin.take().map(OwnedFd::from))?,
         stdout: end(child.stdout.take().map(OwnedFd::from))?,
         stderr: child.stderr.take().map(|pipe| non_blocking(pipe.into())).transpose()?,

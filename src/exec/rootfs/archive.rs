@@ -77,7 +77,7 @@ impl From<&FileStat> for Header {
         Self {
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: stat.st_mtime.clamp(0, u32::MAX.into()) as u32, // the format ends in 2106
+            mtime: u32::try_from(stat.st_mtime.max(0)).unwrap_or(u32::MAX), // the format ends in 2106
             rdev: (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)),
             ..Self::new(stat.st_mode)
         }
@@ -168,9 +168,10 @@ impl<'a> Archive<'a> {
     }
 
     /// Writes the header of an entry and its name.
+    #[expect(clippy::cast_possible_truncation, reason = "names are far below 4 GiB, and the alignment is 4")]
     fn header(&mut self, name: &[u8], header: &Header) {
         let Header { ino, mode, uid, gid, nlink, mtime, filesize, rdev } = *header;
-        let name_size = name.len() as u32 + 1; // PATH_MAX is far below 2^32
+        let name_size = name.len() as u32 + 1;
         let len = (HEADER_LEN + name.len() + 1).next_multiple_of(ALIGNMENT as usize);
         let mut block = Vec::with_capacity(len);
         block.extend_from_slice(MAGIC);
@@ -193,14 +194,15 @@ impl<'a> Archive<'a> {
     }
 
     fn pad(&mut self) {
-        let gap = self.next.next_multiple_of(ALIGNMENT) - self.next;
-        self.put(&[0; ALIGNMENT as usize][..gap as usize]);
+        let gap = self.next.wrapping_neg() % ALIGNMENT;
+        self.put(&[0; 3][..gap as usize]);
     }
 
     /// Adds an entry with `content`: that of a small file, or the target of a symbolic link.
+    #[expect(clippy::cast_possible_truncation, reason = "the content is far below 4 GiB")]
     pub fn add(&mut self, name: &[u8], header: Header, content: &[u8]) {
         self.entries += 1;
-        self.header(name, &Header { ino: self.entries, filesize: content.len() as u32, ..header }); // far below 4 GiB
+        self.header(name, &Header { ino: self.entries, filesize: content.len() as u32, ..header });
         self.put(content);
         self.pad();
     }
@@ -249,8 +251,8 @@ impl<'a> Archive<'a> {
         self.unlink_existing(name);
         self.entries += 1;
         let ino = self.entries;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut header = Header { ino, filesize: size as u32, ..stat.into() };
+        let size = u32::try_from(stat.st_size).unwrap_or(0);
+        let mut header = Header { ino, filesize: size, ..stat.into() };
         if stat.st_nlink > 1 {
             let (at, fits) = (self.next, self.fits());
             let first = self.links.entry(key).or_insert(FirstLink { ino, header: at, linked: false });
@@ -273,8 +275,8 @@ impl<'a> Archive<'a> {
         }
         self.header(name, &header);
         let start = self.next;
-        self.next = start.saturating_add(size);
-        self.unpacked += size.next_multiple_of(PAGE_SIZE);
+        self.next = start.saturating_add(size.into());
+        self.unpacked += u64::from(size).next_multiple_of(PAGE_SIZE);
         Some(start..self.next)
     }
 
@@ -284,6 +286,7 @@ impl<'a> Archive<'a> {
     /// # Errors
     ///
     /// Reading failed. The rest of `range` is zeros then, too.
+    #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
     pub fn read(&mut self, mut file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<u64> {
         let mut at = range.start;
         let result = loop {

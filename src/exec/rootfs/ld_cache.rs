@@ -46,8 +46,8 @@ mod tests {
     #[test]
     fn entries_for_this_machine_are_found_and_broken_ones_are_no_panic() {
         let strings = b"libc.so.6\0/lib/libc.so.6\0/lib32/libc.so.6\0";
-        let mut cache = [MAGIC, &3u32.to_le_bytes(), &(strings.len() as u32).to_le_bytes(), &[0; 20]].concat();
-        let base = (HEADER + 3 * ENTRY) as u32;
+        let mut cache = [MAGIC, &3u32.to_le_bytes(), &strings.len().to_le_bytes()[..4], &[0; 20]].concat();
+        let base = u32::try_from(HEADER + 3 * ENTRY).unwrap();
         for (flags, value) in [(3u32, 25), (X86_64, 10), (X86_64, 10_000)] {
             cache.extend([flags.to_le_bytes(), base.to_le_bytes(), (base + value).to_le_bytes(), [0; 4]].concat());
             cache.extend([0; 8]);

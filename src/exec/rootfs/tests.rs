@@ -87,7 +87,7 @@ const RANGE: Range<u64> = 2 * MIB..256 * MIB;
 fn packed(root: &RootfsSpec) -> (Vec<(Vec<u8>, Entry)>, Vec<String>) {
     let memory = memory();
     let (written, warnings) = root.pack(&memory, RANGE).unwrap();
-    let mut bytes = vec![0; written.len as usize];
+    let mut bytes = vec![0; usize::try_from(written.len).unwrap()];
     memory.read_slice(&mut bytes, GuestAddress(RANGE.start)).unwrap();
     let mut entries = read(&bytes);
     let first: Vec<_> = entries.drain(..3).map(|(name, _)| name).collect();
@@ -118,7 +118,7 @@ fn kinds_modes_times_and_links_are_kept_in_the_order_of_names() {
     let entry = |name: &[u8]| &entries.iter().find(|(it, _)| it == name).unwrap().1;
     let stat = fs::metadata(at("sub/file")).unwrap();
     let (link, file) = (entry(b"a link"), entry(b"sub/file"));
-    assert_eq!((link.mode, link.links, link.time), (stat.mode(), 2, stat.mtime() as u32));
+    assert_eq!((link.mode, link.links, i64::from(link.time)), (stat.mode(), 2, stat.mtime()));
     // The first has the content, and the kernel links the second to it by the number.
     assert_eq!((&link.content[..], &file.content[..], link.inode), (&b"content"[..], &b""[..], file.inode));
     assert_eq!(entry(b"soft").content, b"sub/file");

@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
 
     fn content(&mut self, file: &OwnedFd, stat: &FileStat) -> io::Result<()> {
         self.check_free()?;
-        if stat.st_size as u64 > MAX_FILE {
+        if stat.st_size.cast_unsigned() > MAX_FILE {
             return Err(io::Error::other("it has 4 GiB or more, which an initramfs cannot hold"));
         }
         let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };

@@ -37,7 +37,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::sys::mapping::Mapping;
 
 /// The most calls that can be queued or executed at a time.
-pub const MAX_CALLS: usize = 256;
+pub const MAX_CALLS: u32 = 256;
 
 const PAGE: usize = 4 << 10;
 const STACK_END: usize = 5 * PAGE; // the first page is a guard
@@ -66,9 +66,9 @@ struct Shared {
     cancelled: AtomicU32,
     exiting: AtomicU32,
     parent: i32,
-    event: RawFd,
+    event: u64,              // a descriptor
     kept: [RawFd; MAX_KEPT], // ascending; RawFd::MAX after the last
-    calls: [UnsafeCell<(Call, i64)>; MAX_CALLS],
+    calls: [UnsafeCell<(Call, i64)>; MAX_CALLS as usize],
 }
 
 /// The process, and the table through which it gets its calls. It is requested to exit when dropped.
@@ -100,7 +100,7 @@ impl IoProcess {
             let stack_end = mapping.as_ptr().add(STACK_END);
             let shared: *mut Shared = stack_end.cast();
             (*shared).parent = libc::getpid();
-            (*shared).event = event.as_raw_fd();
+            (*shared).event = event.as_raw_fd().cast_unsigned().into();
             (*shared).kept = list;
             if libc::mprotect(mapping.as_ptr().cast(), PAGE, libc::PROT_NONE) < 0 {
                 return Err(io::Error::last_os_error());
@@ -129,6 +129,7 @@ impl IoProcess {
         self.pid
     }
 
+    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     fn shared(&self) -> &Shared {
         // SAFETY: `start` has put a `Shared` there, and the mapping lives as long as `self`. After `start` its plain
         // fields do not change any more; the others are atomic or in an `UnsafeCell`.
@@ -146,10 +147,10 @@ impl IoProcess {
     /// The memory and the descriptors that `call` refers to stay valid until the call has been reaped or this process
     /// has ended, even if `self` is dropped. Nothing else accesses memory that the call writes.
     pub unsafe fn push(&mut self, call: Call) -> io::Result<()> {
-        if self.queued.wrapping_sub(self.reaped) as usize >= MAX_CALLS {
+        if self.queued.wrapping_sub(self.reaped) >= MAX_CALLS {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        let entry = &self.shared().calls[self.queued as usize % MAX_CALLS];
+        let entry = &self.shared().calls[(self.queued % MAX_CALLS) as usize];
         // SAFETY: the entry was reaped, so the I/O process does not access it before `queued` includes it.
         unsafe { (*entry.get()).0 = call };
         self.queued = self.queued.wrapping_add(1);
@@ -184,7 +185,7 @@ impl IoProcess {
         if self.reaped == self.shared().done.load(Ordering::Acquire) {
             return None;
         }
-        let entry = &self.shared().calls[self.reaped as usize % MAX_CALLS];
+        let entry = &self.shared().calls[(self.reaped % MAX_CALLS) as usize];
         // SAFETY: the call has ended, so the I/O process does not access the entry any more.
         let (call, result) = unsafe { *entry.get() };
         self.reaped = self.reaped.wrapping_add(1);
@@ -300,11 +301,11 @@ extern "C" fn run(shared: *mut libc::c_void) -> libc::c_int {
         loop {
             let seen = shared.doorbell.load(Ordering::Acquire);
             while next != shared.queued.load(Ordering::Acquire) && shared.exiting.load(Ordering::Relaxed) == 0 {
-                let entry = shared.calls.as_ptr().add(next as usize % MAX_CALLS);
+                let entry = shared.calls.as_ptr().add((next % MAX_CALLS) as usize);
                 let (Call { number, args, quiet, .. }, result) = &mut *(*entry).get();
                 *result = match shared.cancelled.load(Ordering::Relaxed) {
                     0 => syscall(*number, *args),
-                    _ => -(libc::ECANCELED as i64),
+                    _ => -i64::from(libc::ECANCELED),
                 };
                 let notify = !*quiet || *result < 0;
                 next = next.wrapping_add(1);
@@ -313,7 +314,7 @@ extern "C" fn run(shared: *mut libc::c_void) -> libc::c_int {
                 fence(Ordering::SeqCst);
                 if notify {
                     let one = 1u64;
-                    syscall(libc::SYS_write, [shared.event as u64, (&raw const one) as u64, 8, 0, 0, 0]);
+                    syscall(libc::SYS_write, [shared.event, (&raw const one) as u64, 8, 0, 0, 0]);
                 }
             }
             if shared.exiting.load(Ordering::Relaxed) != 0 {
@@ -346,7 +347,7 @@ pub unsafe fn close_all_but(kept: &[RawFd]) {
     const MAX_FD: u64 = 1 << 20; // NR_OPEN's default, for kernels before close_range(2), Linux 5.9
     let mut first = 0;
     for fd in kept.iter().copied().chain([RawFd::MAX]) {
-        let end = fd as u64; // of the gap before `fd`
+        let end = u64::from(fd.cast_unsigned()); // of the gap before `fd`
         if first < end {
             // SAFETY: the caller's.
             let closed = unsafe { syscall(libc::SYS_close_range, [first, end.wrapping_sub(1), 0, 0, 0, 0]) };
@@ -413,7 +414,7 @@ mod tests {
         let [kept, closed, also_kept] = files.each_ref().map(AsRawFd::as_raw_fd);
         let mut process = IoProcess::start(&event, &[also_kept, kept]).unwrap();
         let fds = [kept, closed, also_kept, event.as_raw_fd(), 0, 1, 2];
-        let calls = fds.map(|fd| call(libc::SYS_fcntl, fd as u64, 0));
+        let calls = fds.map(|fd| call(libc::SYS_fcntl, fd.cast_unsigned().into(), 0));
         let open = execute(&mut process, &event, &calls).into_iter().map(|(_, result)| result >= 0);
         assert_eq!(open.collect::<Vec<_>>(), [true, false, true, true, false, false, false]);
     }
@@ -433,8 +434,8 @@ mod tests {
         let event = eventfd();
         let mut process = IoProcess::start(&event, &[]).unwrap();
         for round in 0..3 {
-            let calls: Vec<_> = (0..MAX_CALLS).map(|tag| call(libc::SYS_getpid, 0, tag as u16)).collect();
-            assert_eq!(execute(&mut process, &event, &calls).len(), MAX_CALLS, "round {round}");
+            let calls = vec![call(libc::SYS_getpid, 0, 0); MAX_CALLS as usize];
+            assert_eq!(execute(&mut process, &event, &calls).len(), MAX_CALLS as usize, "round {round}");
         }
         for _ in 0..MAX_CALLS {
             // SAFETY: the call refers to no memory.

@@ -26,7 +26,7 @@ pub(super) use io_process::{close_all_but, wait_for};
 use uring::Uring;
 
 /// The most operations in flight.
-pub const MAX_IN_FLIGHT: u16 = MAX_CALLS as u16;
+pub const MAX_IN_FLIGHT: u32 = MAX_CALLS;
 
 /// One operation on a file. It may end early; what is left is for another operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,13 +141,14 @@ impl<T: Payload> AsyncIo<T> {
     /// # Errors
     ///
     /// [`MAX_IN_FLIGHT`] operations are in flight, nothing was started, or there is no such file.
+    #[expect(clippy::cast_possible_truncation, reason = "slots are at most MAX_CALLS, and usize has 64 bits")]
     pub fn add(&mut self, file: usize, operation: Operation, payload: T) -> Result<(), (T, io::Error)> {
         let Some(&file) = self.backend.as_ref().and_then(|backend| backend.files.get(file)) else {
             return Err((payload, io::ErrorKind::NotFound.into()));
         };
         let tag = match self.free.pop() {
             Some(tag) => tag,
-            None if self.slots.len() >= MAX_CALLS => return Err((payload, io::ErrorKind::ResourceBusy.into())),
+            None if self.slots.len() as u32 >= MAX_CALLS => return Err((payload, io::ErrorKind::ResourceBusy.into())),
             None => {
                 let buffers = IoVecs::default();
                 self.slots.push(Slot { payload: None, buffers, operation, file, retried: false });
@@ -195,6 +196,7 @@ impl<T: Payload> AsyncIo<T> {
     }
 
     /// Takes an operation that has ended: its payload, and the number of bytes moved.
+    #[expect(clippy::cast_possible_truncation, reason = "tags have 16 bits, and error numbers 12")]
     pub fn completed(&mut self) -> Option<(T, io::Result<usize>)> {
         loop {
             let Backend { ring, process, .. } = self.backend.as_mut()?;
@@ -268,7 +270,6 @@ impl<T> Slot<T> {
     /// The operation as a request to io_uring.
     fn entry(&self) -> squeue::Entry {
         let (file, (list, count)) = (Fd(self.file), self.buffers.as_raw());
-        let count = count as u32; // at most IOV_MAX
         let entry = match self.operation {
             Operation::Transfer { direction: Direction::Read, offset, flags } => {
                 opcode::Readv::new(file, list, count).offset(offset).rw_flags(flags).build()
@@ -286,9 +287,10 @@ impl<T> Slot<T> {
     }
 
     /// The operation as a system call.
+    #[expect(clippy::cast_sign_loss, reason = "descriptors, flags and modes are not negative")]
     fn call(&self, tag: u16) -> Call {
         let (list, count) = self.buffers.as_raw();
-        let (file, list, count) = (self.file as u64, list as u64, count as u64);
+        let (file, list, count) = (self.file as u64, list as u64, u64::from(count));
         let (number, args) = match self.operation {
             // The offset is one argument where those have 64 bits; the next is its upper half elsewhere.
             Operation::Transfer { direction: Direction::Read, offset, flags } => {

@@ -24,7 +24,7 @@ impl Uring {
     /// # Errors
     ///
     /// The host has no io_uring, or one without restrictions (before Linux 5.10), or does not permit its use.
-    pub fn new(entries: u16, event: &EventFd) -> io::Result<Self> {
+    pub fn new(entries: u32, event: &EventFd) -> io::Result<Self> {
         // On a thread of its own: when a thread ends that has set up or entered a ring, it waits for threads inside
         // io_uring_enter(2). This one ends at once.
         let event = event.as_raw_fd();
@@ -32,10 +32,10 @@ impl Uring {
         Ok(Self { ring: ring.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?, unsubmitted: false })
     }
 
-    fn set_up(entries: u16, event: RawFd) -> io::Result<IoUring> {
+    fn set_up(entries: u32, event: RawFd) -> io::Result<IoUring> {
         // Files are not registered: the kernel would close them, and so release their locks, some time after the
         // process.
-        let ring = IoUring::builder().dontfork().setup_r_disabled().build(entries.into())?;
+        let ring = IoUring::builder().dontfork().setup_r_disabled().build(entries)?;
         let operations = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
         let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
         restrictions.push(Restriction::sqe_flags_allowed(squeue::Flags::ASYNC.bits()));
@@ -78,7 +78,7 @@ impl Uring {
         }
         // A call that has not begun will submit this, too.
         if process.outstanding() < 2 {
-            let args = [self.fd() as u64, u32::MAX.into(), 0, 0, 0, 0]; // submit all; wait for nothing
+            let args = [self.fd().cast_unsigned().into(), u32::MAX.into(), 0, 0, 0, 0]; // submit all; wait for nothing
             let enter = Call { number: libc::SYS_io_uring_enter, args, tag: 0, quiet: true };
             // SAFETY: the arguments refer to no memory, and the process has its own copy of the ring's descriptor.
             let _ = unsafe { process.push(enter) }; // has room: there are two at most

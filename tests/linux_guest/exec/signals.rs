@@ -20,7 +20,7 @@ fn a_command_that_handles_sigterm(exec: Exec) {
     let script = "trap 'echo caught; exit 9' TERM; echo on; while :; do busybox sleep 1000 & wait; done";
     let mut running = exec.busybox().start(&["sh", "-c", script]);
     running.wait_for("on\n");
-    kill(Pid::from_raw(running.child.id() as i32), Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     running.end_with(b"").assert(9, "caught\n", "");
 }
 
@@ -29,7 +29,7 @@ fn a_command_that_does_not(exec: Exec) {
     let mut running = exec.start(&["sh", "-c", "trap '' TERM; echo on; while :; do busybox sleep 1; done"]);
     running.wait_for("on\n");
     let before = Instant::now();
-    kill(Pid::from_raw(running.child.id() as i32), Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     running.end_with(b"").assert_verdict(143, "kickvm: stopped by SIGTERM");
     assert!(before.elapsed().as_secs() >= 2);
 }
@@ -38,7 +38,7 @@ fn a_second_signal(exec: Exec) {
     let exec = exec.options(&["--kill-after", "1h"]).busybox();
     let mut running = exec.start(&["sh", "-c", "trap 'echo caught' TERM; echo on; while :; do busybox sleep 1; done"]);
     running.wait_for("on\n");
-    let id = Pid::from_raw(running.child.id() as i32);
+    let id = Pid::from_raw(running.child.id().cast_signed());
     kill(id, Signal::SIGTERM).unwrap();
     running.wait_for("caught\n");
     kill(id, Signal::SIGINT).unwrap();
@@ -53,7 +53,7 @@ fn a_signal_before_the_command_starts(exec: Exec) {
     let id = running.child.id();
     // The vCPU runs, and Linux takes seconds to boot here.
     wait_for_thread(id, "vcpu0");
-    kill(Pid::from_raw(id as i32), Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGTERM).unwrap();
     running.end_with(b"").assert_verdict(143, "kickvm: stopped by SIGTERM");
 }
 
@@ -64,7 +64,7 @@ fn eight_runs_at_once(exec: Exec) {
         let exec = Exec::new(crate::support::assets::Kernel::BzImage).unwrap();
         assert_eq!(exec.assets.kernel, kernel);
         let script = format!("busybox cat; echo {n} >&2; exit {n}");
-        let input = crate::common::noise(100_000 + n as usize);
+        let input = crate::common::noise(100_000 + n.cast_unsigned() as usize);
         let ended = exec.options(&["--memory", "128M"]).busybox().start(&["sh", "-c", &script]).end_with(&input);
         assert_eq!((ended.status.code(), ended.stderr), (Some(n), format!("{n}\n")));
         assert!(ended.stdout == input, "run {n}");

@@ -68,15 +68,15 @@ fn release(bz_image: &[u8]) -> String {
 
 /// Changes the type of the ELF note that holds the PVH entry (`XEN_ELFNOTE_PHYS32_ENTRY`).
 fn hide_pvh_note(elf: &mut [u8]) {
-    const PT_NOTE: u64 = 4;
+    const PT_NOTE: usize = 4;
     const NOTE: &[u8] = b"\x12\0\0\0Xen\0"; // its type, 18, and its name
     let field = |at: usize, len: usize| {
-        elf[at..at + len].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)) // little-endian
+        elf[at..at + len].iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte)) // little-endian
     };
     // Elf64_Ehdr: e_phoff, e_phentsize, e_phnum. Elf64_Phdr: p_type, p_offset, p_filesz.
-    let (table, size, count) = (field(0x20, 8) as usize, field(0x36, 2) as usize, field(0x38, 2) as usize);
+    let (table, size, count) = (field(0x20, 8), field(0x36, 2), field(0x38, 2));
     let segments = (0..count).map(|n| table + n * size).filter(|at| field(*at, 4) == PT_NOTE);
-    let notes = segments.map(|at| (field(at + 8, 8) as usize, field(at + 0x20, 8) as usize));
+    let notes = segments.map(|at| (field(at + 8, 8), field(at + 0x20, 8)));
     let found: Vec<usize> = notes
         .flat_map(|(start, len)| (start..start + len).filter(|&at| elf[at..].starts_with(NOTE)).collect::<Vec<_>>())
         .collect();

@@ -126,10 +126,10 @@ const CONNECT_TIMEOUT: libc::c_int = 6;
 fn connect_to_host(port: u32) -> nix::Result<UnixStream> {
     let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
     // The default is two seconds.
-    let patience = libc::timeval { tv_sec: waiting::PATIENCE.as_secs() as i64, tv_usec: 0 };
+    let patience = libc::timeval { tv_sec: waiting::PATIENCE.as_secs().cast_signed(), tv_usec: 0 };
     // SAFETY: the call reads a `timeval`, which is a live local.
     let result = unsafe {
-        let size = size_of_val(&patience) as libc::socklen_t;
+        let size = libc::socklen_t::try_from(size_of_val(&patience)).unwrap();
         libc::setsockopt(socket.as_raw_fd(), libc::AF_VSOCK, CONNECT_TIMEOUT, (&raw const patience).cast(), size)
     };
     Errno::result(result)?;

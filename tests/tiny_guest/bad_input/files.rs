@@ -46,7 +46,8 @@ fn the_images_that_the_other_tests_damage_boot() {
     need_kvm!();
     let dir = TempDir::new();
     dir.file("archive", &cpio("init", b"#!/bin/sh"));
-    let entry = images::HIGH_RAM as u32; // PVH enters in 32-bit mode, in which these instructions mean the same
+    // PVH enters in 32-bit mode, in which these instructions mean the same.
+    let entry = u32::try_from(images::HIGH_RAM).unwrap();
     for image in [elf(&EXIT_7), pvh(&EXIT_7, entry), bzimage(&EXIT_7)] {
         dir.file("kernel", &image);
         end(run_in(&dir, &["--kernel", "kernel", "--initramfs=archive", "--initramfs=archive"])).assert(7, "", &[]);

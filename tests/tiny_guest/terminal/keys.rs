@@ -155,7 +155,7 @@ fn without_a_terminal_kickvm_has_no_escape_keys() {
 
 /// Writes `len` bytes to `input`, as many at a time as it accepts, and asserts that all come back in order.
 fn paste(mut running: Running, input: impl Write + Send, len: usize) {
-    let text: Vec<u8> = (0..len).map(|n| b'a' + (n * 7 / 5 % 26) as u8).collect();
+    let text: Vec<u8> = (0..len).map(|n| b"abcdefghijklmnopqrstuvwxyz"[n * 7 / 5 % 26]).collect();
     let mut back = Vec::new();
     thread::scope(|scope| {
         let text = &text;

@@ -192,7 +192,7 @@ fn a_run_that_was_moved_to_the_background_ends() {
     let pty = Pty::new();
     let run = run(&HALT, &["--timeout", "1s"]);
     let mut shell = Command::new("setsid");
-    shell.args(["--ctty", "bash", "-c", "set -m; \"$0\" \"$@\"; bg >/dev/null; exec 2>/dev/null; wait %1"]);
+    shell.args(["--ctty", "bash", "--norc", "-ic", "\"$0\" \"$@\"; bg >/dev/null; exec 2>/dev/null; wait %1"]);
     shell.arg(run.command.get_program()).args(run.command.get_args());
     shell.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let running = run.start_as(shell);

@@ -76,6 +76,7 @@ driver!(
 );
 
 /// Takes io_uring from the command.
+#[expect(clippy::cast_possible_truncation, reason = "instructions have 16 bits, and numbers of system calls are small")]
 fn without_io_uring(command: &mut Command) {
     let deny = || {
         let instruction = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };

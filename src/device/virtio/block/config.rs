@@ -25,21 +25,21 @@ pub fn features(disk: &Disk) -> u64 {
 
 /// The configuration space of `disk`.
 pub fn space(disk: &Disk) -> [u8; LEN] {
-    const PAGE: u32 = 4 << 10;
+    const PAGE: u64 = 4 << 10;
     let mut config = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
     put(offset_of!(virtio_blk_config, capacity), &disk.sectors.to_le_bytes());
     // A chain is no longer than the queue; the header and the status take two of its descriptors.
     put(offset_of!(virtio_blk_config, seg_max), &u32::from(super::QUEUE_SIZE - 2).to_le_bytes());
-    put(offset_of!(virtio_blk_config, blk_size), &disk.block_size.to_le_bytes());
+    put(offset_of!(virtio_blk_config, blk_size), &disk.block_size.to_le_bytes()[..4]);
     // The host reads and writes whole pages.
     let blocks = PAGE / disk.block_size;
-    put(offset_of!(virtio_blk_config, physical_block_exp), &[blocks.ilog2() as u8]);
-    put(offset_of!(virtio_blk_config, min_io_size), &(blocks as u16).to_le_bytes());
-    let page_sectors = (PAGE / SECTOR as u32).to_le_bytes();
+    put(offset_of!(virtio_blk_config, physical_block_exp), &blocks.ilog2().to_le_bytes()[..1]);
+    put(offset_of!(virtio_blk_config, min_io_size), &blocks.to_le_bytes()[..2]);
+    let page_sectors = (PAGE / SECTOR).to_le_bytes();
     put(offset_of!(virtio_blk_config, max_discard_sectors), &MAX_DISCARD_SECTORS.to_le_bytes());
     put(offset_of!(virtio_blk_config, max_discard_seg), &1u32.to_le_bytes());
-    put(offset_of!(virtio_blk_config, discard_sector_alignment), &page_sectors);
+    put(offset_of!(virtio_blk_config, discard_sector_alignment), &page_sectors[..4]);
     put(offset_of!(virtio_blk_config, max_write_zeroes_sectors), &MAX_ZERO_SECTORS.to_le_bytes());
     put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &1u32.to_le_bytes());
     put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[1]);

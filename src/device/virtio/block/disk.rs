@@ -21,7 +21,7 @@ pub struct Disk {
     /// The file through the host's page cache, and that of a direct disk, which bypasses it. Empty when closed.
     pub(super) files: Vec<File>,
     pub(super) sectors: u64,    // of 512 bytes
-    pub(super) block_size: u32, // in bytes, for the driver
+    pub(super) block_size: u64, // in bytes, for the driver
     pub(super) read_only: bool,
     pub(super) direct: bool,   // bypasses the host's page cache
     pub(super) inline: Inline, // the part of its I/O that never blocks
@@ -110,7 +110,7 @@ impl Disk {
             true => Inline::CachedReads,
             false => Inline::Nothing,
         };
-        let block_size = if direct { direct_block_size(&files[1]) } else { SECTOR as u32 };
+        let block_size = if direct { direct_block_size(&files[1]) } else { SECTOR };
         Ok(Self { files, sectors: size / SECTOR, block_size, read_only, direct, inline })
     }
 
@@ -164,13 +164,14 @@ fn in_use(file: &File, read_only: bool) -> String {
 }
 
 /// The smallest block that can be read without the page cache.
-fn direct_block_size(file: &File) -> u32 {
+fn direct_block_size(file: &File) -> u64 {
     const MAX: usize = 4096;
     let mut room = vec![0; 2 * MAX];
     let start = room.as_ptr().align_offset(MAX).min(MAX);
+    #[expect(clippy::cast_possible_truncation, reason = "a sector has 512 bytes")]
     let block = &mut room[start..][..SECTOR as usize];
     match file.read_at(block, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => MAX as u32,
-        _ => SECTOR as u32,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => MAX as u64,
+        _ => SECTOR,
     }
 }

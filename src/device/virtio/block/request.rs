@@ -26,6 +26,7 @@ const MAX_ALLOCATE: u64 = 128 << 20;
 /// The status of a request that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[expect(clippy::cast_possible_truncation, reason = "the values are 0 to 2")]
 pub enum Status {
     /// Success.
     Ok = VIRTIO_BLK_S_OK as u8,

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "disks and requests are small, and content wraps to bytes")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

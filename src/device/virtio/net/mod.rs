@@ -105,7 +105,7 @@ impl Net {
     pub fn new(tap: Tap, mac: [u8; 6], on_tap_deleted: Box<dyn Fn() + Send>) -> Self {
         let mut config = [0; CONFIG_MTU + 2];
         config[..CONFIG_STATUS].copy_from_slice(&mac);
-        config[CONFIG_STATUS..CONFIG_STATUS + 2].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        config[CONFIG_STATUS..CONFIG_STATUS + 2].copy_from_slice(&VIRTIO_NET_S_LINK_UP.to_le_bytes()[..2]);
         config[CONFIG_MTU..].copy_from_slice(&tap.mtu.unwrap_or(0).to_le_bytes());
         Self {
             tap,
@@ -350,7 +350,7 @@ impl Receiver {
         });
         let count = 1 + ends.take_while(|end| *end < len).count(); // at most QUEUE_SIZE
         if let Some(first) = self.posted.front() {
-            first.writable.write_at(queue.memory(), NUM_BUFFERS, &(count as u16).to_le_bytes());
+            first.writable.write_at(queue.memory(), NUM_BUFFERS, &count.to_le_bytes()[..2]);
         }
         let mut left = len;
         // In one batch, because a driver that finds the first chain of a frame expects the others too.

@@ -86,6 +86,7 @@ impl Tap {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
         let file = file.map_err(TapError::Open)?;
         tap::attach(&file, name).map_err(|error| attach_error(name, error))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the header has 12 bytes")]
         tap::set_header_len(&file, HEADER_LEN as i32).map_err(TapError::Host)?;
         let offloads = if tap::set_offloads(&file, ALL_OFFLOADS).is_ok() { ALL_OFFLOADS } else { 0 };
         tap::set_offloads(&file, 0).map_err(TapError::Host)?;

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "lengths and flags are small, and content wraps to bytes")]
+
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};

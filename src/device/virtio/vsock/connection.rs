@@ -24,9 +24,9 @@ use crate::sys::os_error::is_transient;
 use crate::sys::vectored_io::IoVecs;
 
 /// Number of bytes from the guest that a connection can buffer for its host program.
-pub const BUF_ALLOC: usize = 256 << 10;
+pub const BUF_ALLOC: u32 = 256 << 10;
 /// A CREDIT_UPDATE is sent when the guest underestimates its credit by this much (virtio 1.3, 5.10.6.3).
-const CREDIT_UPDATE_THRESHOLD: u32 = BUF_ALLOC as u32 / 4;
+const CREDIT_UPDATE_THRESHOLD: u32 = BUF_ALLOC / 4;
 /// Maximum payload of a packet to the guest.
 const MAX_PAYLOAD: usize = 64 << 10;
 /// Maximum length of a command: `CONNECT 4294967295` and a few spaces.
@@ -101,6 +101,7 @@ pub struct Connection {
     write_shutdown: bool, // the socket was shut down for writing
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "lengths are at most BUF_ALLOC or MAX_PAYLOAD")]
 impl Connection {
     /// A connection over `socket`, which must be non-blocking.
     pub fn new(socket: UnixStream, state: State, ports: PortPair) -> Self {
@@ -153,7 +154,7 @@ impl Connection {
     /// Forwards the `len` bytes of payload in `packet` to the host program. Returns false if the guest has exceeded its
     /// credit.
     pub fn forward(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, len: usize, iovecs: &mut IoVecs) -> bool {
-        if self.credit.unreported() as usize + self.backlog.len() + len > BUF_ALLOC {
+        if self.credit.unreported() as usize + self.backlog.len() + len > BUF_ALLOC as usize {
             return false;
         }
         let mut written = 0;
@@ -163,7 +164,7 @@ impl Connection {
                 Err(error) if is_transient(&error) => {}
                 Err(_) => self.host_shutdown |= SHUTDOWN_RECEIVE,
             }
-            self.credit.fwd_cnt += written as u32; // at most BUF_ALLOC
+            self.credit.fwd_cnt += written as u32;
         }
         if written < len {
             let mut rest = vec![0; len - written];
@@ -194,7 +195,7 @@ impl Connection {
 
     fn consume_backlog(&mut self, count: usize) {
         self.backlog.drain(..count);
-        self.credit.fwd_cnt += count as u32; // at most BUF_ALLOC
+        self.credit.fwd_cnt += count as u32;
     }
 
     /// Handles the flags of a SHUTDOWN packet.
@@ -232,7 +233,7 @@ impl Connection {
             match iovecs.read(self.socket.as_fd(), memory, packet.range(HEADER_LEN, max), &mut []) {
                 Ok(0) => self.host_shutdown |= SHUTDOWN_SEND,
                 Ok(len) => {
-                    self.credit.tx_cnt += len as u32; // at most MAX_PAYLOAD
+                    self.credit.tx_cnt += len as u32;
                     return Some(self.header(op::RW, len as u32, 0));
                 }
                 Err(error) if is_transient(&error) => {}
@@ -266,7 +267,7 @@ impl Connection {
             socket_type: TYPE_STREAM,
             op,
             flags,
-            buf_alloc: BUF_ALLOC as u32,
+            buf_alloc: BUF_ALLOC,
             fwd_cnt: self.credit.fwd_cnt.0,
         }
     }

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_header_field_has_the_offset_of_the_specification() {
-        let bytes: [u8; HEADER_LEN] = std::array::from_fn(|index| index as u8);
+        let bytes: [u8; HEADER_LEN] = std::array::from_fn(|index| index.to_le_bytes()[0]);
         let header = Header::from_bytes(&bytes);
         let expected = Header {
             src_cid: 0x0706_0504_0302_0100,

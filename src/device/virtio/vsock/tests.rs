@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "lengths and numbers are small")]
+
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -196,7 +198,7 @@ fn a_guest_program_connects_to_the_host() {
     let packets = fixture.expect(&[(op::RW, 6, 0)]);
     let (header, content) = &packets[0];
     assert_eq!((header.src_port, header.dst_port, header.socket_type), (HOST_PORT, 1000, TYPE_STREAM));
-    assert_eq!((header.fwd_cnt, header.buf_alloc, &content[..]), (8, BUF_ALLOC as u32, &b"answer"[..]));
+    assert_eq!((header.fwd_cnt, header.buf_alloc, &content[..]), (8, BUF_ALLOC, &b"answer"[..]));
 }
 
 #[test]
@@ -333,7 +335,7 @@ fn fill(fixture: &mut Fixture, port: u32) -> usize {
     let block = [5; 8000];
     let mut total = 0;
     let mut reported = 0;
-    while total + block.len() <= reported + BUF_ALLOC {
+    while total + block.len() <= reported + BUF_ALLOC as usize {
         fixture.send_op(port, op::RW, &block);
         total += block.len();
         let updates = fixture.packets();

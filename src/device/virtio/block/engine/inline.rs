@@ -68,12 +68,13 @@ pub fn execute(
         }
         (Inline::Everything, _) if budget.is_used_up() => return None,
         (Inline::Everything, Operation::Transfer { direction, offset, flags }) => transfer(direction, offset, flags),
+        #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
         (Inline::Everything, Operation::WriteZeros { offset, len }) => {
             file.write_at(&ZEROS[..ZEROS.len().min(len as usize)], offset)
         }
         (Inline::Everything, Operation::Allocate { mode, offset, len }) => {
             budget.bytes = budget.bytes.saturating_sub(MAX_BYTES);
-            fallocate(file, FallocateFlags::from_bits_retain(mode), offset as i64, len as i64)
+            fallocate(file, FallocateFlags::from_bits_retain(mode), offset.cast_signed(), len.cast_signed())
                 .map(|()| 0)
                 .map_err(io::Error::from)
         }

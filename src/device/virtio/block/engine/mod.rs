@@ -95,7 +95,7 @@ impl Engine {
 
     /// Whether another request can be in flight.
     pub fn has_room(&self) -> bool {
-        self.in_flight() < MAX_IN_FLIGHT.into()
+        self.in_flight() < MAX_IN_FLIGHT as usize
     }
 
     /// Begins a request, or continues one that was paused.

@@ -34,7 +34,7 @@ use crate::device::{Device, Response};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber};
 
 /// Bytes of the registers, a page.
-pub const REGISTERS: u64 = 0x1000;
+pub const REGISTERS: usize = 0x1000;
 /// Offset of QueueNotify: the value written is the number of the queue. An ioeventfd may handle it.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Offset of InterruptACK. Writes of [`INT_VRING`] have no effect.
@@ -55,7 +55,7 @@ pub struct RegisterPage {
 impl RegisterPage {
     /// Page number `index` of `pages`.
     pub fn new(pages: Arc<MmapRegion>, index: usize) -> Self {
-        Self { pages, start: index * REGISTERS as usize }
+        Self { pages, start: index * REGISTERS }
     }
 
     // Only the device writes the page. Accesses outside of the mapping have no effect.
@@ -69,6 +69,7 @@ impl RegisterPage {
         let _ = self.pages.as_volatile_slice().write(data, self.start + offset as usize);
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the bus checks that the offset is in the page")]
     fn read(&self, offset: u64, data: &mut [u8]) {
         let _ = self.pages.as_volatile_slice().read(data, self.start + offset as usize);
     }
@@ -315,7 +316,7 @@ impl<D: VirtioDevice> Virtio<D> {
 
 /// 32 bits of a 64-bit register. They are zero if `select` is larger than 1.
 fn half(register: u64, select: u32) -> u32 {
-    register.checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
+    (register.checked_shr(select.saturating_mul(32)).unwrap_or(0) & 0xffff_ffff) as u32
 }
 
 fn set_half(register: &mut u64, select: u32, value: u32) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_INT_VRING, VIRTIO_MMIO_INTERRUPT_STATUS};
 
-use super::{QueueConfig, Registers, Virtio, VirtioDevice, Virtqueue};
+use super::{QueueConfig, Registers, Virtio, VirtioDevice, Virtqueue, half};
 
 /// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the
 /// register, but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so
@@ -33,7 +33,7 @@ impl<D: VirtioDevice> Virtio<D> {
         self.set_status(0);
         // Used buffers are announced by edges and the line is the device's own, so its driver may check each time.
         self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
-        self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, self.features() as u32);
+        self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), 0));
         self.store_queue();
         self.reset_done.notify_all();
     }

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "indices are small, and the low half of the features is meant")]
+
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
