@@ -124,13 +124,9 @@ impl GuestRam {
 /// `pages` must stay mapped while a vCPU of `vm` runs; each `Vcpu` has an `Arc` of its `GuestRam`. Unless `flags` has
 /// `KVM_MEM_READONLY`, they must be guest RAM.
 unsafe fn set_slot(vm: &VmFd, slot: usize, addr: u64, pages: &MmapRegion, len: usize, flags: u32) -> io::Result<()> {
-    let region = kvm_userspace_memory_region {
-        slot: u32::try_from(slot).map_err(io::Error::other)?,
-        flags,
-        guest_phys_addr: addr,
-        memory_size: len.min(pages.size()) as u64,
-        userspace_addr: pages.as_ptr() as u64,
-    };
+    let (slot, guest_phys_addr) = (u32::try_from(slot).map_err(io::Error::other)?, addr);
+    let (memory_size, userspace_addr) = (len.min(pages.size()) as u64, pages.as_ptr() as u64);
+    let region = kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr };
     // SAFETY: the slot is inside `pages`. The caller keeps them mapped.
     Ok(unsafe { vm.set_user_memory_region(region) }?)
 }

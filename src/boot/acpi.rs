@@ -51,11 +51,9 @@ pub(super) fn write(memory: &GuestMemoryMmap, params: &BootParams) -> Result<(),
         Ok(at)
     };
     let dsdt = put(&dsdt(params.virtio_devices, params.second_serial))?;
-    let fadt = put(&fadt(dsdt))?;
-    let madt = put(&madt(params.cpus))?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
+    xsdt.add_entry(put(&fadt(dsdt))?);
+    xsdt.add_entry(put(&madt(params.cpus))?);
     let xsdt = put(&xsdt)?;
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);

@@ -50,13 +50,7 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     let Some(end) = start.checked_add(u64::from(header.init_size).max(file.len - setup_len)) else {
         return Err(file.unusable(format!("its load address {start:#x} is impossible")));
     };
-    Ok(Kernel {
-        entry: start + ENTRY_64,
-        protocol: Protocol::BzImage,
-        end,
-        initramfs_end: u64::from(header.initrd_addr_max) + 1,
-        cmdline_max: if header.cmdline_size == 0 { CMDLINE_MAX } else { header.cmdline_size as usize },
-        setup: Some(header),
-        file,
-    })
+    let (entry, initramfs_end) = (start + ENTRY_64, u64::from(header.initrd_addr_max) + 1);
+    let cmdline_max = if header.cmdline_size == 0 { CMDLINE_MAX } else { header.cmdline_size as usize };
+    Ok(Kernel { entry, protocol: Protocol::BzImage, end, initramfs_end, cmdline_max, setup: Some(header), file })
 }

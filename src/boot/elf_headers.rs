@@ -5,15 +5,10 @@
 use std::fs::File;
 use std::io;
 
-use linux_loader::elf::{ELFDATA2LSB, Elf64_Ehdr, Elf64_Phdr};
+use linux_loader::elf::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, Elf64_Ehdr, Elf64_Phdr};
 
 use super::input_file::read_object_at;
 
-// Header fields: indices of e_ident, and values (gABI, chapter 4; the psABI of x86-64).
-const EI_CLASS: usize = 4;
-const EI_DATA: usize = 5;
-const ELFCLASS64: u8 = 2;
-const EM_X86_64: u16 = 62;
 /// The most program headers of a file that is accepted. Kernels and libraries have about ten.
 const MAX_SEGMENTS: u16 = 128;
 

@@ -42,7 +42,6 @@ mod kernel;
 pub mod layout;
 pub mod long_mode;
 mod pvh;
-mod reset_vector;
 mod zero_page;
 
 pub use acpi::POWER_BUTTON_GSI;
@@ -85,6 +84,18 @@ const SOURCE_ALIGNMENT: u64 = 2 << 20;
 /// Makes Linux use a ramfs, which has no size limit, as the first root file system instead of a tmpfs.
 const RAMFS: &str = "rootfstype=ramfs ";
 
+/// The only part of a BIOS in this machine: 16-bit code at the reset vector that pulses the reset line through the i8042.
+///
+/// On hardware-reduced ACPI, a kernel with EFI support reboots through EFI. This machine has no EFI, so the kernel jumps
+/// to the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution kernels
+/// do so.
+const RESET_CODE: [u8; 7] = [
+    0xb0, 0xfe, // mov al, 0xfe
+    0xe6, 0x64, // out 0x64, al
+    0xf4, // hlt
+    0xeb, 0xfd, // jmp to the hlt
+];
+
 /// Loads `params` into `memory`, whose RAM ranges are those of [`layout::ram_ranges`]. Returns how to start the guest.
 ///
 /// # Errors
@@ -93,7 +104,7 @@ const RAMFS: &str = "rootfstype=ramfs ";
 /// generated, or `memory` is too small.
 pub fn load(memory: &GuestMemoryMmap, params: &BootParams) -> Result<Entry, Error> {
     acpi::write(memory, params)?;
-    reset_vector::write(memory)?;
+    memory.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR))?;
     match params.image {
         Image::File(path) => load_file(memory, params, path),
         Image::Raw(code) => {
@@ -174,6 +185,10 @@ fn write_boot_data(
     setup: Option<setup_header>,
     initramfs: Range<u64>,
 ) -> Result<Entry, Error> {
+    let (len, max) = (cmdline.len(), COMMAND_LINE_ROOM - 1);
+    if len > max {
+        return Err(Error::CommandLine { len, max });
+    }
     memory.write_slice(cmdline.as_bytes(), GuestAddress(COMMAND_LINE))?;
     memory.write_obj(0u8, GuestAddress(COMMAND_LINE + cmdline.len() as u64))?;
     let boot_data = match protocol {

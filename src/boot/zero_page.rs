@@ -15,7 +15,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 /// `kernel_alignment` for an ELF kernel: `CONFIG_PHYSICAL_ALIGN` is at most 16 MiB.
-const KERNEL_ALIGNMENT: u32 = 1 << 24;
+const ALIGNMENT: u32 = 1 << 24;
 
 /// Writes the zero page. `setup` is the header of a bzImage; an ELF image has none and gets the necessary fields.
 #[expect(clippy::cast_possible_truncation, reason = "addresses and lengths are below the MMIO gap")]
@@ -25,16 +25,9 @@ pub(super) fn write(
     setup: Option<setup_header>,
     initramfs: Range<u64>,
 ) -> Result<(), Error> {
-    let mut params = boot_params {
-        acpi_rsdp_addr: ACPI_TABLES,
-        hdr: setup.unwrap_or(setup_header {
-            boot_flag: BOOT_FLAG,
-            header: HEADER_MAGIC,
-            kernel_alignment: KERNEL_ALIGNMENT,
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+    let elf =
+        setup_header { boot_flag: BOOT_FLAG, header: HEADER_MAGIC, kernel_alignment: ALIGNMENT, ..Default::default() };
+    let mut params = boot_params { acpi_rsdp_addr: ACPI_TABLES, hdr: setup.unwrap_or(elf), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
     params.hdr.cmdline_size = cmdline.len() as u32;

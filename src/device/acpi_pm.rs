@@ -19,9 +19,9 @@ pub const RESET_VALUE: u8 = 1;
 /// The sleep type of the off state, also in the DSDT's `\_S5` object.
 pub const S5_SLEEP_TYPE: u8 = 5;
 
-const SLP_EN: u8 = 1 << 5;
-const SLP_TYP_SHIFT: u8 = 2;
-const SLP_TYP_MASK: u8 = 0b111;
+// Sleep control (ACPI 6.5, 4.8.3.7): bit 5 is SLP_EN, and bits 4-2 are SLP_TYP.
+const OFF_MASK: u8 = 1 << 5 | 0b111 << 2;
+const OFF: u8 = 1 << 5 | S5_SLEEP_TYPE << 2;
 
 /// The power-management registers. They have no state.
 #[derive(Debug)]
@@ -34,10 +34,7 @@ impl Device for AcpiPm {
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         for (&value, port) in data.iter().zip(u64::from(BASE_PORT) + offset..) {
-            if port == u64::from(SLEEP_CONTROL_PORT)
-                && value & SLP_EN != 0
-                && value >> SLP_TYP_SHIFT & SLP_TYP_MASK == S5_SLEEP_TYPE
-            {
+            if port == u64::from(SLEEP_CONTROL_PORT) && value & OFF_MASK == OFF {
                 return ControlFlow::Break(GuestRequest::PowerOff);
             }
             if port == u64::from(RESET_PORT) && value == RESET_VALUE {

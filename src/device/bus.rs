@@ -8,23 +8,11 @@ use super::{Device, Response};
 
 /// Why an address range cannot be assigned to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BusError {
-    /// The range is empty or exceeds the address space.
-    #[error("address range {base:#x}+{len:#x} is empty or exceeds the address space")]
-    BadRange {
-        /// First address.
-        base: u64,
-        /// Length in bytes.
-        len: u64,
-    },
-    /// The range overlaps that of another device.
-    #[error("address range {base:#x}+{len:#x} overlaps another device")]
-    Overlap {
-        /// First address.
-        base: u64,
-        /// Length in bytes.
-        len: u64,
-    },
+#[error("address range {base:#x}+{len:#x} {why}")]
+pub struct BusError {
+    base: u64,
+    len: u64,
+    why: &'static str,
 }
 
 struct Range {
@@ -46,21 +34,18 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// A bus without devices.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Assigns `len` addresses from `base` to `device`.
     ///
     /// # Errors
     ///
     /// The range is empty, exceeds the address space, or overlaps that of another device.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn Device>) -> Result<(), BusError> {
-        let last = len.checked_sub(1).and_then(|n| base.checked_add(n)).ok_or(BusError::BadRange { base, len })?;
+        let error = |why| BusError { base, len, why };
+        let last = len.checked_sub(1).and_then(|n| base.checked_add(n));
+        let last = last.ok_or(error("is empty or exceeds the address space"))?;
         let index = self.ranges.partition_point(|range| range.last < base);
         if self.ranges.get(index).is_some_and(|range| range.base <= last) {
-            return Err(BusError::Overlap { base, len });
+            return Err(error("overlaps another device"));
         }
         self.ranges.insert(index, Range { base, last, device });
         Ok(())
@@ -111,7 +96,7 @@ mod tests {
 
     #[test]
     fn addresses_without_a_device_read_as_all_ones_and_ignore_writes() {
-        let mut bus = Bus::new();
+        let mut bus = Bus::default();
         bus.insert(0x10, 2, Arc::new(Log::default())).unwrap();
         for addr in [0, 0xf, 0x12, u64::MAX] {
             let mut data = [0; 4];
@@ -124,7 +109,7 @@ mod tests {
     #[test]
     fn an_access_is_truncated_at_the_end_of_its_range() {
         let log = Arc::new(Log::default());
-        let mut bus = Bus::new();
+        let mut bus = Bus::default();
         bus.insert(0x10, 2, log.clone()).unwrap();
         bus.insert(u64::MAX, 1, log.clone()).unwrap();
         let mut data = [0; 4];
@@ -137,14 +122,15 @@ mod tests {
 
     #[test]
     fn overlapping_empty_and_too_long_ranges_are_rejected() {
-        let mut bus = Bus::new();
+        let mut bus = Bus::default();
         let mut add = |base, len| bus.insert(base, len, Arc::new(Log::default()));
         add(0x10, 4).unwrap();
         add(0x14, 1).unwrap();
         add(0xf, 1).unwrap();
-        assert_eq!(add(0x13, 1), Err(BusError::Overlap { base: 0x13, len: 1 }));
-        assert_eq!(add(0, 0x100), Err(BusError::Overlap { base: 0, len: 0x100 }));
-        assert_eq!(add(0x20, 0), Err(BusError::BadRange { base: 0x20, len: 0 }));
-        assert_eq!(add(u64::MAX, 2), Err(BusError::BadRange { base: u64::MAX, len: 2 }));
+        let mut refusal = |base, len| add(base, len).unwrap_err().to_string();
+        assert_eq!(refusal(0x13, 1), "address range 0x13+0x1 overlaps another device");
+        assert_eq!(refusal(0, 0x100), "address range 0x0+0x100 overlaps another device");
+        assert_eq!(refusal(0x20, 0), "address range 0x20+0x0 is empty or exceeds the address space");
+        assert_eq!(refusal(u64::MAX, 2), "address range 0xffffffffffffffff+0x2 is empty or exceeds the address space");
     }
 }

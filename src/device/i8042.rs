@@ -19,10 +19,7 @@ impl Device for I8042 {
 
     fn write(&self, _offset: u64, data: &[u8]) -> Response {
         // Commands 0xf0-0xff pulse the output lines whose bit is 0. Bit 0 is the processor's reset line.
-        if data[0] & 0xf1 == 0xf0 {
-            return ControlFlow::Break(GuestRequest::Reset);
-        }
-        ControlFlow::Continue(())
+        if data[0] & 0xf1 == 0xf0 { ControlFlow::Break(GuestRequest::Reset) } else { ControlFlow::Continue(()) }
     }
 }
 

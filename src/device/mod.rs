@@ -24,7 +24,7 @@
 //!     }
 //! }
 //!
-//! let mut bus = Bus::new();
+//! let mut bus = Bus::default();
 //! bus.insert(0x300, 4, Arc::new(Example))?;
 //! let mut data = [0; 2];
 //! bus.read(0x302, &mut data);
@@ -60,13 +60,6 @@ pub enum GuestRequest {
     Exit(u8),
     /// The guest kernel panicked (pvpanic).
     Panic,
-}
-
-impl GuestRequest {
-    /// Whether this is a normal end: a power-off or a reset: by a power-off or a restart.
-    pub fn is_ordinary_end(self) -> bool {
-        matches!(self, Self::PowerOff | Self::Reset)
-    }
 }
 
 impl fmt::Display for GuestRequest {

@@ -20,10 +20,7 @@ impl Device for PvPanic {
     }
 
     fn write(&self, _offset: u64, data: &[u8]) -> Response {
-        if data[0] & PANICKED != 0 {
-            return ControlFlow::Break(GuestRequest::Panic);
-        }
-        ControlFlow::Continue(())
+        if data[0] & PANICKED != 0 { ControlFlow::Break(GuestRequest::Panic) } else { ControlFlow::Continue(()) }
     }
 }
 

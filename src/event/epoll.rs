@@ -24,12 +24,12 @@ use std::fmt;
 use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use bitflags::bitflags;
 use libc::epoll_event;
 
-use super::sys::{check, owned};
+use super::sys::{check, impl_as_fd, owned};
 
 /// The largest number of events that one wait can return. The kernel rejects larger buffers (`EP_MAX_EVENTS` in
 /// Linux's `fs/eventpoll.c`).
@@ -238,18 +238,7 @@ impl Epoll {
     }
 }
 
-impl AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Epoll {
-    #[inline]
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+impl_as_fd!(Epoll, 0);
 
 /// The buffer length to pass to the kernel, which rejects larger ones.
 #[inline]

@@ -123,18 +123,10 @@ impl<S: MutEventSubscriber> EventManager<S> {
             manager.registrations.wait(milliseconds, &mut manager.ready)?;
         }
         let delivered = manager.dispatch();
-        if manager.requests.has_pending() {
-            manager.run_requests();
+        while let Some(request) = manager.requests.pop() {
+            request(manager);
         }
         Ok(delivered)
-    }
-
-    /// Runs the requests of remote endpoints.
-    #[cold]
-    fn run_requests(&mut self) {
-        while let Some(request) = self.requests.pop() {
-            request(self);
-        }
     }
 
     /// Delivers the ready events and returns their number.
@@ -208,9 +200,6 @@ impl<S: MutEventSubscriber> SubscriberOps for EventManager<S> {
 /// Shows the number of subscribers instead of the subscribers, which need not implement `Debug`.
 impl<S> fmt::Debug for EventManager<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventManager")
-            .field("subscribers", &self.subscribers.len())
-            .field("capacity", &self.ready.capacity())
-            .finish_non_exhaustive()
+        f.debug_struct("EventManager").field("subscribers", &self.subscribers.len()).finish_non_exhaustive()
     }
 }

@@ -8,10 +8,11 @@
 //! [`EventManager`](super::EventManager) for callbacks.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use super::sys::impl_as_fd;
 
 /// Identifies the source of an event. The number is free to choose, and is often an index into the caller's table.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -86,17 +87,7 @@ impl Poll {
     }
 }
 
-impl AsFd for Poll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.registry.epoll.as_fd()
-    }
-}
-
-impl AsRawFd for Poll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.registry.epoll.as_raw_fd()
-    }
-}
+impl_as_fd!(Poll, registry.epoll);
 
 /// Registers sources with the [`Poll`] that it came from, from any thread.
 ///

@@ -81,3 +81,22 @@ pub(super) unsafe fn owned<T: FromRawFd>(result: i32) -> io::Result<T> {
     // SAFETY: the caller guarantees that the descriptor is new, so that nothing else owns it.
     check(result).map(|fd| unsafe { T::from_raw_fd(fd) })
 }
+
+/// Implements the descriptor traits for a type, by one of its fields.
+macro_rules! impl_as_fd {
+    ($type:ty, $($field:tt)+) => {
+        impl std::os::fd::AsFd for $type {
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                std::os::fd::AsFd::as_fd(&self.$($field)+)
+            }
+        }
+
+        impl std::os::fd::AsRawFd for $type {
+            #[inline]
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                std::os::fd::AsRawFd::as_raw_fd(&self.$($field)+)
+            }
+        }
+    };
+}
+pub(super) use impl_as_fd;

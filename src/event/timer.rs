@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use super::sys;
@@ -90,8 +89,4 @@ impl Timer {
 /// A delay of zero would disarm the timer.
 const MIN_DELAY: Duration = Duration::from_nanos(1);
 
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+sys::impl_as_fd!(Timer, 0);

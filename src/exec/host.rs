@@ -18,7 +18,7 @@ use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
 use crate::device::serial::Serial;
-use crate::device::{ConsolePort, INPUT_LIMIT};
+use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
 use crate::sys::winsize::WinSize;
@@ -315,7 +315,9 @@ impl ExecHost {
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);
         }
-        let Some(request) = reason.guest_request().filter(|request| request.is_ordinary_end()) else { return reason };
+        let Some(request @ (GuestRequest::PowerOff | GuestRequest::Reset)) = reason.guest_request() else {
+            return reason;
+        };
         // The guest may power off before the loop has received its last events.
         self.end.take().unwrap_or_else(|| {
             let message = format!("{request} before reporting the command's exit status");

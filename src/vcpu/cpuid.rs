@@ -39,23 +39,14 @@ impl CpuidTemplate {
 
     fn from_entries(supported: &[kvm_cpuid_entry2], tsc_deadline: bool) -> Self {
         // `for_vcpu` adds the topology leaves.
-        let mut leaves: Vec<_> =
-            supported.iter().filter(|leaf| !matches!(leaf.function, 0xb | 0x1f)).copied().collect();
-        for leaf in &mut leaves {
-            if leaf.function == 1 {
-                leaf.ecx |= HYPERVISOR | if tsc_deadline { TSC_DEADLINE } else { 0 };
-            }
+        let mut leaves = supported.to_vec();
+        leaves.retain(|leaf| !matches!(leaf.function, 0xb | 0x1f));
+        for leaf in leaves.iter_mut().filter(|leaf| leaf.function == 1) {
+            leaf.ecx |= HYPERVISOR | if tsc_deadline { TSC_DEADLINE } else { 0 };
         }
         if !leaves.iter().any(|leaf| leaf.function == KVM_SIGNATURE_LEAF) {
-            let [ebx, ecx, edx] = KVM_SIGNATURE;
-            leaves.push(kvm_cpuid_entry2 {
-                function: KVM_SIGNATURE_LEAF,
-                eax: KVM_FEATURES_LEAF,
-                ebx,
-                ecx,
-                edx,
-                ..Default::default()
-            });
+            let (function, eax, [ebx, ecx, edx]) = (KVM_SIGNATURE_LEAF, KVM_FEATURES_LEAF, KVM_SIGNATURE);
+            leaves.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() });
         }
         Self(leaves)
     }
@@ -112,15 +103,10 @@ fn topology(function: u32, id: u32, id_bits: u32, cpus: u32) -> [kvm_cpuid_entry
     // EAX: width of the x2APIC ID below the next level. EBX: processors at this level. ECX: 15-8 type of the level.
     const THREAD: u32 = 1;
     const CORE: u32 = 2;
-    let level = |index, eax, ebx, kind: u32| kvm_cpuid_entry2 {
-        function,
-        index,
-        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-        eax,
-        ebx,
-        ecx: kind << 8 | index,
-        edx: id,
-        ..Default::default()
+    let flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    let level = |index: u32, eax, ebx, kind: u32| {
+        let ecx = kind << 8 | index;
+        kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx: id, ..Default::default() }
     };
     [level(0, 0, 1, THREAD), level(1, id_bits, cpus, CORE), level(2, 0, 0, 0)]
 }

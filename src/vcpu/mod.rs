@@ -59,19 +59,17 @@ pub enum VmRunState {
 
 /// The run state, shared by all vCPU threads.
 #[derive(Debug, Default)]
-pub struct RunState {
-    exiting: AtomicBool,
-}
+pub struct RunState(AtomicBool);
 
 impl RunState {
     /// Returns the current state.
     pub fn get(&self) -> VmRunState {
-        if self.exiting.load(Ordering::Acquire) { VmRunState::Exiting } else { VmRunState::Running }
+        if self.0.load(Ordering::Acquire) { VmRunState::Exiting } else { VmRunState::Running }
     }
 
     /// Changes the state. A vCPU that is in the guest reads it after the [`kick_signal`].
     pub fn set(&self, state: VmRunState) {
-        self.exiting.store(state == VmRunState::Exiting, Ordering::Release);
+        self.0.store(state == VmRunState::Exiting, Ordering::Release);
     }
 }
 
@@ -165,13 +163,9 @@ impl Vcpu {
         let mut code = vec![0; 15];
         // The base is 0 in 64-bit mode. In real mode it is 16 times the selector.
         let base = self.fd.get_sregs().map_or(0, |sregs| sregs.cs.base);
-        let len = match self.fd.translate_gva(base.wrapping_add(rip)) {
-            Ok(to) if to.valid != 0 => {
-                self.ram.memory().read(&mut code, GuestAddress(to.physical_address)).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        code.truncate(len);
+        let to = self.fd.translate_gva(base.wrapping_add(rip)).ok().filter(|to| to.valid != 0);
+        let len = to.and_then(|to| self.ram.memory().read(&mut code, GuestAddress(to.physical_address)).ok());
+        code.truncate(len.unwrap_or(0));
         code
     }
 }

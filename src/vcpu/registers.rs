@@ -3,7 +3,7 @@
 
 use std::io;
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::layout::{BOOT_STACK, GDT, PAGE_TABLES};
@@ -64,24 +64,15 @@ pub(super) fn set_msrs(vcpu: &VcpuFd) -> io::Result<()> {
 }
 
 fn general(entry: &Entry) -> kvm_regs {
-    let mut regs = kvm_regs { rip: entry.address.0, rflags: RFLAGS_RESERVED, rsp: BOOT_STACK, ..Default::default() };
-    match entry.protocol {
-        Protocol::BzImage | Protocol::Elf => regs.rsi = entry.boot_data.0,
-        Protocol::Pvh => regs.rbx = entry.boot_data.0,
-    }
-    regs
+    let (rsi, rbx) = if entry.protocol == Protocol::Pvh { (0, entry.boot_data.0) } else { (entry.boot_data.0, 0) };
+    kvm_regs { rip: entry.address.0, rflags: RFLAGS_RESERVED, rsp: BOOT_STACK, rsi, rbx, ..Default::default() }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the GDT has a few entries")]
 fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
-    let gdt = match protocol {
-        Protocol::BzImage | Protocol::Elf => GDT_64,
-        Protocol::Pvh => GDT_32,
-    };
-    sregs.gdt.base = GDT;
-    sregs.gdt.limit = (size_of_val(&gdt) - 1) as u16;
-    sregs.idt.base = 0;
-    sregs.idt.limit = 0;
+    let gdt = if protocol == Protocol::Pvh { GDT_32 } else { GDT_64 };
+    sregs.gdt = kvm_dtable { base: GDT, limit: (size_of_val(&gdt) - 1) as u16, ..Default::default() };
+    sregs.idt = kvm_dtable::default();
 
     let data = segment(&gdt, DATA_SELECTOR);
     sregs.cs = segment(&gdt, CODE_SELECTOR);
@@ -104,18 +95,9 @@ fn set_special(sregs: &mut kvm_sregs, protocol: Protocol) {
 fn segment(gdt: &[u64], selector: u16) -> kvm_segment {
     let descriptor = gdt[usize::from(selector / 8)];
     let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)).to_le_bytes()[0];
-    kvm_segment {
-        limit: u32::MAX,
-        selector,
-        type_: bits(40, 4),
-        s: bits(44, 1),
-        dpl: bits(45, 2),
-        present: bits(47, 1),
-        l: bits(53, 1),
-        db: bits(54, 1),
-        g: bits(55, 1),
-        ..Default::default()
-    }
+    let (type_, s, dpl, present) = (bits(40, 4), bits(44, 1), bits(45, 2), bits(47, 1));
+    let (l, db, g) = (bits(53, 1), bits(54, 1), bits(55, 1));
+    kvm_segment { limit: u32::MAX, selector, type_, s, dpl, present, l, db, g, ..Default::default() }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ impl VmmBuilder {
         let power_button = irqfd(vm.fd(), POWER_BUTTON_GSI, "connect the power button's interrupt")?;
         let copy = wake.try_clone().map_err(Error::host("duplicate an event descriptor"))?;
         let serial = platform_devices::serial_console(vm.fd(), vm.vcpus().first(), copy)?;
-        let mut buses = Buses { ports: platform_devices::port_bus(&serial)?, mmio: Bus::new() };
+        let mut buses = Buses { ports: platform_devices::port_bus(&serial)?, mmio: Bus::default() };
         let hvc = || wake.try_clone().and_then(|wake| Port::new(wake, WinSize::of(io::stdin()).ok()));
         let hvc = (config.console == ConsoleConfig::Virtio).then(hvc).transpose();
         let hvc = hvc.map_err(Error::host("create a virtio console"))?.map(Arc::new);

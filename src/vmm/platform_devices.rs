@@ -41,7 +41,7 @@ pub fn serial_console(vm: &Arc<VmFd>, boot_vcpu: Option<&Vcpu>, wake: EventFd) -
 ///
 /// Two devices have the same port.
 pub fn port_bus(serial: &Arc<Serial>) -> Result<Bus, BusError> {
-    let mut bus = Bus::new();
+    let mut bus = Bus::default();
     bus.insert(COM1_PORT.into(), COM1_PORTS.into(), serial.clone())?;
     bus.insert(COMMAND_PORT.into(), 1, Arc::new(I8042))?;
     bus.insert(cmos::INDEX_PORT.into(), cmos::PORTS.into(), Arc::new(Cmos::default()))?;

@@ -79,7 +79,8 @@ impl VirtioDevices {
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
-                return Err(Error::Tap { tap: net.tap.clone(), source: TapError::Duplicate });
+                let source = TapError("it is given twice; use one tap per network interface".to_owned());
+                return Err(Error::Tap { tap: net.tap.clone(), source });
             }
             let device = open_net(net)?;
             devices.dropped.push((net.tap.clone(), device.dropped().clone()));
@@ -133,7 +134,7 @@ impl VirtioDevices {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let mut notes = Vec::new();
         for (path, disk) in &self.disks {
-            let count = disk.lock().unwrap_or_else(PoisonError::into_inner).device_mut().drain(deadline);
+            let count = disk.lock().unwrap_or_else(PoisonError::into_inner).device.drain(deadline);
             if count > 0 {
                 let requests = if count == 1 { "request" } else { "requests" };
                 notes.push(format!("disk '{}' did not answer: {count} {requests} abandoned", path.display()));
@@ -141,7 +142,7 @@ impl VirtioDevices {
         }
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         for (_, disk) in &self.disks {
-            disk.lock().unwrap_or_else(PoisonError::into_inner).device_mut().wait(deadline);
+            disk.lock().unwrap_or_else(PoisonError::into_inner).device.wait(deadline);
         }
         for (tap, dropped) in &self.dropped {
             match dropped.load(Ordering::Relaxed) {

@@ -14,9 +14,9 @@ pub(super) const BATCH: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Coalescing {
     ring: Option<Box<dyn Coalescer>>,
-    on: bool,
-    polled: u32, // bytes written after an LSR read each, in a row
-    silent: u32, // timer periods since the last byte
+    pub on: bool,
+    polled: u32,     // bytes written after an LSR read each, in a row
+    pub silent: u32, // timer periods since the last byte
 }
 
 impl Coalescing {
@@ -24,16 +24,8 @@ impl Coalescing {
         Self { ring: Some(ring), ..Self::default() }
     }
 
-    pub fn is_on(&self) -> bool {
-        self.on
-    }
-
     pub fn pop(&mut self) -> Option<u8> {
         self.ring.as_mut()?.pop()
-    }
-
-    pub fn on_output(&mut self) {
-        self.silent = 0;
     }
 
     /// The guest has written a byte by an exit, perhaps immediately after an LSR read. Returns whether coalescing has

@@ -174,7 +174,7 @@ impl ConsolePort for Serial {
     fn poll(&self) -> Pending {
         let mut state = self.lock();
         Pending {
-            needs_timer: state.coalescing.is_on(),
+            needs_timer: state.coalescing.on,
             wants_input: state.input.has_room(),
             flush_now: state.output().flush_now(),
             has_output: !state.output().is_empty(),
@@ -242,7 +242,7 @@ impl State {
 
     fn transmit(&mut self, byte: u8) {
         self.lsr_reads = 0;
-        self.coalescing.on_output();
+        self.coalescing.silent = 0;
         let _ = self.uart.write(THR as u8, byte); // the buffer takes every byte; for the interrupt see `refill`
     }
 

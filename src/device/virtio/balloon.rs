@@ -24,6 +24,8 @@ const PAGE_REPORTING: u64 = 1 << 5;
 const PAGE_SHIFT: u64 = 12;
 /// Maximum number of page numbers per request. Linux sends 256.
 const MAX_PAGES: usize = 1 << 10;
+/// Requests in one turn of the event loop. Each may make a system call a page.
+const MAX_REQUESTS: u32 = 16;
 /// Offset of `actual` in the configuration space.
 const ACTUAL: usize = 4;
 
@@ -64,13 +66,18 @@ impl VirtioDevice for Balloon {
 
     fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
         let Some(queue) = ctx.queues.get_mut(events.data() as usize) else { return };
-        while queue.pop(&mut self.chain) {
+        let mut requests = 0;
+        while requests < MAX_REQUESTS && queue.pop(&mut self.chain) {
+            requests += 1;
             match events.data() {
                 INFLATE => inflate(queue, &self.chain.readable),
                 REPORTING => report(queue, &self.chain.writable),
                 _ => {} // deflated pages are allocated again when the guest accesses them
             }
             queue.push(self.chain.head, 0);
+        }
+        if requests == MAX_REQUESTS {
+            queue.notify(); // the rest is for the next turn of the event loop
         }
     }
 }

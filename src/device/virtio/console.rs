@@ -37,7 +37,7 @@ pub struct Port {
     work: EventFd, // signals the device
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     output: OutputBuffer,
     output_blocked: bool, // the driver waits for room
@@ -52,12 +52,7 @@ impl Port {
     ///
     /// The host has no more descriptors.
     pub fn new(wake: EventFd, size: Option<WinSize>) -> io::Result<Self> {
-        let state = State {
-            output: OutputBuffer::default(),
-            output_blocked: false,
-            input: InputQueue::default(),
-            new_size: size,
-        };
+        let state = State { new_size: size, ..State::default() };
         let work = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Self { state: Mutex::new(state), wake, work })
     }

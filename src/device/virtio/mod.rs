@@ -92,8 +92,10 @@ pub trait VirtioDevice: Send {
     fn process_inline(&mut self, _queues: &mut [Virtqueue]) {}
 
     /// Handles one event: a notification of the queue whose number is the user data, or one of the device's own
-    /// descriptors.
-    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>);
+    /// descriptors. By default, it processes all queues as [`process_inline`](VirtioDevice::process_inline) does.
+    fn process(&mut self, _events: Events, ctx: &mut DeviceContext<'_, '_>) {
+        self.process_inline(ctx.queues);
+    }
 }
 
 /// What a device can access while it handles an event.

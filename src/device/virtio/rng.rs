@@ -1,7 +1,6 @@
 //! Entropy device (virtio 1.3, 5.4): fills the guest's buffers with random bytes of the host's kernel.
 
-use super::{Chain, DeviceContext, VirtioDevice, Virtqueue};
-use crate::event::Events;
+use super::{Chain, VirtioDevice, Virtqueue};
 
 /// Maximum number of bytes per request. A driver that needs more sends another request.
 const MAX_BYTES: usize = 4 << 10;
@@ -38,9 +37,5 @@ impl VirtioDevice for Rng {
             };
             queue.push(self.chain.head, written);
         }
-    }
-
-    fn process(&mut self, _events: Events, ctx: &mut DeviceContext<'_, '_>) {
-        self.process_inline(ctx.queues);
     }
 }

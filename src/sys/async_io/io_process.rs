@@ -113,14 +113,8 @@ impl IoProcess {
         let started = unsafe { clone_process(stack_end.cast()) };
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         let (pid, pidfd) = started?;
-        Ok(Self {
-            mapping: ManuallyDrop::new(mapping),
-            pid,
-            pidfd: Some(pidfd),
-            queued: 0,
-            reaped: 0,
-            unannounced: false,
-        })
+        let (mapping, pidfd) = (ManuallyDrop::new(mapping), Some(pidfd));
+        Ok(Self { mapping, pid, pidfd, queued: 0, reaped: 0, unannounced: false })
     }
 
     /// Its process ID.

@@ -162,16 +162,12 @@ impl<T: Payload> AsyncIo<T> {
             Operation::WriteZeros { len, .. } => slot.buffers.fill_zeros(len.min(MAX_BYTES as u64) as usize),
             Operation::Allocate { .. } | Operation::Sync => {}
         }
-        match self.push(tag) {
-            Ok(()) => {
-                self.slots[usize::from(tag)].payload = Some(payload);
-                Ok(())
-            }
-            Err(error) => {
-                self.free.push(tag);
-                Err((payload, error))
-            }
+        if let Err(error) = self.push(tag) {
+            self.free.push(tag);
+            return Err((payload, error));
         }
+        self.slots[usize::from(tag)].payload = Some(payload);
+        Ok(())
     }
 
     fn push(&mut self, tag: u16) -> io::Result<()> {
@@ -293,11 +289,9 @@ impl<T> Slot<T> {
         let (file, list, count) = (self.file as u64, list as u64, u64::from(count));
         let (number, args) = match self.operation {
             // The offset is one argument where those have 64 bits; the next is its upper half elsewhere.
-            Operation::Transfer { direction: Direction::Read, offset, flags } => {
-                (libc::SYS_preadv2, [file, list, count, offset, 0, flags as u64])
-            }
-            Operation::Transfer { direction: Direction::Write, offset, flags } => {
-                (libc::SYS_pwritev2, [file, list, count, offset, 0, flags as u64])
+            Operation::Transfer { direction, offset, flags } => {
+                let number = if direction == Direction::Read { libc::SYS_preadv2 } else { libc::SYS_pwritev2 };
+                (number, [file, list, count, offset, 0, flags as u64])
             }
             Operation::WriteZeros { offset, .. } => (libc::SYS_pwritev2, [file, list, count, offset, 0, 0]),
             Operation::Allocate { mode, offset, len } => (libc::SYS_fallocate, [file, mode as u64, offset, len, 0, 0]),

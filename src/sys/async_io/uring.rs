@@ -14,7 +14,6 @@ use super::io_process::{Call, IoProcess};
 /// A ring for reads, writes, flushes and allocations.
 pub struct Uring {
     ring: IoUring,
-    unsubmitted: bool,
 }
 
 impl Uring {
@@ -29,7 +28,7 @@ impl Uring {
         // io_uring_enter(2). This one ends at once.
         let event = event.as_raw_fd();
         let ring = thread::Builder::new().spawn(move || Self::set_up(entries, event))?.join();
-        Ok(Self { ring: ring.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?, unsubmitted: false })
+        Ok(Self { ring: ring.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))? })
     }
 
     fn set_up(entries: u32, event: RawFd) -> io::Result<IoUring> {
@@ -63,18 +62,14 @@ impl Uring {
     /// Its descriptor is one of the process's.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: the caller's.
-        unsafe { self.ring.submission().push(entry) }.map_err(|_| io::ErrorKind::ResourceBusy)?;
-        self.unsubmitted = true;
-        Ok(())
+        unsafe { self.ring.submission().push(entry) }.map_err(|_| io::ErrorKind::ResourceBusy.into())
     }
 
     /// Lets `process`, which serves this ring alone, submit what was added.
     pub fn submit(&mut self, process: &mut IoProcess) {
-        while let Some((_, result)) = process.reap() {
-            self.unsubmitted |= result < 0; // the kernel was short of memory: try again
-        }
-        if !std::mem::take(&mut self.unsubmitted) {
-            return;
+        while process.reap().is_some() {}
+        if self.ring.submission().is_empty() {
+            return; // otherwise requests are new, or the kernel was short of memory and has left them
         }
         // A call that has not begun will submit this, too.
         if process.outstanding() < 2 {

@@ -2,10 +2,7 @@
 
 use std::mem::offset_of;
 
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, virtio_blk_config,
-};
+use virtio_bindings::virtio_blk::*;
 
 use super::disk::Disk;
 use super::request::{MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS, SECTOR};
@@ -16,11 +13,8 @@ pub const LEN: usize = offset_of!(virtio_blk_config, write_zeroes_may_unmap) + 4
 /// The feature bits of `disk`.
 pub fn features(disk: &Disk) -> u64 {
     let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
-    always
-        | match disk.read_only {
-            true => 1 << VIRTIO_BLK_F_RO,
-            false => 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
-        }
+    let writable = 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+    always | if disk.read_only { 1 << VIRTIO_BLK_F_RO } else { writable }
 }
 
 /// The configuration space of `disk`.

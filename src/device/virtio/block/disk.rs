@@ -77,11 +77,7 @@ impl Disk {
         let open = |path: &Path, flags| OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
         let mut file = open(path, exclusive)
             .map_err(|error| host("open", hint(&error, !read_only && File::open(path).is_ok()))(error))?;
-        let size = match kind.is_file() {
-            true => file.metadata().map(|metadata| metadata.len()),
-            false => file.seek(SeekFrom::End(0)),
-        };
-        let size = size.map_err(host("use", ""))?;
+        let size = file.seek(SeekFrom::End(0)).map_err(host("use", ""))?;
         if size == 0 {
             return Err(unfit("it is empty; 'truncate -s 1G' makes an image of 1 GiB".to_owned()));
         }

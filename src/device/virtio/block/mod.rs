@@ -74,15 +74,8 @@ impl Block {
     fn with_engine(engine: Engine, id: &str, report: ReportHostError) -> Self {
         let mut serial = [0; ID_BYTES];
         serial.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        Self {
-            config: config::space(engine.disk()),
-            engine,
-            id: serial,
-            report_host_error: Some(report),
-            spare: Vec::new(),
-            paused: None,
-            starved: false,
-        }
+        let (config, report_host_error) = (config::space(engine.disk()), Some(report));
+        Self { engine, id: serial, config, report_host_error, spare: Vec::new(), paused: None, starved: false }
     }
 
     /// Closes the disk and waits for requests in flight, at most until `deadline`. Returns the number of requests that
@@ -156,16 +149,12 @@ impl Block {
     }
 
     fn finish(&mut self, inflight: Box<Inflight>, result: io::Result<()>, queue: &mut Virtqueue) {
-        let status = match result {
-            Ok(()) => Status::Ok,
-            Err(error) => {
-                if let Some(report) = self.report_host_error.take() {
-                    report(&error);
-                }
-                Status::IoError
-            }
-        };
-        self.answer(inflight, status, queue);
+        self.answer(inflight, if result.is_ok() { Status::Ok } else { Status::IoError }, queue);
+        if let Err(error) = result
+            && let Some(report) = self.report_host_error.take()
+        {
+            report(&error);
+        }
     }
 
     /// Returns a request to the driver.

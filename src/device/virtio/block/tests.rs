@@ -388,8 +388,8 @@ fn a_reset_in_the_middle_of_requests_ends_them() {
 fn a_driver_without_flushes_has_its_writes_on_the_medium() {
     let transfer = |direction, durable| {
         let mut inflight = Inflight { request: Request::Transfer { direction, offset: 512 }, ..Inflight::default() };
-        inflight.chain.readable.push(Buffer { address: GuestAddress(DATA), len: 512 }).unwrap();
-        inflight.chain.writable.push(Buffer { address: GuestAddress(DATA), len: 512 }).unwrap();
+        inflight.chain.readable.push(Buffer { address: GuestAddress(DATA), len: 512 });
+        inflight.chain.writable.push(Buffer { address: GuestAddress(DATA), len: 512 });
         inflight.operation(durable).unwrap()
     };
     let operation = |direction, flags| Operation::Transfer { direction, offset: 512, flags };
@@ -554,7 +554,7 @@ fn more_pieces_than_one_call_takes_are_moved_in_parts() {
         .collect();
     let request = Request::Transfer { direction: Direction::Read, offset: 512 };
     let mut inflight = Box::new(Inflight { request, ..Inflight::default() });
-    pieces.iter().for_each(|piece| inflight.chain.writable.push(*piece).unwrap());
+    pieces.iter().for_each(|piece| inflight.chain.writable.push(*piece));
     let mut engine = Engine::new(image.open(true), &memory, false).unwrap();
     let Progress::Ended(inflight, Ok(())) = engine.start(inflight, &mut TurnBudget::new(0)) else {
         panic!("not cached")
@@ -603,12 +603,12 @@ impl Driver<Block> {
     }
 
     fn in_flight(&self) -> usize {
-        self.virtio.lock().unwrap().device_mut().engine.in_flight()
+        self.virtio.lock().unwrap().device.engine.in_flight()
     }
 
     /// Stops or continues the process that does the I/O.
     fn signal(&self, signal: Signal) {
-        let pid = self.virtio.lock().unwrap().device_mut().engine.process_id();
+        let pid = self.virtio.lock().unwrap().device.engine.process_id();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 }
@@ -665,7 +665,7 @@ fn a_vcpu_that_resets_a_device_waits_for_the_event_loop_without_the_lock() {
             assert_eq!(status, [0; 4]);
         });
         driver.manager.run_with_timeout(30).unwrap(); // takes the lock
-        let pid = driver.virtio.lock().unwrap().device_mut().engine.process_id();
+        let pid = driver.virtio.lock().unwrap().device.engine.process_id();
         kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
         while !vcpu.is_finished() {
             driver.manager.run_with_timeout(30).unwrap();
@@ -693,9 +693,9 @@ fn requests_that_do_not_end_in_time_are_abandoned() {
         driver.read_without_waiting(64);
         let began = Instant::now();
         let deadline = began + Duration::from_millis(50);
-        assert_eq!(driver.virtio.lock().unwrap().device_mut().drain(deadline), 64);
+        assert_eq!(driver.virtio.lock().unwrap().device.drain(deadline), 64);
         assert!(Instant::now() >= deadline);
-        let pid = Pid::from_raw(driver.virtio.lock().unwrap().device_mut().engine.process_id());
+        let pid = Pid::from_raw(driver.virtio.lock().unwrap().device.engine.process_id());
         drop(driver);
         assert!(began.elapsed() < Duration::from_secs(10));
         let why = Disk::open(&image.0, false, false).unwrap_err().to_string();
@@ -718,8 +718,8 @@ fn a_disk_that_is_stopped_finishes_its_requests_and_releases_its_lock() {
             let mut virtio = driver.virtio.lock().unwrap();
             let deadline = Instant::now() + Duration::from_secs(30);
             // One that has not begun may fail, but it has ended.
-            assert_eq!(virtio.device_mut().drain(deadline), 0, "{way:?}");
-            virtio.device_mut().wait(deadline);
+            assert_eq!(virtio.device.drain(deadline), 0, "{way:?}");
+            virtio.device.wait(deadline);
         }
         drop(image.open(false));
     }

@@ -15,13 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
-    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_S_LINK_UP,
-    virtio_net_config, virtio_net_hdr_v1,
-};
+use virtio_bindings::virtio_net::*;
 use vm_memory::GuestMemoryMmap;
 
 use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
@@ -71,7 +65,7 @@ pub struct Net {
 }
 
 /// The receive path, from the tap to the guest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Receiver {
     /// Chains from the driver, for the next frame.
     posted: VecDeque<Chain>,
@@ -237,16 +231,12 @@ impl VirtioDevice for Net {
     const QUEUES: &'static [u16] = &[QUEUE_SIZE, QUEUE_SIZE];
 
     fn features(&self) -> u64 {
-        let features = 1 << VIRTIO_NET_F_MAC
-            | 1 << VIRTIO_NET_F_STATUS
-            | 1 << VIRTIO_NET_F_MRG_RXBUF
-            | 1 << VIRTIO_NET_F_CSUM
-            | 1 << VIRTIO_NET_F_HOST_TSO4
-            | 1 << VIRTIO_NET_F_HOST_TSO6
-            | 1 << VIRTIO_NET_F_HOST_ECN;
-        let offloads = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
+        let basic =
+            1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS | 1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_NET_F_CSUM;
+        let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_TSO6 | 1 << VIRTIO_NET_F_HOST_ECN;
         let mtu = u64::from(self.tap.mtu.is_some()) << VIRTIO_NET_F_MTU;
-        offloads.fold(features | mtu, |features, (feature, _)| features | 1 << feature)
+        let offloads = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
+        offloads.fold(basic | segmentation | mtu, |features, (feature, _)| features | 1 << feature)
     }
 
     fn config(&self) -> &[u8] {
@@ -298,15 +288,8 @@ impl VirtioDevice for Net {
 
 impl Receiver {
     fn new() -> Self {
-        Self {
-            posted: VecDeque::with_capacity(QUEUE_SIZE.into()),
-            capacity: 0,
-            buffers: 0,
-            free: vec![Chain::default(); QUEUE_SIZE.into()],
-            overflow: vec![0; MAX_FRAME].into(),
-            partial: None,
-            ready: false,
-        }
+        let free = vec![Chain::default(); QUEUE_SIZE.into()];
+        Self { free, overflow: vec![0; MAX_FRAME].into(), ..Self::default() }
     }
 
     /// Takes chains from the queue until `capacity` is at least `wanted` bytes. Returns whether any chain is posted.

@@ -27,49 +27,10 @@ pub struct Tap {
     pub mtu: Option<u16>,
 }
 
-/// Why a tap interface cannot be used.
+/// Why a tap interface cannot be used, with a remedy if one is known.
 #[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// No interface can have this name.
-    #[error("an interface name has 1 to 15 characters, none of them a space, '/', ':' or '%'")]
-    InvalidName,
-    /// `/dev/net/tun` cannot be opened.
-    #[error("cannot open {TUN}: {}{}", os_error::describe(.0), open_hint(.0))]
-    Open(io::Error),
-    /// The interface does not exist, and the user may not create it.
-    #[error("no such interface; create it with '{}'", create_command(.0))]
-    NotFound(String),
-    /// The interface belongs to another user.
-    #[error(
-        "it belongs to another user; replace it with 'sudo ip tuntap del mode tap name {} && {}'",
-        .0, create_command(.0)
-    )]
-    NotOwned(String),
-    /// Two network interfaces of the guest have the same tap.
-    #[error("it is given twice; use one tap per network interface")]
-    Duplicate,
-    /// Another program is attached to the interface.
-    #[error("another program uses it; stop that program or use another tap")]
-    Busy,
-    /// The interface is not a tap with one queue.
-    #[error("it is not a tap interface with one queue; create one with '{}'", create_command("NAME"))]
-    NotATap,
-    /// A system call failed.
-    #[error("{}", os_error::describe(.0))]
-    Host(io::Error),
-}
-
-fn create_command(name: &str) -> String {
-    format!("sudo ip tuntap add mode tap user $USER name {name}")
-}
-
-fn open_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "; load the driver with 'sudo modprobe tun'",
-        io::ErrorKind::PermissionDenied => "; give all users access, as usual, with 'sudo chmod 666 /dev/net/tun'",
-        _ => "",
-    }
-}
+#[error("{0}")]
+pub struct TapError(pub String);
 
 impl Tap {
     /// Attaches to the tap interface `name`. If it does not exist, it is created for the lifetime of the process, which
@@ -81,15 +42,17 @@ impl Tap {
     pub fn open(name: &str) -> Result<Self, TapError> {
         let invalid = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
         if !(1..=15).contains(&name.len()) || matches!(name, "." | "..") || name.contains(invalid) {
-            return Err(TapError::InvalidName);
+            let why = "an interface name has 1 to 15 characters, none of them a space, '/', ':' or '%'";
+            return Err(TapError(why.to_owned()));
         }
+        let host = |error| TapError(os_error::describe(&error));
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
-        let file = file.map_err(TapError::Open)?;
-        tap::attach(&file, name).map_err(|error| attach_error(name, error))?;
+        let file = file.map_err(|error| open_error(&error))?;
+        tap::attach(&file, name).map_err(|error| attach_error(name, &error))?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the header has 12 bytes")]
-        tap::set_header_len(&file, HEADER_LEN as i32).map_err(TapError::Host)?;
+        tap::set_header_len(&file, HEADER_LEN as i32).map_err(host)?;
         let offloads = if tap::set_offloads(&file, ALL_OFFLOADS).is_ok() { ALL_OFFLOADS } else { 0 };
-        tap::set_offloads(&file, 0).map_err(TapError::Host)?;
+        tap::set_offloads(&file, 0).map_err(host)?;
         let mtu = tap::interface_mtu(name).ok().filter(|mtu| *mtu != DEFAULT_MTU);
         let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok()).filter(|mtu| *mtu >= MIN_MTU);
         Ok(Self { file, offloads, mtu })
@@ -102,14 +65,27 @@ impl Tap {
     }
 }
 
-fn attach_error(name: &str, error: io::Error) -> TapError {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) if tap::interface_mtu(name).is_ok() => TapError::NotOwned(name.to_owned()),
-        Some(libc::EPERM | libc::EACCES) => TapError::NotFound(name.to_owned()),
-        Some(libc::EBUSY) => TapError::Busy,
-        Some(libc::EINVAL) => TapError::NotATap,
-        _ => TapError::Host(error),
-    }
+fn open_error(error: &io::Error) -> TapError {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "; load the driver with 'sudo modprobe tun'",
+        io::ErrorKind::PermissionDenied => "; give all users access, as usual, with 'sudo chmod 666 /dev/net/tun'",
+        _ => "",
+    };
+    TapError(format!("cannot open {TUN}: {}{hint}", os_error::describe(error)))
+}
+
+fn attach_error(name: &str, error: &io::Error) -> TapError {
+    let create = |name: &str| format!("sudo ip tuntap add mode tap user $USER name {name}");
+    TapError(match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) if tap::interface_mtu(name).is_ok() => {
+            let delete = format!("sudo ip tuntap del mode tap name {name}");
+            format!("it belongs to another user; replace it with '{delete} && {}'", create(name))
+        }
+        Some(libc::EPERM | libc::EACCES) => format!("no such interface; create it with '{}'", create(name)),
+        Some(libc::EBUSY) => "another program uses it; stop that program or use another tap".to_owned(),
+        Some(libc::EINVAL) => format!("it is not a tap interface with one queue; create one with '{}'", create("NAME")),
+        _ => os_error::describe(error),
+    })
 }
 
 #[cfg(test)]
@@ -119,13 +95,14 @@ mod tests {
     #[test]
     fn an_invalid_interface_name_is_rejected_before_any_system_call() {
         for name in ["", ".", "..", "a/b", "a b", "tap%d", "eth0:1", "x\ny", "sixteen-letters!"] {
-            assert!(matches!(Tap::open(name), Err(TapError::InvalidName)), "{name:?}");
+            let error = Tap::open(name).unwrap_err().to_string();
+            assert!(error.starts_with("an interface name has 1 to 15 characters"), "{name:?}: {error}");
         }
     }
 
     #[test]
     fn the_message_of_an_attach_error_has_the_command_that_fixes_it() {
-        let message = |name, errno| attach_error(name, io::Error::from_raw_os_error(errno)).to_string();
+        let message = |name, errno| attach_error(name, &io::Error::from_raw_os_error(errno)).to_string();
         let command = "sudo ip tuntap add mode tap user $USER name kick7";
         assert_eq!(message("kick7", libc::EPERM), format!("no such interface; create it with '{command}'"));
         assert!(message("lo", libc::EPERM).starts_with("it belongs to another user; "));

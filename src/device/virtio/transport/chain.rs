@@ -36,18 +36,13 @@ impl Chain {
     /// # Errors
     ///
     /// The chain is not valid.
-    pub(super) fn fill<'m>(
-        &mut self,
-        chain: DescriptorChain<&'m GuestMemoryMmap>,
-        memory: &'m GuestMemoryMmap,
-        queue_size: u16,
-    ) -> Result<(), Fault> {
+    pub(super) fn fill(&mut self, mut chain: DescriptorChain<&GuestMemoryMmap>, queue_size: u16) -> Result<(), Fault> {
         self.head = chain.head_index();
         self.readable.clear();
         self.writable.clear();
         let mut complete = false;
         let mut count = 0;
-        for descriptor in chain {
+        while let Some(descriptor) = chain.next() {
             // No chain is longer than its queue, in an indirect table neither (virtio 1.3, 2.7.4.1 and 2.7.5.3.1).
             count += 1;
             if count > queue_size {
@@ -55,12 +50,12 @@ impl Chain {
             }
             complete = !descriptor.has_next();
             let (address, len) = (descriptor.addr(), descriptor.len() as usize);
-            if len > 0 && memory.get_slice(address, len).is_err() {
+            if len > 0 && chain.memory().get_slice(address, len).is_err() {
                 return Err("a buffer is not in RAM");
             }
             match descriptor.is_write_only() {
-                true => self.writable.push(Buffer { address, len })?,
-                false if self.writable.list.is_empty() => self.readable.push(Buffer { address, len })?,
+                true => self.writable.push(Buffer { address, len }),
+                false if self.writable.list.is_empty() => self.readable.push(Buffer { address, len }),
                 false => return Err("a readable buffer follows a writable one"),
             }
         }
@@ -75,16 +70,11 @@ impl Buffers {
         self.len = 0;
     }
 
-    pub(in crate::device::virtio) fn push(&mut self, buffer: Buffer) -> Result<(), Fault> {
-        // 2.7.5.2: not longer than 2^32 bytes in total, which is less than a `usize` holds.
-        self.len += buffer.len;
-        if self.len > u32::MAX as usize {
-            return Err("a descriptor chain is longer than 4 GiB");
-        }
+    pub(in crate::device::virtio) fn push(&mut self, buffer: Buffer) {
+        self.len += buffer.len; // virtio-queue ends a chain that is longer than 2^32 bytes (2.7.5.2)
         if buffer.len > 0 {
             self.list.push(buffer);
         }
-        Ok(())
     }
 
     /// The number of bytes.
@@ -140,27 +130,19 @@ impl Buffers {
     }
 
     /// Copies bytes from `offset` on to `into`. Returns the number of bytes.
-    pub fn read_at(&self, memory: &GuestMemoryMmap, offset: usize, into: &mut [u8]) -> usize {
-        let mut done = 0;
-        for Buffer { address, len } in self.range(offset, into.len()) {
-            if memory.read_slice(&mut into[done..done + len], address).is_err() {
-                break;
-            }
-            done += len;
-        }
-        done
+    pub fn read_at(&self, memory: &GuestMemoryMmap, offset: usize, mut into: &mut [u8]) -> usize {
+        let copied = self.range(offset, into.len()).map_while(|Buffer { address, len }| {
+            memory.read_slice(into.split_off_mut(..len)?, address).ok().map(|()| len)
+        });
+        copied.sum()
     }
 
     /// Copies `from` to the bytes from `offset` on. Returns the number of bytes.
-    pub fn write_at(&self, memory: &GuestMemoryMmap, offset: usize, from: &[u8]) -> usize {
-        let mut done = 0;
-        for Buffer { address, len } in self.range(offset, from.len()) {
-            if memory.write_slice(&from[done..done + len], address).is_err() {
-                break;
-            }
-            done += len;
-        }
-        done
+    pub fn write_at(&self, memory: &GuestMemoryMmap, offset: usize, mut from: &[u8]) -> usize {
+        let copied = self.range(offset, from.len()).map_while(|Buffer { address, len }| {
+            memory.write_slice(from.split_off(..len)?, address).ok().map(|()| len)
+        });
+        copied.sum()
     }
 
     /// Copies the first bytes to `into` and removes them. Returns the number of bytes.
@@ -191,7 +173,7 @@ mod tests {
 
     fn buffers(list: &[(u64, usize)]) -> Buffers {
         let mut buffers = Buffers::default();
-        list.iter().for_each(|&(address, len)| buffers.push(Buffer { address: GuestAddress(address), len }).unwrap());
+        list.iter().for_each(|&(address, len)| buffers.push(Buffer { address: GuestAddress(address), len }));
         buffers
     }
 

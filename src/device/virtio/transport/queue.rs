@@ -28,7 +28,7 @@ pub(super) struct QueueConfig {
 pub struct Virtqueue {
     queue: Queue,
     memory: GuestMemoryMmap,
-    doorbell: EventFd,
+    pub(super) doorbell: EventFd,
     fault: Option<Fault>,
     budget: u32,
     pending_used: u16,            // used entries without an interrupt, modulo 2^16
@@ -42,29 +42,14 @@ impl Virtqueue {
     ///
     /// `max_size` is not a power of two.
     pub(super) fn new(max_size: u16, memory: GuestMemoryMmap, doorbell: EventFd) -> Result<Self, virtio_queue::Error> {
-        Ok(Self {
-            queue: Queue::new(max_size)?,
-            memory,
-            doorbell,
-            fault: None,
-            budget: 0,
-            pending_used: 0,
-            notifications_disabled: false,
-        })
+        let queue = Queue::new(max_size)?;
+        Ok(Self { queue, memory, doorbell, fault: None, budget: 0, pending_used: 0, notifications_disabled: false })
     }
 
     // ---- For the transport ----
 
-    pub(super) fn max_size(&self) -> u16 {
-        self.queue.max_size()
-    }
-
     pub(in crate::device::virtio) fn ready(&self) -> bool {
         self.queue.ready()
-    }
-
-    pub(super) fn doorbell(&self) -> &EventFd {
-        &self.doorbell
     }
 
     /// Validates the driver's configuration and makes the queue ready.
@@ -74,20 +59,16 @@ impl Virtqueue {
     /// The size is not valid, or a ring is not in RAM, not aligned, or overlaps another one.
     pub(super) fn configure(&mut self, config: &QueueConfig) -> Result<(), Fault> {
         let QueueConfig { size, descriptors, available, used } = *config;
-        let Some(size) = u16::try_from(size).ok().filter(|size| self.queue.try_set_size(*size).is_ok()) else {
-            return Err("a queue's size is not a power of two, or too large");
-        };
+        let size = u16::try_from(size).ok().filter(|size| self.queue.try_set_size(*size).is_ok());
+        let Some(size) = size else { return Err("a queue's size is not a power of two, or too large") };
         // Table 2.7: bytes an entry, bytes besides, alignment.
         let parts = [(descriptors, 16, 0, 16), (available, 2, 6, 2), (used, 8, 6, 4)];
-        let mut ranges = [(0, 0); 3];
-        for (range, (start, entry, rest, alignment)) in ranges.iter_mut().zip(parts) {
+        let ranges = parts.map(|(start, entry, rest, alignment)| {
             let len = usize::from(size) * entry + rest;
-            if start % alignment != 0 || self.memory.get_slice(GuestAddress(start), len).is_err() {
-                return Err("a queue's ring is not in RAM, or not aligned");
-            }
-            *range = (start, start + len as u64); // does not overflow, being in RAM
-        }
-        let [a, b, c] = ranges;
+            let valid = start % alignment == 0 && self.memory.get_slice(GuestAddress(start), len).is_ok();
+            valid.then(|| (start, start + len as u64)) // does not overflow, being in RAM
+        });
+        let [Some(a), Some(b), Some(c)] = ranges else { return Err("a queue's ring is not in RAM, or not aligned") };
         if [(a, b), (a, c), (b, c)].into_iter().any(|(x, y)| x.0 < y.1 && y.0 < x.1) {
             return Err("a queue's rings overlap");
         }
@@ -137,7 +118,10 @@ impl Virtqueue {
 
     /// Stops the queue if the driver has violated the specification. Returns the reason once.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
-        self.fault.take_if(|_| self.queue.ready()).inspect(|_| self.queue.set_ready(false))
+        let fault = self.fault.take_if(|_| self.queue.ready())?;
+        log::debug!("a virtio queue stops: {fault}");
+        self.queue.set_ready(false);
+        Some(fault)
     }
 
     // ---- For the device ----
@@ -186,7 +170,7 @@ impl Virtqueue {
         };
         match available.next() {
             None => return Ok(false),
-            Some(descriptors) => chain.fill(descriptors, &self.memory, size)?,
+            Some(descriptors) => chain.fill(descriptors, size)?,
         }
         if !self.notifications_disabled {
             // No notification is needed while requests are taken. With VIRTIO_F_EVENT_IDX this has no effect.

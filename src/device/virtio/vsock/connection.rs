@@ -258,18 +258,9 @@ impl Connection {
     /// The header of a packet to the guest. The muxer fills in `dst_cid`.
     pub fn header(&mut self, op: u16, len: u32, flags: u32) -> Header {
         self.credit.last_fwd_cnt = self.credit.fwd_cnt;
-        Header {
-            src_cid: HOST_CID,
-            dst_cid: 0,
-            src_port: self.ports.host,
-            dst_port: self.ports.guest,
-            len,
-            socket_type: TYPE_STREAM,
-            op,
-            flags,
-            buf_alloc: BUF_ALLOC,
-            fwd_cnt: self.credit.fwd_cnt.0,
-        }
+        let (src_port, dst_port) = (self.ports.host, self.ports.guest);
+        let (socket_type, buf_alloc, fwd_cnt) = (TYPE_STREAM, BUF_ALLOC, self.credit.fwd_cnt.0);
+        Header { src_cid: HOST_CID, dst_cid: 0, src_port, dst_port, len, socket_type, op, flags, buf_alloc, fwd_cnt }
     }
 
     /// Whether there may be a packet for the guest. `readable` states that the socket was reported as readable.

@@ -23,25 +23,10 @@ pub struct UdsListener {
     file_id: (u64, u64), // device and inode
 }
 
-/// Why a socket cannot be bound to a path.
+/// Why a socket cannot be bound to a path, with a remedy if one is known.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// A socket address cannot hold the path.
-    #[error("the path is too long; use one of at most {MAX_PATH_LEN} bytes")]
-    PathTooLong,
-    /// The file at the path is not a socket.
-    #[error("the file exists and is not a socket; remove it or use another path")]
-    NotASocket,
-    /// Whether the socket at the path is in use cannot be found out.
-    #[error("no permission to connect to the existing socket; remove it if it is unused, or use another path")]
-    PermissionDenied,
-    /// The socket at the path is in use.
-    #[error("another program listens on it; use another path")]
-    InUse,
-    /// A system call failed.
-    #[error("{}", os_error::describe(.0))]
-    Host(#[source] io::Error),
-}
+#[error("{0}")]
+pub struct ListenError(String);
 
 impl UdsListener {
     /// Listens at `path`. Replaces a socket that a program has left behind.
@@ -50,28 +35,29 @@ impl UdsListener {
     ///
     /// The path is too long, it is the path of another file or of a socket in use, or a system call failed.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        let host = |error| ListenError(os_error::describe(&error));
+        let refuse = |why: &str| Err(ListenError(why.to_owned()));
         if path.as_os_str().len() > MAX_PATH_LEN {
-            return Err(ListenError::PathTooLong);
+            return refuse(&format!("the path is too long; use one of at most {MAX_PATH_LEN} bytes"));
         }
         if let Ok(found) = fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
-                return Err(ListenError::NotASocket);
+                return refuse("the file exists and is not a socket; remove it or use another path");
             }
-            match connect_to(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path).map_err(ListenError::Host)?;
+            match connect_to(path).map_err(|error| (error.kind(), error)) {
+                Err((io::ErrorKind::ConnectionRefused, _)) => fs::remove_file(path).map_err(host)?,
+                Err((io::ErrorKind::NotFound, _)) => {} // removed meanwhile
+                Err((io::ErrorKind::PermissionDenied, _)) => {
+                    let remedy = "remove it if it is unused, or use another path";
+                    return refuse(&format!("no permission to connect to the existing socket; {remedy}"));
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(ListenError::PermissionDenied);
-                }
-                Err(error) if is_out_of_descriptors(&error) => return Err(ListenError::Host(error)),
-                _ => return Err(ListenError::InUse), // `WouldBlock` too: the listener's backlog is full
+                Err((_, error)) if is_out_of_descriptors(&error) => return Err(host(error)),
+                _ => return refuse("another program listens on it; use another path"), // perhaps its backlog is full
             }
         }
-        let socket = UnixListener::bind(path).map_err(ListenError::Host)?;
-        socket.set_nonblocking(true).map_err(ListenError::Host)?;
-        let file = fs::symlink_metadata(path).map_err(ListenError::Host)?;
+        let socket = UnixListener::bind(path).map_err(host)?;
+        socket.set_nonblocking(true).map_err(host)?;
+        let file = fs::symlink_metadata(path).map_err(host)?;
         Ok(Self { socket, path: path.to_owned(), file_id: (file.dev(), file.ino()) })
     }
 
@@ -140,13 +126,17 @@ mod tests {
         }
     }
 
+    fn refusal(path: &Path) -> String {
+        UdsListener::bind(path).unwrap_err().to_string()
+    }
+
     #[test]
     fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
         let dir = Dir::new("stale");
         let path = dir.0.join("socket");
         drop(UnixListener::bind(&path).unwrap()); // leaves the file behind
         let listener = UdsListener::bind(&path).unwrap();
-        assert!(matches!(UdsListener::bind(&path), Err(ListenError::InUse)));
+        assert_eq!(refusal(&path), "another program listens on it; use another path");
         assert!(listener.accept().is_ok(), "`bind` has tried to connect");
         drop(listener);
         assert!(!path.exists());
@@ -157,7 +147,7 @@ mod tests {
         let dir = Dir::new("file");
         let path = dir.0.join("socket");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(UdsListener::bind(&path), Err(ListenError::NotASocket)));
+        assert!(refusal(&path).starts_with("the file exists and is not a socket"));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -182,7 +172,7 @@ mod tests {
         let peer = UnixListener::bind(peer).unwrap();
         longest.connect(u32::MAX).unwrap();
         peer.accept().unwrap();
-        assert!(matches!(UdsListener::bind(&name(MAX_PATH_LEN + 1)), Err(ListenError::PathTooLong)));
+        assert!(refusal(&name(MAX_PATH_LEN + 1)).starts_with("the path is too long"));
         let missing = longest.connect(1).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

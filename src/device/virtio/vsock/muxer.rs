@@ -30,7 +30,7 @@ pub struct Muxer {
     listener: UdsListener,
     listening: bool,
     /// By ID. IDs ascend, so the oldest connection is the first (until 2^32 connections have been made).
-    connections: BTreeMap<u32, Connection>,
+    by_id: BTreeMap<u32, Connection>,
     by_ports: BTreeMap<PortPair, u32>,
     /// Connections that may have packets for the guest, in round-robin order.
     rx_queue: VecDeque<u32>,
@@ -45,19 +45,10 @@ pub struct Muxer {
 impl Muxer {
     /// A muxer without connections for the guest with context identifier `cid`.
     pub fn new(cid: u32, listener: UdsListener) -> Self {
-        Self {
-            cid: cid.into(),
-            listener,
-            listening: true,
-            connections: BTreeMap::new(),
-            by_ports: BTreeMap::new(),
-            rx_queue: VecDeque::new(),
-            pending_rsts: VecDeque::new(),
-            next_id: FIRST_ID,
-            next_port: FIRST_HOST_PORT,
-            chain: Chain::default(),
-            iovecs: IoVecs::default(),
-        }
+        let (cid, next_id, next_port) = (cid.into(), FIRST_ID, FIRST_HOST_PORT);
+        let (by_id, by_ports, rx_queue, pending_rsts, chain, iovecs) = Default::default();
+        let listening = true;
+        Self { cid, listener, listening, by_id, by_ports, rx_queue, pending_rsts, next_id, next_port, chain, iovecs }
     }
 
     pub fn init(&mut self, ops: &mut EventOps) {
@@ -82,7 +73,7 @@ impl Muxer {
 
     /// Accepts one host program. If more of them wait, the event is reported again.
     fn accept(&mut self, running: bool, ops: &mut EventOps) {
-        if self.connections.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops) {
+        if self.by_id.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops) {
             return self.listen(false, ops);
         }
         match self.listener.accept() {
@@ -115,9 +106,9 @@ impl Muxer {
     /// Returns false if there is no such connection.
     fn close_oldest_unidentified(&mut self, ops: &mut EventOps) -> bool {
         let is_unidentified = |connection: &Connection| connection.state == State::Unidentified;
-        while let Some((&id, _)) = self.connections.iter().find(|(_, connection)| is_unidentified(connection)) {
+        while let Some((&id, _)) = self.by_id.iter().find(|(_, connection)| is_unidentified(connection)) {
             self.on_socket(id, EventSet::IN, ops); // the command may have arrived by now
-            if self.connections.get(&id).is_none_or(is_unidentified) {
+            if self.by_id.get(&id).is_none_or(is_unidentified) {
                 self.close(id, ops);
                 return true;
             }
@@ -126,7 +117,7 @@ impl Muxer {
     }
 
     fn on_socket(&mut self, id: u32, events: EventSet, ops: &mut EventOps) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
         let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
         if hung_up {
             connection.deregister(ops); // epoll would report these events forever, whatever the interest is
@@ -150,7 +141,7 @@ impl Muxer {
     fn request(&mut self, id: u32, port: u32) {
         let in_use = |host| self.by_ports.contains_key(&PortPair { guest: port, host });
         let ports = PortPair { guest: port, host: allocate(&mut self.next_port, FIRST_HOST_PORT, in_use) };
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
         (connection.ports, connection.state) = (ports, State::Requested);
         connection.pending_op = Some(op::REQUEST);
         self.by_ports.insert(ports, id);
@@ -168,7 +159,7 @@ impl Muxer {
         let supported = header.dst_cid == HOST_CID && header.socket_type == TYPE_STREAM;
         let ports = PortPair { guest: header.src_port, host: header.dst_port };
         match self.by_ports.get(&ports) {
-            Some(id) if supported => self.on_connection_packet(*id, &header, memory, packet, ops),
+            Some(id) if supported => self.on_stream(*id, &header, memory, packet, ops),
             _ if header.op == op::RST => {}
             None if supported && header.op == op::REQUEST => self.connect(ports, &header, ops),
             _ => self.pending_rsts.push_back(header.rst()),
@@ -181,7 +172,7 @@ impl Muxer {
         if socket.as_ref().is_err_and(is_out_of_descriptors) && self.close_oldest_unidentified(ops) {
             socket = self.listener.connect(ports.host);
         }
-        let full = socket.is_ok() && self.connections.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops);
+        let full = socket.is_ok() && self.by_id.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops);
         // A host program whose command was read meanwhile may have been assigned the same ports.
         let socket = socket.ok().filter(|_| !full && !self.by_ports.contains_key(&ports));
         let id = socket.and_then(|socket| {
@@ -197,15 +188,9 @@ impl Muxer {
         self.settle(id, false, ops);
     }
 
-    fn on_connection_packet(
-        &mut self,
-        id: u32,
-        header: &Header,
-        memory: &GuestMemoryMmap,
-        packet: &Buffers,
-        ops: &mut EventOps,
-    ) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    /// Handles a packet of a connection.
+    fn on_stream(&mut self, id: u32, header: &Header, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
         connection.credit.update(header);
         let len = header.len as usize;
         let valid = match header.op {
@@ -246,7 +231,7 @@ impl Muxer {
                 return queue.fail("a receive buffer has no space after the packet header");
             }
             let id = if self.pending_rsts.is_empty() { self.rx_queue.pop_front() } else { None };
-            let header = match id.and_then(|id| self.connections.get_mut(&id)) {
+            let header = match id.and_then(|id| self.by_id.get_mut(&id)) {
                 Some(connection) => connection.next_packet(queue.memory(), packet, &mut self.iovecs),
                 None => self.pending_rsts.pop_front(),
             };
@@ -257,7 +242,7 @@ impl Muxer {
                 self.rx_queue.extend(id);
             } else {
                 queue.undo_pop();
-                if let Some((id, connection)) = id.and_then(|id| Some((id, self.connections.get_mut(&id)?))) {
+                if let Some((id, connection)) = id.and_then(|id| Some((id, self.by_id.get_mut(&id)?))) {
                     connection.queued = false;
                     connection.update_interest(id, ops);
                 }
@@ -269,11 +254,11 @@ impl Muxer {
 
     /// Ends all connections for the host programs, without closing the descriptors.
     pub fn shut_down_all(&self) {
-        self.connections.values().for_each(Connection::shut_down);
+        self.by_id.values().for_each(Connection::shut_down);
     }
 
     pub fn clear(&mut self, ops: &mut EventOps) {
-        while let Some((&id, _)) = self.connections.first_key_value() {
+        while let Some((&id, _)) = self.by_id.first_key_value() {
             self.close(id, ops);
         }
         self.pending_rsts.clear();
@@ -281,15 +266,15 @@ impl Muxer {
 
     /// Adds a connection and registers its socket. Returns its ID, or `None` if the kernel is out of memory.
     fn insert(&mut self, mut connection: Connection, ops: &mut EventOps) -> Option<u32> {
-        let id = allocate(&mut self.next_id, FIRST_ID, |id| self.connections.contains_key(&id));
+        let id = allocate(&mut self.next_id, FIRST_ID, |id| self.by_id.contains_key(&id));
         connection.register(id, ops).ok()?;
-        self.connections.insert(id, connection);
+        self.by_id.insert(id, connection);
         Some(id)
     }
 
     /// Follows up on a change of a connection. `readable` states that the socket was reported as readable.
     fn settle(&mut self, id: u32, readable: bool, ops: &mut EventOps) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
         if connection.is_finished() {
             let is_reset = connection.state == State::Draining;
             return if is_reset { self.close(id, ops) } else { self.reset(id, ops) };
@@ -302,13 +287,13 @@ impl Muxer {
 
     /// Closes a connection and sends an RST packet to the guest.
     fn reset(&mut self, id: u32, ops: &mut EventOps) {
-        let header = self.connections.get_mut(&id).map(|connection| connection.header(op::RST, 0, 0));
+        let header = self.by_id.get_mut(&id).map(|connection| connection.header(op::RST, 0, 0));
         self.pending_rsts.extend(header);
         self.close(id, ops);
     }
 
     fn close(&mut self, id: u32, ops: &mut EventOps) {
-        let Some(mut connection) = self.connections.remove(&id) else { return };
+        let Some(mut connection) = self.by_id.remove(&id) else { return };
         connection.deregister(ops);
         if self.by_ports.get(&connection.ports) == Some(&id) {
             self.by_ports.remove(&connection.ports);

@@ -64,51 +64,31 @@ pub struct Header {
 impl Header {
     /// Decodes a header.
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
-        let mut rest = &bytes[..];
-        Self {
-            src_cid: u64::from_le_bytes(take(&mut rest)),
-            dst_cid: u64::from_le_bytes(take(&mut rest)),
-            src_port: u32::from_le_bytes(take(&mut rest)),
-            dst_port: u32::from_le_bytes(take(&mut rest)),
-            len: u32::from_le_bytes(take(&mut rest)),
-            socket_type: u16::from_le_bytes(take(&mut rest)),
-            op: u16::from_le_bytes(take(&mut rest)),
-            flags: u32::from_le_bytes(take(&mut rest)),
-            buf_alloc: u32::from_le_bytes(take(&mut rest)),
-            fwd_cnt: u32::from_le_bytes(take(&mut rest)),
-        }
+        let word = |index: usize| u32::from_le_bytes(bytes.as_chunks::<4>().0[index]);
+        let cid = |index: usize| u64::from(word(index + 1)) << 32 | u64::from(word(index));
+        let (src_cid, dst_cid, src_port, dst_port, len) = (cid(0), cid(2), word(4), word(5), word(6));
+        let (socket_type, op) = ((word(7) & 0xffff) as u16, (word(7) >> 16) as u16);
+        let (flags, buf_alloc, fwd_cnt) = (word(8), word(9), word(10));
+        Self { src_cid, dst_cid, src_port, dst_port, len, socket_type, op, flags, buf_alloc, fwd_cnt }
     }
 
     /// Encodes the header.
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
-        let cids = [self.src_cid, self.dst_cid].map(u64::to_le_bytes);
-        let ports_and_len = [self.src_port, self.dst_port, self.len].map(u32::to_le_bytes);
-        let type_and_op = [self.socket_type, self.op].map(u16::to_le_bytes);
-        let rest = [self.flags, self.buf_alloc, self.fwd_cnt].map(u32::to_le_bytes);
-        let fields =
-            [cids.as_flattened(), ports_and_len.as_flattened(), type_and_op.as_flattened(), rest.as_flattened()];
+        let Self { src_cid, dst_cid, src_port, dst_port, len, socket_type, op, flags, buf_alloc, fwd_cnt } = self;
+        let [a, b, c, d] = [src_cid, src_cid >> 32, dst_cid, dst_cid >> 32].map(|half| (half & 0xffff_ffff) as u32);
+        let type_and_op = u32::from(op) << 16 | u32::from(socket_type);
+        let words = [a, b, c, d, src_port, dst_port, len, type_and_op, flags, buf_alloc, fwd_cnt];
         let mut bytes = [0; HEADER_LEN];
-        bytes.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        bytes.copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
         bytes
     }
 
     /// The RST packet that answers this packet.
     pub fn rst(&self) -> Self {
-        Self {
-            src_cid: self.dst_cid,
-            dst_cid: self.src_cid,
-            src_port: self.dst_port,
-            dst_port: self.src_port,
-            socket_type: self.socket_type,
-            op: op::RST,
-            ..Self::default()
-        }
+        let Self { src_cid, dst_cid, src_port, dst_port, socket_type, .. } = *self;
+        let (src_cid, dst_cid, src_port, dst_port) = (dst_cid, src_cid, dst_port, src_port);
+        Self { src_cid, dst_cid, src_port, dst_port, socket_type, op: op::RST, ..Self::default() }
     }
-}
-
-/// Splits off the next `N` bytes. The fields fill the header exactly, so the default is never used.
-fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
-    rest.split_off(..N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
 }
 
 #[cfg(test)]

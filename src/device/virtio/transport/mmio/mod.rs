@@ -12,19 +12,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
-};
-use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES_SEL,
-    VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INT_CONFIG,
-    VIRTIO_MMIO_INT_VRING, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_MAGIC_VALUE,
-    VIRTIO_MMIO_QUEUE_AVAIL_HIGH, VIRTIO_MMIO_QUEUE_AVAIL_LOW, VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW,
-    VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY,
-    VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_SHM_BASE_HIGH,
-    VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
-};
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{Bytes, GuestMemoryMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -77,7 +67,8 @@ impl RegisterPage {
 
 /// A device with its queues and registers; a subscriber of the event loop.
 pub struct Virtio<D> {
-    device: D,
+    /// The device.
+    pub device: D,
     queues: Vec<Virtqueue>,
     queue_configs: Vec<QueueConfig>,
     interrupt: Interrupt,
@@ -145,14 +136,9 @@ impl<D: VirtioDevice> Virtio<D> {
         Ok(virtio)
     }
 
-    /// The device.
-    pub fn device_mut(&mut self) -> &mut D {
-        &mut self.device
-    }
-
     /// The queues' eventfds, in order. Writing one notifies the queue.
     pub fn doorbells(&self) -> impl Iterator<Item = &EventFd> {
-        self.queues.iter().map(Virtqueue::doorbell)
+        self.queues.iter().map(|queue| &queue.doorbell)
     }
 
     fn store_config(&self) {
@@ -199,9 +185,9 @@ impl<D: VirtioDevice> Virtio<D> {
     }
 
     fn store_queue(&self) {
-        let queue = self.queues.get(self.queue_sel as usize);
-        self.page.store(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size().into()));
-        self.page.store(VIRTIO_MMIO_QUEUE_READY, queue.is_some_and(Virtqueue::ready).into());
+        let selected = self.queue_sel as usize;
+        self.page.store(VIRTIO_MMIO_QUEUE_NUM_MAX, D::QUEUES.get(selected).map_or(0, |&max_size| max_size.into()));
+        self.page.store(VIRTIO_MMIO_QUEUE_READY, self.queues.get(selected).is_some_and(Virtqueue::ready).into());
     }
 
     /// The steps of the driver's initialization (3.1.1).
@@ -259,14 +245,9 @@ impl<D: VirtioDevice> Virtio<D> {
             VIRTIO_MMIO_INTERRUPT_ACK if value & VIRTIO_MMIO_INT_CONFIG != 0 => {
                 self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
             }
-            VIRTIO_MMIO_QUEUE_NOTIFY if running && self.device.synchronous() => {
-                self.take_turn(|device, queues| device.process_inline(queues));
-            }
-            VIRTIO_MMIO_QUEUE_NOTIFY => {
-                if let Some(queue) = self.queues.get(value as usize) {
-                    queue.notify(); // no ioeventfd has handled it
-                }
-            }
+            VIRTIO_MMIO_QUEUE_NOTIFY if running && self.device.synchronous() => self.take_turn(D::process_inline),
+            // No ioeventfd has handled it.
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.queues.get(value as usize).map_or((), Virtqueue::notify),
             _ => self.write_queue_register(offset, value),
         }
     }
@@ -345,7 +326,7 @@ impl<D: VirtioDevice> MutEventSubscriber for Virtio<D> {
 
     fn init(&mut self, ops: &mut EventOps) {
         for (index, queue) in (0..).zip(&self.queues) {
-            let events = Events::with_data(queue.doorbell(), index, EventSet::IN | EventSet::EDGE_TRIGGERED);
+            let events = Events::with_data(&queue.doorbell, index, EventSet::IN | EventSet::EDGE_TRIGGERED);
             // Fails only if the kernel is out of memory; then this queue is not served.
             let _ = ops.add(events);
         }
