@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Machine, Results, values};
-use crate::console::KernelFault;
+use crate::console::FaultClasses;
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
 use crate::report::ReportPaths;
@@ -69,10 +69,14 @@ impl Exec {
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // A console that the user sees is complete. A quiet kernel prints no warnings.
+        // A console that the user sees is complete. A quiet kernel prints errors only (kernel_levels.h).
         if self.console == ConsoleConfig::None {
-            let warn = self.results.fail_on.contains(&KernelFault::Warn);
-            cmdline += if warn { " loglevel=5" } else { " quiet" };
+            let fail_on = self.results.fail_on();
+            cmdline += match () {
+                () if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) => " loglevel=7",
+                () if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) => " loglevel=5",
+                () => " quiet",
+            };
         }
         let (vmm, paths) = self.machine.into_parts(cmdline, self.results);
         let config = ExecConfig {

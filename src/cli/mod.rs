@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::boot::Image;
-use crate::console::{KernelFault, Rules};
+use crate::console::{FaultClasses, Rules};
 use crate::report::ReportPaths;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig};
 
@@ -174,9 +174,15 @@ struct Machine {
 /// How a run is judged and reported.
 #[derive(Debug, Args)]
 pub struct Results {
-    /// End with 123 when the guest kernel reports one of these events: oops, lockup, hung-task, warn
-    #[arg(long, value_name = "EVENT,...", value_delimiter = ',', value_parser = KernelFault::parse)]
-    fail_on: Vec<KernelFault>,
+    /// End with 123 when the guest kernel reports a fault of these classes: oops, warn, kasan, kfence, kmsan, kcsan,
+    /// ubsan, lockdep, rcu, refcount, list, atomic, lockup, hung-task, oom, leak, taint, reset; or of a group: all,
+    /// default (all but oom and taint). -CLASS removes one
+    ///
+    /// reset is a reset that no program had requested, and is in the list unless -reset removes it. A panic always ends
+    /// with 120.
+    #[arg(long, value_name = "CLASS,...", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(value_parser = |name: &str| FaultClasses::NONE.change(name).map(|_| name.to_owned()))]
+    fail_on: Vec<String>,
     /// The kernel's System.map: at a timeout, kickvm names the function that each vCPU is in
     ///
     /// This adds nokaslr to the default kernel command line.
@@ -195,6 +201,12 @@ pub struct Results {
 }
 
 impl Results {
+    /// The kernel faults that fail the run.
+    fn fail_on(&self) -> FaultClasses {
+        // Each name was parsed before.
+        self.fail_on.iter().fold(FaultClasses::DEFAULT, |set, name| set.change(name).unwrap_or(set))
+    }
+
     /// `-v` shows what the run is made of, `-vv` also its details.
     pub fn level(&self) -> LevelFilter {
         [LevelFilter::Warn, LevelFilter::Info, LevelFilter::Debug][usize::from(self.verbose.min(2))]
@@ -222,7 +234,7 @@ impl Machine {
             balloon: self.balloon,
             timeout: self.timeout,
             port_stats: results.verbose >= 2,
-            rules: Rules { fail_on: results.fail_on, ..Rules::default() },
+            rules: Rules { fail_on: results.fail_on(), ..Rules::default() },
             ..VMMConfig::new(Image::File(self.kernel))
         };
         (config, ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols })

@@ -21,15 +21,17 @@ mod drain;
 pub mod escape_keys;
 mod escape_sequences;
 pub mod input;
-mod kernel_panic;
+mod kernel_fault;
 mod monitor;
 pub mod output;
+mod printk;
 mod rules;
 pub mod terminal;
 
 pub use drain::Drain;
+pub use kernel_fault::FaultClasses;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
-pub use rules::{KernelFault, Rules, Verdict};
+pub use rules::{Rules, Verdict};
 
 use std::fmt;
 use std::io;

@@ -5,13 +5,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::escape_sequences::EscapeFilter;
-use super::kernel_panic::{PanicDetector, strip_printk_prefix};
+use super::kernel_fault::FaultClasses;
+use super::printk::{BANNER, KernelEnd, Origin, Printk};
 use super::rules::{Matcher, Rules, Verdict};
 
 /// Lines that are kept.
 const MAX_LINES: usize = 200;
-/// Bytes of a line that are kept and examined.
+/// Bytes of a line that are examined at once. A longer line is examined in parts.
 const MAX_LINE: usize = 4096;
+/// Bytes of a part that are also the beginning of the next, so that a message of the kernel is whole in one of them.
+const OVERLAP: usize = 512;
 /// The silence after which a line without its line feed is examined, because it may be a prompt.
 const PROMPT_SILENCE: Duration = Duration::from_millis(200);
 /// The silence after the last line of a panic by which the kernel has stopped.
@@ -41,9 +44,13 @@ pub struct ConsoleMonitor {
     log: ConsoleLog,
     lines: VecDeque<Vec<u8>>,
     line: Vec<u8>,
+    repeated: usize, // bytes at the beginning of `line` that were the end of its last part
+    after_cr: bool,
+    replace_last: bool, // the last line ended with a CR, and the next one is written over it
     escape: EscapeFilter,
     prompt_checked: bool,
-    panic: PanicDetector,
+    printk: Printk,
+    end: KernelEnd,
     matcher: Matcher,
     verdict: Option<Verdict>,
 }
@@ -62,7 +69,7 @@ impl ConsoleMonitor {
     pub fn push(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.log.first_byte.get_or_insert_with(Instant::now);
-            self.panic.ended = false; // the kernel is alive
+            self.end.stopped = false; // the kernel is alive
             self.backlog.extend_from_slice(bytes);
         }
     }
@@ -76,44 +83,72 @@ impl ConsoleMonitor {
     pub fn examine(&mut self, limit: Duration) -> bool {
         let began = Instant::now();
         let mut examined = 0;
-        while let Some(rest) = self.backlog.get(examined..).filter(|rest| !rest.is_empty()) {
-            let end = rest.iter().position(|byte| *byte == b'\n');
-            let part = &rest[..end.unwrap_or(rest.len())];
-            let room = MAX_LINE.saturating_sub(self.line.len());
-            self.line.extend(part.iter().filter(|byte| self.escape.is_text(**byte)).take(room));
-            examined += part.len() + usize::from(end.is_some());
+        while let Some(&next) = self.backlog.get(examined) {
+            if std::mem::take(&mut self.after_cr) && !matches!(next, b'\r' | b'\n') {
+                self.finish_line(true);
+            }
+            let rest = &self.backlog[examined..];
+            let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let part = &rest[..end.unwrap_or(rest.len()).min(MAX_LINE - self.line.len())];
+            self.line.extend(part.iter().filter(|byte| self.escape.is_text(**byte)));
+            examined += part.len();
             self.prompt_checked = false;
-            if end.is_some() {
-                self.escape = EscapeFilter::default(); // a sequence that does not end hides no other line
-                self.finish_line();
-                if began.elapsed() >= limit {
-                    break;
+            if self.line.len() == MAX_LINE {
+                self.finish_part();
+            } else if let Some(end) = rest.get(part.len()) {
+                examined += 1;
+                self.after_cr = *end == b'\r';
+                if *end == b'\n' {
+                    self.escape = EscapeFilter::default(); // a sequence that does not end hides no other line
+                    self.finish_line(false);
                 }
+            }
+            if began.elapsed() >= limit {
+                break;
             }
         }
         self.backlog.drain(..examined);
         self.is_idle()
     }
 
-    /// No more output will come: examines a last line without its line feed.
+    /// No more output will come: examines a last line without its end.
     pub fn finish(&mut self) {
         if !self.line.is_empty() {
-            self.finish_line();
+            self.finish_line(false);
         }
     }
 
-    fn finish_line(&mut self) {
+    /// Examines the line, and begins another. `by_cr` means that the next one is written over it.
+    fn finish_line(&mut self, by_cr: bool) {
         self.check_line(true);
-        if self.lines.len() == MAX_LINES {
+        let (line, repeated) = (std::mem::take(&mut self.line), std::mem::take(&mut self.repeated));
+        self.keep(&line[repeated..]);
+        self.replace_last = by_cr;
+    }
+
+    /// Examines a part of a long line.
+    fn finish_part(&mut self) {
+        self.check_line(true);
+        let line = std::mem::take(&mut self.line);
+        self.keep(&line[self.repeated..]);
+        self.line.extend_from_slice(&line[MAX_LINE - OVERLAP..]);
+        self.repeated = OVERLAP;
+    }
+
+    /// Keeps a line for the report.
+    fn keep(&mut self, line: &[u8]) {
+        if std::mem::take(&mut self.replace_last) {
+            self.lines.pop_back();
+        } else if self.lines.len() == MAX_LINES {
             self.lines.pop_front();
         }
-        self.lines.push_back(std::mem::take(&mut self.line));
+        self.lines.push_back(line.to_vec());
     }
 
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
         let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        if self.panic.ended { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
+        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
     }
 
     /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
@@ -122,12 +157,18 @@ impl ConsoleMonitor {
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);
         }
-        self.is_idle() && self.panic.ended
+        self.is_idle() && self.end.stopped
     }
 
     /// Whether the kernel has announced a panic.
     pub fn panicked(&self) -> bool {
-        self.panic.began
+        self.end.panicked
+    }
+
+    /// Whether a reset of the guest is a failure: no program had requested it, as far as the console shows. `false` if
+    /// the kernel has printed nothing.
+    pub fn reset_is_fault(&self) -> bool {
+        self.matcher.fails_on(FaultClasses::RESET) && self.printk.was_seen() && self.end.reset_is_unrequested()
     }
 
     /// The first verdict of the rules.
@@ -149,18 +190,19 @@ impl ConsoleMonitor {
 
     /// Examines the line as it is now.
     fn check_line(&mut self, complete: bool) {
-        let line = String::from_utf8_lossy(&self.line);
-        let line = strip_printk_prefix(&line);
-        self.panic.check_line(line, complete);
-        if complete {
-            self.log.killed = oom_victim(line).map(str::to_owned).or(self.log.killed.take());
-            if self.log.banner.is_none() && line.starts_with("Linux version ") {
-                self.log.banner = Some(line.to_owned());
+        let Self { printk, end, log, verdict, matcher, .. } = self;
+        printk.split(&String::from_utf8_lossy(&self.line), |text, origin| {
+            end.check(text, origin, complete);
+            if complete && origin != Origin::Program {
+                log.killed = oom_victim(text).map(str::to_owned).or(log.killed.take());
+                if log.banner.is_none() && text.starts_with(BANNER) {
+                    log.banner = Some(text.to_owned());
+                }
             }
-        }
-        if self.verdict.is_none() {
-            self.verdict = self.matcher.check_line(line, complete);
-        }
+            if verdict.is_none() {
+                *verdict = matcher.check(text, origin, complete);
+            }
+        });
     }
 }
 
@@ -175,7 +217,6 @@ fn oom_victim(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::KernelFault;
 
     fn monitor(rules: &Rules, text: &str) -> ConsoleMonitor {
         let mut monitor = ConsoleMonitor::new(rules).unwrap();
@@ -185,12 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_kept_and_a_long_one_is_cut() {
+    fn the_last_lines_are_kept_and_a_long_one_in_parts() {
         let text: String = (0..300).map(|n| format!("[    1.5] line {n}\r\n")).collect();
         let monitor = monitor(&Rules::default(), &format!("{text}{}\nno end", "x".repeat(10_000)));
         let lines = monitor.log().lines;
-        assert_eq!((lines.len(), lines[0].as_str()), (MAX_LINES + 1, "[    1.5] line 101"));
-        assert_eq!((lines[MAX_LINES - 1].len(), lines[MAX_LINES].as_str()), (MAX_LINE, "no end"));
+        assert_eq!((lines.len(), lines[0].as_str()), (MAX_LINES + 1, "[    1.5] line 103"));
+        assert_eq!(lines[MAX_LINES - 3..MAX_LINES].iter().map(String::len).sum::<usize>(), 10_000);
+        assert_eq!(lines[MAX_LINES], "no end");
     }
 
     #[test]
@@ -228,11 +270,42 @@ mod tests {
 
     #[test]
     fn faults_are_found_after_any_printk_prefix_and_without_a_line_end() {
-        let rules = Rules { fail_on: vec![KernelFault::Oops], reject: vec!["^FAIL".into()], ..Rules::default() };
+        let rules = Rules { fail_on: FaultClasses::OOPS, reject: vec!["^FAIL".into()], ..Rules::default() };
         for text in ["[    1.0][    T1] Oops: 0002 [#1]\n", "Oops: 0002 [#1]", "[    1.0][   C12] FAIL"] {
             let mut monitor = monitor(&rules, text);
             monitor.finish();
             assert!(matches!(monitor.verdict(), Some(Verdict::RuleViolated(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_line_and_the_next_one_replaces_it() {
+        let rules = Rules { expect: vec!["^10%$".into(), "^DONE$".into()], ..Rules::default() };
+        let monitor = monitor(&rules, "start\r\n\r10%\r20%\r\x1b[32mDONE\x1b[0m\r\r\n# ");
+        assert_eq!(monitor.verdict(), Some(&Verdict::ExpectationsMet));
+        assert_eq!(monitor.log().lines, ["start", "DONE", "# "]);
+    }
+
+    #[test]
+    fn a_panic_is_found_wherever_it_is_in_endless_output() {
+        for banner in ["", "[    0.000000] Linux version 6\n"] {
+            for before in (0..2 * MAX_LINE).step_by(61) {
+                let text = format!("{banner}{}[    1.500000] Kernel panic - not syncing: x\n", ".".repeat(before));
+                assert!(monitor(&Rules::default(), &text).panicked(), "{before}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_cut_at_any_byte_is_no_panic_of_the_monitor_and_no_false_one() {
+        let text = "[    0.000000] Linux version 6\r\né[    1.000000] Kernel panic - not syncing: é\r\n";
+        let end = text.find("syncing").unwrap() + "syncing".len();
+        for cut in 0..=text.len() {
+            let mut monitor = ConsoleMonitor::new(&Rules::default()).unwrap();
+            monitor.push(&text.as_bytes()[..cut]);
+            assert!(monitor.examine(Duration::MAX));
+            monitor.finish();
+            assert_eq!(monitor.panicked(), cut >= end, "{cut}");
         }
     }
 

@@ -130,6 +130,10 @@ impl ExitReason {
             // The line came before the end, although the event loop examined it later.
             (Some(Verdict::ExpectationsMet), _) if by_guest || timeout => Self::ExpectationsMet,
             (Some(Verdict::RuleViolated(why)), _) if regular || timeout => Self::RuleViolated(why.clone()),
+            _ if reason.guest_request() == Some(GuestRequest::Reset) && monitor.reset_is_fault() => {
+                let why = "the guest reset, although no program had requested it (--fail-on reset)";
+                Self::RuleViolated(format!("{why}; '--fail-on -reset' accepts that"))
+            }
             (None, Some(missing)) if regular => {
                 Self::RuleViolated(format!("{reason}, but no console line had matched --expect '{missing}'"))
             }
@@ -230,7 +234,7 @@ fn write_vcpu_exit(f: &mut fmt::Formatter<'_>, id: u8, exit: &VcpuExit) -> fmt::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::{KernelFault, Rules};
+    use crate::console::{FaultClasses, Rules};
     use crate::vcpu::UnhandledExit;
 
     fn vcpu(exit: VcpuExit) -> ExitReason {
@@ -289,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_fault_decides_unless_the_kernel_panicked() {
-        let rules = Rules { fail_on: vec![KernelFault::Oops], ..Rules::default() };
+        let rules = Rules { fail_on: FaultClasses::OOPS, ..Rules::default() };
         let oops = monitor(rules, "[ 1.0] Oops: 0002 [#1]\n");
         assert_eq!(command(0).after_console(&oops).code(), 123);
         assert_eq!(guest(GuestRequest::PowerOff).after_console(&oops).code(), 123);
