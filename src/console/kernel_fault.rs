@@ -1,7 +1,7 @@
 //! The faults that Linux reports on its console, by class.
 
 use std::fmt;
-use std::ops::BitOr;
+use std::ops::{BitAnd, BitOr};
 
 /// A set of classes of kernel faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,6 +195,14 @@ const MESSAGES: [(&str, FaultClasses); 63] = {
         ("double fault: ", F::OOPS),
     ]
 };
+
+impl BitAnd for FaultClasses {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
 
 impl BitOr for FaultClasses {
     type Output = Self;

@@ -45,9 +45,10 @@ impl Matcher {
     /// Examines a part of a console line (see [`Printk::split`](super::printk::Printk::split)). A part that is not
     /// complete can only meet expectations.
     pub fn check(&mut self, text: &str, origin: Origin, complete: bool) -> Option<Verdict> {
-        let classes = if origin == Origin::Program { FaultClasses::NONE } else { FaultClasses::of_message(text) };
-        let fault =
-            self.fails_on(classes).then(|| format!("the guest kernel reported a fault (--fail-on {classes}): {text}"));
+        let classes =
+            if origin == Origin::Program { FaultClasses::NONE } else { FaultClasses::of_message(text) & self.fail_on };
+        let fault = (classes != FaultClasses::NONE)
+            .then(|| format!("the guest kernel reported a fault (--fail-on {classes}): {text}"));
         let rejected = || self.reject.iter().find(|expression| expression.is_match(text));
         let rejected = || rejected().map(|regex| format!("a console line matched --reject '{regex}': {text}"));
         if complete && let Some(why) = fault.or_else(rejected) {

@@ -148,6 +148,10 @@ impl Vmm {
         let entry = boot::load(self.ram.memory(), &params)?;
         log::info!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0);
         log::info!("command line: {cmdline}");
+        // With this level, panic(9) prints nothing (console_verbose in linux/printk.h).
+        if cmdline.split(' ').rfind(|word| word.starts_with("loglevel=")) == Some("loglevel=0") {
+            log::warn!("warning: 'loglevel=0' on the kernel command line hides a panic from the console");
+        }
         Ok(entry)
     }
 

@@ -15,4 +15,5 @@ mod output;
 mod smp;
 mod stuck_output;
 mod terminal;
+mod verdicts;
 mod virtio;

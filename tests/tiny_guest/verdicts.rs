@@ -1,0 +1,102 @@
+//! What kickvm concludes from a console: no false green and no false red. The guests print a log and end.
+
+use crate::common::process::Ended;
+use crate::need_kvm;
+use crate::support::run::run;
+
+/// How a guest ends after it has printed.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    PowerOff,
+    Reset,
+    Hang,
+}
+
+/// Runs a guest that prints `log` and ends.
+fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
+    let mut code = vec![0x66, 0xba, 0xf8, 0x03]; // mov dx, 0x3f8
+    code.extend(log.bytes().flat_map(|byte| [0xb0, byte, 0xee])); // mov al, byte; out dx, al
+    code.extend_from_slice(match end {
+        End::PowerOff => &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee], // mov dx, 0x600; mov al, 0x34; out dx, al
+        End::Reset => &[0xb0, 0xfe, 0xe6, 0x64],                      // mov al, 0xfe; out 0x64, al
+        End::Hang => &[],
+    });
+    code.extend([0xf4, 0xeb, 0xfd]); // hlt; jmp to the hlt
+    run(&code, options).end()
+}
+
+const BANNER: &str = "[    0.000000] Linux version 6.1\r\n";
+const ORDERLY: &str = "[    9.000000] reboot: Restarting system\r\n";
+const PANIC: &str = "[    2.000000] Kernel panic - not syncing: x\r\n";
+const PANICKED: &str = "kickvm: the guest kernel panicked";
+const UNREQUESTED: &str = "kickvm: the guest reset, although no program had requested it (--fail-on reset); \
+                           '--fail-on -reset' accepts that";
+
+#[track_caller]
+fn check(end: End, log: &str, options: &[&str], code: i32, message: &[&str]) {
+    let ended = print_and(end, log, options);
+    let seen: Vec<_> = ended.stderr.lines().filter(|line| !line.starts_with("kickvm: vCPU ")).collect();
+    assert_eq!((ended.code, seen), (Some(code), message.to_vec()), "{end:?} after {log:?} with {options:?}");
+    assert_eq!(ended.stdout, log);
+}
+
+#[test]
+fn a_panic_behind_any_text_is_120() {
+    need_kvm!();
+    for before in ["", "# ", "10%\r", "no end", "\x1b[1;32muser@host\x1b[0m:~$ ", "[ 50%] Building [=====>   ] "] {
+        for banner in ["", BANNER] {
+            let log = format!("{banner}{before}{PANIC}");
+            check(End::Reset, &log, &[], 120, &[PANICKED]);
+            let log = format!("{log}[    2.100000] ---[ end Kernel panic - not syncing: x ]---\r\n");
+            check(End::Hang, &log, &["--timeout", "20s"], 120, &[PANICKED]);
+        }
+    }
+    // Without printk prefixes.
+    for before in ["", "# ", "Linux version 6.1\r\nno end"] {
+        check(End::Reset, &format!("{before}Kernel panic - not syncing: x\r\n"), &[], 120, &[PANICKED]);
+    }
+}
+
+#[test]
+fn what_a_program_prints_is_no_panic() {
+    need_kvm!();
+    let text = "Kernel panic - not syncing: in a program\r\n";
+    check(End::PowerOff, text, &[], 0, &[]);
+    check(End::Reset, &format!("{BANNER}{text}{ORDERLY}"), &[], 0, &[]);
+    check(End::Reset, &format!("{text}reboot: Restarting system\r\n"), &[], 0, &[]);
+    check(End::PowerOff, &format!("{BANNER}{PANIC}"), &[], 0, &[]);
+}
+
+#[test]
+fn a_reset_that_nothing_explains_is_a_failure_by_default() {
+    need_kvm!();
+    check(End::Reset, BANNER, &[], 123, &[UNREQUESTED]);
+    check(End::Reset, BANNER, &["--fail-on", "oops"], 123, &[UNREQUESTED]);
+    check(End::Reset, BANNER, &["--fail-on", "-reset"], 0, &[]);
+    check(End::Reset, &format!("{BANNER}{ORDERLY}"), &[], 0, &[]);
+    check(End::Reset, "not Linux\n", &[], 0, &[]);
+    let gave_up = format!("{BANNER}Rebooting automatically due to panic= boot argument\r\n{ORDERLY}");
+    check(End::Reset, &gave_up, &[], 123, &[UNREQUESTED]);
+}
+
+#[test]
+fn a_fault_behind_any_text_is_123_and_a_copy_of_one_is_not() {
+    need_kvm!();
+    let oops = "[    3.000000][    T7] BUG: kernel NULL pointer dereference, address: 0\r\n";
+    let why =
+        "kickvm: the guest kernel reported a fault (--fail-on oops): BUG: kernel NULL pointer dereference, address: 0";
+    for before in ["", "# ", "10%\r", "no end"] {
+        check(End::PowerOff, &format!("{BANNER}{before}{oops}"), &["--fail-on", "default"], 123, &[why]);
+    }
+    let copies = format!("{BANNER}[    8.000000] x\r\n{oops}BUG: of a program\r\n");
+    check(End::PowerOff, &copies, &["--fail-on", "all"], 0, &[]);
+    check(End::PowerOff, &format!("{BANNER}{oops}"), &["--fail-on", "all,-oops"], 0, &[]);
+}
+
+#[test]
+fn a_console_that_shows_no_panic_is_warned_about() {
+    need_kvm!();
+    let warning = "kickvm: warning: 'loglevel=0' on the kernel command line hides a panic from the console";
+    check(End::PowerOff, "x\n", &["--append", "loglevel=0"], 0, &[warning]);
+    check(End::PowerOff, "x\n", &["--append", "loglevel=0 loglevel=4"], 0, &[]);
+}
