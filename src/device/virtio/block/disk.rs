@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::request::SECTOR;
+use crate::device::virtio::HostError;
 use crate::sys::vectored_io::supports_nowait;
 use crate::sys::{flock, os_error};
 
@@ -38,15 +39,6 @@ pub enum Inline {
     Everything,
 }
 
-/// Why a file cannot be used as a disk.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {action} disk '{path}': {reason}")]
-pub struct DiskError {
-    action: &'static str,
-    path: PathBuf, // as the user wrote it
-    reason: String,
-}
-
 /// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and
 /// requests in flight keep that of a process that was killed.
 const LOCK_TRIES: u32 = 25;
@@ -59,8 +51,8 @@ impl Disk {
     ///
     /// The file cannot be opened, is in use, is neither a regular file nor a block device, or its size is zero or not a
     /// multiple of the sector size.
-    pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, DiskError> {
-        let error = |action, reason| DiskError { action, path: path.to_owned(), reason };
+    pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, HostError> {
+        let error = |action, reason| HostError(format!("cannot {action} disk '{}': {reason}", path.display()));
         let host = |action, hint| move |source| error(action, format!("{}{hint}", os_error::describe(&source)));
         let unfit = |reason| error("use", reason);
 

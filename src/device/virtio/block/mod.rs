@@ -16,7 +16,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, DiskError};
+pub use disk::Disk;
 
 use std::fmt;
 use std::io;

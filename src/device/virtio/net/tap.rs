@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::HEADER_LEN;
+use crate::device::virtio::HostError;
 use crate::sys::{os_error, tap};
 
 /// The work on received frames that a guest can do: checksums and TCP segmentation.
@@ -27,11 +28,6 @@ pub struct Tap {
     pub mtu: Option<u16>,
 }
 
-/// Why a tap interface cannot be used, with a remedy if one is known.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TapError(pub String);
-
 impl Tap {
     /// Attaches to the tap interface `name`. If it does not exist, it is created for the lifetime of the process, which
     /// requires CAP_NET_ADMIN.
@@ -39,13 +35,13 @@ impl Tap {
     /// # Errors
     ///
     /// The name is invalid, the interface cannot be created, it is in use or not a tap, or a system call failed.
-    pub fn open(name: &str) -> Result<Self, TapError> {
+    pub fn open(name: &str) -> Result<Self, HostError> {
         let invalid = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
         if !(1..=15).contains(&name.len()) || matches!(name, "." | "..") || name.contains(invalid) {
             let why = "an interface name has 1 to 15 characters, none of them a space, '/', ':' or '%'";
-            return Err(TapError(why.to_owned()));
+            return Err(HostError(why.to_owned()));
         }
-        let host = |error| TapError(os_error::describe(&error));
+        let host = |error| HostError(os_error::describe(&error));
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
         let file = file.map_err(|error| open_error(&error))?;
         tap::attach(&file, name).map_err(|error| attach_error(name, &error))?;
@@ -65,18 +61,18 @@ impl Tap {
     }
 }
 
-fn open_error(error: &io::Error) -> TapError {
+fn open_error(error: &io::Error) -> HostError {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "; load the driver with 'sudo modprobe tun'",
         io::ErrorKind::PermissionDenied => "; give all users access, as usual, with 'sudo chmod 666 /dev/net/tun'",
         _ => "",
     };
-    TapError(format!("cannot open {TUN}: {}{hint}", os_error::describe(error)))
+    HostError(format!("cannot open {TUN}: {}{hint}", os_error::describe(error)))
 }
 
-fn attach_error(name: &str, error: &io::Error) -> TapError {
+fn attach_error(name: &str, error: &io::Error) -> HostError {
     let create = |name: &str| format!("sudo ip tuntap add mode tap user $USER name {name}");
-    TapError(match error.raw_os_error() {
+    HostError(match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) if tap::interface_mtu(name).is_ok() => {
             let delete = format!("sudo ip tuntap del mode tap name {name}");
             format!("it belongs to another user; replace it with '{delete} && {}'", create(name))

@@ -12,7 +12,7 @@ mod listener;
 mod muxer;
 mod packet;
 
-pub use listener::{ListenError, UdsListener};
+pub use listener::UdsListener;
 pub use muxer::Vsock;
 
 #[cfg(test)]
