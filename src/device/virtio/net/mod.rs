@@ -22,7 +22,7 @@ use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
 use crate::sys::tap::set_offloads;
-use crate::sys::vectored_io::{IOV_MAX, IoVecs};
+use crate::sys::vectored_io::{Direction, IOV_MAX, IoVecs};
 use tap::Tap;
 
 pub mod tap;
@@ -174,8 +174,9 @@ impl Net {
             let valid = (MIN_FRAME..=MAX_FRAME).contains(&frame.len())
                 && frame.read_at(queue.memory(), 0, &mut header) == HEADER_LEN
                 && self.is_negotiated(&header);
+            let (tap, buffers) = (self.tap.file.as_fd(), frame.iter().copied());
             let sent = match valid && !self.tap_deleted {
-                true => self.iovecs.write(self.tap.file.as_fd(), queue.memory(), frame.iter().copied()),
+                true => self.iovecs.transfer(tap, Direction::Write, queue.memory(), buffers, None, 0),
                 false => Err(io::ErrorKind::InvalidData.into()),
             };
             self.tx_blocked = sent.as_ref().is_err_and(is_transient);

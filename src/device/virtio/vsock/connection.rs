@@ -21,7 +21,7 @@ use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEN
 use crate::device::virtio::Buffers;
 use crate::event::{self, EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
-use crate::sys::vectored_io::IoVecs;
+use crate::sys::vectored_io::{Direction, IoVecs};
 
 /// Number of bytes from the guest that a connection can buffer for its host program.
 pub const BUF_ALLOC: u32 = 256 << 10;
@@ -157,7 +157,8 @@ impl Connection {
         }
         let mut written = 0;
         if self.backlog.is_empty() && !self.host_rx_closed() {
-            match iovecs.write(self.socket.as_fd(), memory, packet.range(HEADER_LEN, len)) {
+            let payload = packet.range(HEADER_LEN, len);
+            match iovecs.transfer(self.socket.as_fd(), Direction::Write, memory, payload, None, 0) {
                 Ok(count) => written = count,
                 Err(error) if is_transient(&error) => {}
                 Err(_) => self.host_shutdown |= SHUTDOWN_RECEIVE,
