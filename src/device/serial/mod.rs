@@ -169,7 +169,6 @@ impl ConsolePort for Serial {
         let mut state = self.lock();
         Pending {
             needs_timer: state.coalescing.on,
-            wants_input: state.input.has_room(),
             flush_now: state.output().flush_now(),
             has_output: !state.output().is_empty(),
         }
