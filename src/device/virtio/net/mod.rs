@@ -236,8 +236,8 @@ impl VirtioDevice for Net {
             1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS | 1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_NET_F_CSUM;
         let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_TSO6 | 1 << VIRTIO_NET_F_HOST_ECN;
         let mtu = u64::from(self.tap.mtu.is_some()) << VIRTIO_NET_F_MTU;
-        let offloads = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
-        offloads.fold(basic | segmentation | mtu, |features, (feature, _)| features | 1 << feature)
+        let offloads = if self.tap.offloads { &OFFLOADS[..] } else { &[] };
+        offloads.iter().fold(basic | segmentation | mtu, |features, (feature, _)| features | 1 << feature)
     }
 
     fn config(&self) -> &[u8] {

@@ -9,7 +9,7 @@ use crate::device::virtio::HostError;
 use crate::sys::{os_error, tap};
 
 /// The work on received frames that a guest can do: checksums and TCP segmentation.
-pub const ALL_OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+const OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
 const TUN: &str = "/dev/net/tun";
 /// The MTU of a Linux driver without VIRTIO_NET_F_MTU.
@@ -22,8 +22,8 @@ const MIN_MTU: u16 = 68;
 pub struct Tap {
     /// The device, from which frames are read and to which they are written.
     pub file: File,
-    /// The supported flags of [`ALL_OFFLOADS`].
-    pub offloads: u32,
+    /// Whether checksums and TCP segmentation of received frames can be left to the guest.
+    pub offloads: bool,
     /// The MTU of the interface, unless the guest has the same by default.
     pub mtu: Option<u16>,
 }
@@ -47,7 +47,7 @@ impl Tap {
         tap::attach(&file, name).map_err(|error| attach_error(name, &error))?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the header has 12 bytes")]
         tap::set_header_len(&file, HEADER_LEN as i32).map_err(host)?;
-        let offloads = if tap::set_offloads(&file, ALL_OFFLOADS).is_ok() { ALL_OFFLOADS } else { 0 };
+        let offloads = tap::set_offloads(&file, OFFLOADS).is_ok();
         tap::set_offloads(&file, 0).map_err(host)?;
         let mtu = tap::interface_mtu(name).ok().filter(|mtu| *mtu != DEFAULT_MTU);
         let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok()).filter(|mtu| *mtu >= MIN_MTU);
@@ -57,7 +57,7 @@ impl Tap {
     /// Makes a tap of a file that transfers whole frames, as a tap does.
     #[cfg(test)]
     pub(super) fn from_file(file: File) -> Self {
-        Self { file, offloads: ALL_OFFLOADS, mtu: None }
+        Self { file, offloads: true, mtu: None }
     }
 }
 
