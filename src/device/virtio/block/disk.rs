@@ -8,13 +8,14 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FlockArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::request::SECTOR;
 use crate::device::virtio::HostError;
+use crate::sys::os_error;
 use crate::sys::vectored_io::supports_nowait;
-use crate::sys::{flock, os_error};
 
 /// An open disk. A disk that can be written has no other user.
 #[derive(Debug)]
@@ -78,9 +79,9 @@ impl Disk {
                 "its size of {size} bytes is not a multiple of 512; 'truncate -s %512' fills up the last sector"
             )));
         }
-        lock(&file, !read_only).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => unfit(in_use(&file, read_only)),
-            _ => host("lock", "")(error),
+        lock(&file, !read_only).map_err(|error| match error {
+            Errno::EWOULDBLOCK => unfit(in_use(&file, read_only)),
+            error => host("lock", "")(error.into()),
         })?;
         // An update of the access time can wait for the medium even if the data is cached. Only the owner may avoid it.
         let _ = fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NOATIME));
@@ -117,15 +118,18 @@ fn hint(error: &io::Error, readable: bool) -> &'static str {
     }
 }
 
-/// Locks `file` for one writer or any number of readers. udev respects locks of flock(2), too.
-fn lock(file: &File, exclusive: bool) -> io::Result<()> {
-    for _ in 1..LOCK_TRIES {
-        match flock::try_lock(file, exclusive) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(LOCK_PAUSE),
+/// Locks `file` for one writer or any number of readers. udev respects locks of flock(2), too. The lock belongs to the
+/// open file, so it lasts until all its descriptors are closed, also those of other processes.
+#[expect(deprecated, reason = "`Flock` would release the lock before; `File::try_lock` needs Rust 1.89")]
+fn lock(file: &File, exclusive: bool) -> nix::Result<()> {
+    let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
+    let mut tries = 1..LOCK_TRIES;
+    loop {
+        match nix::fcntl::flock(file.as_raw_fd(), kind) {
+            Err(Errno::EWOULDBLOCK) if tries.next().is_some() => thread::sleep(LOCK_PAUSE),
             result => return result,
         }
     }
-    flock::try_lock(file, exclusive)
 }
 
 /// Describes which process has locked `file`, as far as the kernel reports it.
