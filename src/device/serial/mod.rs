@@ -130,7 +130,7 @@ impl Serial {
 
     /// Sets the ring in which the writes of a polling guest wait.
     pub fn set_coalescer(&self, ring: Box<dyn Coalescer>) {
-        self.lock().coalescing = Coalescing::new(ring);
+        self.lock().coalescing.ring = Some(ring);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
