@@ -169,11 +169,10 @@ impl ConsoleIo {
         }
     }
 
-    /// The pending flags of all ports together. Only the last takes input.
+    /// The pending flags of all ports together.
     fn poll(&self) -> Pending {
         self.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
             needs_timer: all.needs_timer || one.needs_timer,
-            wants_input: one.wants_input,
             flush_now: all.flush_now || one.flush_now,
             has_output: all.has_output || one.has_output,
         })
@@ -200,9 +199,7 @@ impl ConsoleIo {
         if pending.needs_timer {
             self.arm_flush_timer(FLUSH_DELAY);
         }
-        if pending.wants_input {
-            self.pump_input(ops, false);
-        }
+        self.pump_input(ops, false);
     }
 
     fn arm_flush_timer(&mut self, after: Duration) {

@@ -21,10 +21,10 @@ use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::block::{Block, Disk};
 use crate::device::virtio::console::{self, Console};
 use crate::device::virtio::net::Net;
-use crate::device::virtio::net::tap::{Tap, TapError};
+use crate::device::virtio::net::tap::Tap;
 use crate::device::virtio::rng::Rng;
 use crate::device::virtio::vsock::{UdsListener, Vsock};
-use crate::device::virtio::{Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
+use crate::device::virtio::{HostError, Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
 
@@ -79,7 +79,7 @@ impl VirtioDevices {
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
-                let source = TapError("it is given twice; use one tap per network interface".to_owned());
+                let source = HostError("it is given twice; use one tap per network interface".to_owned());
                 return Err(Error::Tap { tap: net.tap.clone(), source });
             }
             let device = open_net(net)?;

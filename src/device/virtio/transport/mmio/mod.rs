@@ -367,7 +367,8 @@ impl<D: VirtioDevice> Device for Registers<D> {
         let mut virtio = lock(&self.virtio);
         virtio.write(offset, data);
         if virtio.resetting && offset == u64::from(VIRTIO_MMIO_STATUS) {
-            self.wait_for_reset(virtio);
+            // Without the lock, which the event loop needs to complete the reset.
+            let _ = self.reset_done.wait_timeout_while(virtio, self.reset_wait, |virtio| virtio.resetting);
         }
         ControlFlow::Continue(())
     }
