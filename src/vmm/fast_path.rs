@@ -25,16 +25,11 @@ pub struct FastPath {
     pub ram: Arc<GuestRam>,
     /// The register pages of all devices.
     pub registers: Arc<MmapRegion>,
-    devices: Mutex<Vec<Doorbells>>,
+    /// The address of each device's registers, and the eventfds of its queues, in order.
+    devices: Mutex<Vec<(u64, Vec<EventFd>)>>,
     started: AtomicBool,
     cancelled: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The address of a device's registers, and the eventfds of its queues, in order.
-struct Doorbells {
-    registers: u64,
-    events: Vec<EventFd>,
 }
 
 impl FastPath {
@@ -59,7 +54,7 @@ impl FastPath {
     /// The host has no more descriptors.
     pub fn add<'a>(&self, registers: u64, doorbells: impl Iterator<Item = &'a EventFd>) -> io::Result<()> {
         let events = doorbells.map(EventFd::try_clone).collect::<io::Result<_>>()?;
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Doorbells { registers, events });
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push((registers, events));
         Ok(())
     }
 
@@ -79,7 +74,7 @@ impl FastPath {
             let _ = self.ram.map_read_only(&self.vm, VIRTIO_REGISTERS, &self.registers, len);
         }
         let Ok(ignored) = EventFd::new(libc::EFD_CLOEXEC) else { return };
-        for Doorbells { registers, events } in devices {
+        for (registers, events) in devices {
             let bells = (0..).zip(&events).map(|(index, event)| (QUEUE_NOTIFY, event, index));
             // An acknowledgement of used buffers has no effect.
             for (offset, event, value) in bells.chain([(INTERRUPT_ACK, &ignored, INT_VRING)]) {
