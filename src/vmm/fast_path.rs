@@ -27,7 +27,6 @@ pub struct FastPath {
     pub registers: Arc<MmapRegion>,
     /// The address of each device's registers, and the eventfds of its queues, in order.
     devices: Mutex<Vec<(u64, Vec<EventFd>)>>,
-    started: AtomicBool,
     cancelled: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -40,7 +39,6 @@ impl FastPath {
             ram,
             registers,
             devices: Mutex::default(),
-            started: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             thread: Mutex::default(),
         }
@@ -60,10 +58,10 @@ impl FastPath {
 
     /// Installs the fast path of all devices, on a thread of its own. Only the first call has an effect.
     pub fn install(self: &Arc<Self>) {
-        if !self.started.swap(true, Ordering::Relaxed) {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
             let own = self.clone();
-            let thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all());
-            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread.ok();
+            *thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all()).ok();
         }
     }
 
