@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         log::error!("{error}");
         code::FAILED
     });
-    logger::flush();
+    log::logger().flush();
     ExitCode::from(code)
 }
 
