@@ -115,7 +115,6 @@
 //!
 //! A [`VmmBuilder`](vmm::VmmBuilder) adds port devices, subscribers of the event loop, and hooks for signals and for
 //! the end of the run. `examples/embed.rs` is a complete program with a device and a subscriber.
-#![deny(missing_docs)]
 #![cfg_attr(not(feature = "vmm"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "vmm")]

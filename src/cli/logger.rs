@@ -36,15 +36,6 @@ pub fn install(level: LevelFilter) {
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
 }
 
-/// Waits until all lines are written, or standard error accepts none for [`FLUSH_TIMEOUT`].
-pub fn flush() {
-    let lines = LOGGER.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Lines { queue, progress }) = lines {
-        drop(queue); // ends the loop of the writer
-        while progress.recv_timeout(FLUSH_TIMEOUT).is_ok() {}
-    }
-}
-
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -66,7 +57,14 @@ impl Log for Logger {
         }
     }
 
-    fn flush(&self) {}
+    /// Waits until all lines are written, or standard error accepts none for [`FLUSH_TIMEOUT`].
+    fn flush(&self) {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Lines { queue, progress }) = lines {
+            drop(queue); // ends the loop of the writer
+            while progress.recv_timeout(FLUSH_TIMEOUT).is_ok() {}
+        }
+    }
 }
 
 /// Whether a character could change how a terminal shows the line: control characters and bidirectional overrides.

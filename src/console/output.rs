@@ -7,13 +7,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollTimeout, poll};
-
 use super::Drain;
 use super::terminal::open_nonblocking;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::file_writer::FileWriter;
+use crate::sys::os_error::is_transient;
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
@@ -97,8 +95,7 @@ impl OutputFile {
             match file.write(&self.pending[self.written..end]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -160,15 +157,4 @@ impl OutputFile {
 /// Whether the file at `path` is the one that has the metadata `own`.
 pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
     path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()))
-}
-
-/// Whether any of `fds` is ready within `timeout`.
-pub(super) fn ready(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
-    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(fds, timeout) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result? > 0),
-        }
-    }
 }

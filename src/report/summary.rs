@@ -42,17 +42,12 @@ pub struct RunReporter {
 }
 
 impl RunReporter {
-    /// A reporter for a run that begins now. `mode` is "run" or "exec".
+    /// A reporter for a run that begins now; `command` is that of `kickvm exec`, and empty for `kickvm run`.
     ///
     /// # Errors
     ///
     /// A file cannot be used; the message names it.
-    pub fn new(
-        mode: &'static str,
-        command: &[OsString],
-        config: &VMMConfig,
-        paths: ReportPaths,
-    ) -> Result<Self, String> {
+    pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
         let ReportPaths { json, junit, symbols } = &paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
@@ -64,7 +59,7 @@ impl RunReporter {
         let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
         let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         let run = Run {
-            mode,
+            mode: if command.is_empty() { "run" } else { "exec" },
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             kernel: match &config.image {
                 Image::File(path) => path.clone(),
@@ -136,10 +131,9 @@ fn log_console(lines: &[String], reason: &ExitReason) {
         None => (last, "the console's last lines:"),
     };
     log::error!("{title}");
-    lines[first..]
-        .iter()
-        .take(LAST_LINES)
-        .for_each(|line| log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>()));
+    for line in lines[first..].iter().take(LAST_LINES) {
+        log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>());
+    }
 }
 
 /// Whether `line` is the one that violated a rule.

@@ -48,8 +48,7 @@ mod vm;
 pub use builder::VmmBuilder;
 pub use capabilities::{API_VERSION, CAPABILITIES};
 pub use config::{
-    ConsoleConfig, DEFAULT_CMDLINE, DEFAULT_MEMORY, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE,
-    VMMConfig, VsockConfig,
+    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig,
 };
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};

@@ -66,11 +66,8 @@ impl VirtioDevices {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
             let report_host_error = Box::new(move |error: &io::Error| {
-                log::warn!(
-                    "disk '{}' failed: {}; the guest gets I/O errors",
-                    path.display(),
-                    os_error::describe(error)
-                );
+                let why = os_error::describe(error);
+                log::warn!("disk '{}' failed: {why}; the guest gets I/O errors", path.display());
             });
             let id = disk.id.as_deref().unwrap_or("");
             let block = Block::new(file, id, ram.memory(), report_host_error);
