@@ -42,7 +42,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?") + terminal::line_end();
+        let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?");
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.is_none() {
             *lines = start();
@@ -53,7 +53,7 @@ impl Log for Logger {
                     *lines = None; // standard error is closed or has stalled; the next line is a new attempt
                 }
             }
-            None => drop(io::stderr().write_all(line.as_bytes())), // the host allows no thread
+            None => drop(io::stderr().write_all((line + terminal::line_end()).as_bytes())), // the host allows no thread
         }
     }
 
@@ -77,8 +77,10 @@ fn start() -> Option<Lines> {
     let (queue, lines) = sync_channel::<String>(MAX_LINES);
     let (begin, progress) = channel();
     let write = move || {
-        let mut write =
-            |line: String| begin.send(()).is_ok() && stderr.write_all(line.as_bytes(), STALL_TIMEOUT).is_ok();
+        let mut write = |line: String| {
+            let line = line + terminal::line_end(); // now, as the terminal may have become raw
+            begin.send(()).is_ok() && stderr.write_all(line.as_bytes(), STALL_TIMEOUT).is_ok()
+        };
         if lines.iter().all(&mut write) {
             let _ = stderr.finish(STALL_TIMEOUT); // an error has no other place to go
         }

@@ -28,6 +28,8 @@ pub struct Drain<'a> {
     give_up_at: Instant,
     deadline: Option<Instant>,
     urgent: bool,
+    /// Remarks for the outcome.
+    pub notes: Vec<String>,
 }
 
 impl<'a> Drain<'a> {
@@ -37,7 +39,7 @@ impl<'a> Drain<'a> {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;
         let deadline = deadline.map(|deadline| deadline.max(give_up_at));
-        Self { stop, stall, give_up_at, deadline, urgent }
+        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new() }
     }
 
     /// Whether the run was ended by the user, a signal or a timeout. Then output that is lost is not an error.

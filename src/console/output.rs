@@ -50,7 +50,7 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The stream is closed, or the host has no more descriptors or processes.
+    /// The stream is closed, or the host has no more descriptors.
     pub fn stream(stream: &(impl AsFd + AsRawFd)) -> io::Result<Self> {
         let file = open_nonblocking(stream, OpenOptions::new().write(true))?;
         Ok(Self::new(Some(FileWriter::start(file, false)?), None))

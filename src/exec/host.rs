@@ -312,6 +312,9 @@ impl ExecHost {
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);
         }
+        if self.outputs.iter().any(OutputStream::is_lost) && !drain.is_urgent() {
+            drain.notes.push("the command's last output is lost: its reader takes nothing".into());
+        }
         let Some(request @ (GuestRequest::PowerOff | GuestRequest::Reset)) = reason.guest_request() else {
             return reason;
         };

@@ -74,6 +74,11 @@ impl OutputStream {
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
     }
 
+    /// Whether the rest was not written, because the reader took nothing.
+    pub fn is_lost(&self) -> bool {
+        self.output.error().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+
     /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends
     /// this, and is then the [`failure`](Self::failure).
     ///

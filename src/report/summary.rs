@@ -8,6 +8,7 @@ use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
 use crate::boot::Image;
+use crate::console::output::is_same_file;
 use crate::exec::Timings;
 use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, code};
 
@@ -52,6 +53,9 @@ impl RunReporter {
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {
+            if symbols_file.is_some_and(|symbols| symbols.metadata().is_ok_and(|own| is_same_file(&own, console))) {
+                return Err(format!("cannot open console file '{}': it is also used as --symbols", console.display()));
+            }
             taken.push(console);
         }
         let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;

@@ -37,7 +37,7 @@ impl FileWriter {
     ///
     /// # Errors
     ///
-    /// The host has no more descriptors or processes.
+    /// The host has no more descriptors.
     pub fn start(file: File, replace: bool) -> io::Result<Self> {
         let regular = file.metadata()?.is_file();
         let replace = replace && regular;
@@ -56,11 +56,12 @@ impl FileWriter {
             unsafe { run(data.as_raw_fd(), file.as_raw_fd(), status.as_raw_fd(), replace) };
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        let process = match forked? {
-            ForkResult::Parent { child } => Some((child, errors)),
-            ForkResult::Child => None, // it does not return
-        };
-        Ok(Self { file: File::from(OwnedFd::from(pipe)), process, replace: false })
+        Ok(match forked {
+            Ok(ForkResult::Parent { child }) => {
+                Self { file: File::from(OwnedFd::from(pipe)), process: Some((child, errors)), replace: false }
+            }
+            _ => Self { file, process: None, replace }, // the host allows no process
+        })
     }
 
     /// Writes as write(2). A pipe or terminal may block; see [`has_room`](Self::has_room).

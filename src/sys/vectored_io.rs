@@ -119,13 +119,10 @@ impl IoVecs {
 
     /// Replaces the list by `len` bytes of zeros, which are only to be read.
     pub(super) fn fill_zeros(&mut self, len: usize) {
+        let iov_base = ZEROS.as_ptr().cast_mut().cast();
+        let lens = (0..len).step_by(ZEROS.len()).map(|at| ZEROS.len().min(len - at));
         self.0.clear();
-        self.0.extend(
-            (0..len).step_by(ZEROS.len()).map(|at| libc::iovec {
-                iov_base: ZEROS.as_ptr().cast_mut().cast(),
-                iov_len: ZEROS.len().min(len - at),
-            }),
-        );
+        self.0.extend(lens.map(|iov_len| libc::iovec { iov_base, iov_len }));
     }
 
     /// The list for the kernel: its address and its length.

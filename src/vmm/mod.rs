@@ -127,7 +127,8 @@ impl Vmm {
         drop(terminal); // Ctrl-C is a signal again, so that it can end the wait for a slow reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
-        let reason = self.drain(reason, &mut drain, &mut notes);
+        let reason = self.drain(reason, &mut drain);
+        notes.append(&mut drain.notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         let console = self.console().monitor().log();
         Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
@@ -180,7 +181,7 @@ impl Vmm {
     }
 
     /// Writes the rest of the output. The embedder's hook and the console's rules may replace the reason.
-    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>, notes: &mut Vec<String>) -> ExitReason {
+    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let reason = match self.hooks.on_exit.take() {
             Some(hook) => hook(reason, drain),
             None => reason,
@@ -192,7 +193,7 @@ impl Vmm {
             if error.kind() != ErrorKind::TimedOut {
                 return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(error)));
             }
-            notes.push("the guest's last output is lost: its reader takes nothing".into());
+            drain.notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
         reason.after_console(console.monitor())
     }

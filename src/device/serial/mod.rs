@@ -167,11 +167,8 @@ impl ConsolePort for Serial {
 
     fn poll(&self) -> Pending {
         let mut state = self.lock();
-        Pending {
-            needs_timer: state.coalescing.on,
-            flush_now: state.output().flush_now(),
-            has_output: !state.output().is_empty(),
-        }
+        let (needs_timer, output) = (state.coalescing.on, state.output());
+        Pending { needs_timer, flush_now: output.flush_now(), has_output: !output.is_empty() }
     }
 
     fn push_input(&self, bytes: &[u8]) {
