@@ -88,10 +88,10 @@
 //!   event     epoll, Poll, EventManager, timers, signals
 //! ```
 //!
-//! A floor imports only floors below it; the test `floors` checks that. `cli` is public for `main`, the generator of the
-//! manual pages and tests. All `unsafe` code is in `sys`, `memory.rs`,
-//! `event/epoll.rs`, `event/sys.rs`, `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs`
-//! declares the symbols of the embedded guests.
+//! A floor imports only floors below it; the test `floors` checks that. `cli` is public for `main`, the generator of
+//! the manual pages and tests. All `unsafe` code is in `sys`, `memory.rs`, `event/epoll.rs`, `event/sys.rs`,
+//! `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs` declares the symbols of the embedded
+//! guests.
 //!
 //! The library writes nothing to standard error; it uses the `log` facade.
 //!

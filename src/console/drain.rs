@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// How long a reader may take nothing before the rest of the output is given up.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least of [`STALL_TIMEOUT`] that is left when the vCPUs took long to stop.
-const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long the last output of a run that the user, a signal or a timeout ended is examined.
 const URGENT_EXAMINE_TIME: Duration = Duration::from_millis(100);
 /// The time from the kick to the end of the output, which leaves time for the reports and messages.

@@ -152,8 +152,8 @@ impl ConsoleIo {
         &self.monitor
     }
 
-    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why output
-    /// was lost, now or before.
+    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why
+    /// output was lost, now or before.
     pub fn finish(&mut self, drain: &mut Drain<'_>) -> Option<&io::Error> {
         let mut examine_time = drain.examine_time();
         loop {

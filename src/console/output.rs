@@ -5,13 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Drain;
 use super::terminal::open_nonblocking;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error::is_transient;
+
+/// The least time for closing a file, when other output has used up the time.
+const MIN_TIME: Duration = Duration::from_millis(50);
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
@@ -88,7 +91,7 @@ impl OutputFile {
         while let Some(file) = &mut self.file
             && self.written < self.pending.len()
         {
-            if !file.has_room(Duration::ZERO) {
+            if !file.has_room(Instant::now()) {
                 return Ok(false);
             }
             let end = self.pending.len().min(self.written + libc::PIPE_BUF);
@@ -111,7 +114,7 @@ impl OutputFile {
         let blocked = matches!(result, Ok(false));
         if let Some(file) = self.file.as_ref().filter(|_| blocked != self.waiting) {
             self.waiting = blocked;
-            let events = Events::with_data(file, data, EventSet::OUT);
+            let events = Events::with_data(file.file(), data, EventSet::OUT);
             let registered = if blocked { ops.add(events) } else { ops.remove(events) };
             result = result.and_then(|complete| registered.map(|()| complete).map_err(io::Error::other));
         }
@@ -128,7 +131,7 @@ impl OutputFile {
                 drain.on_progress();
             }
             if let (Ok(false), Some(file)) = (&result, &self.file) {
-                result = drain.wait_for_room(file.as_fd()).map(|()| false);
+                result = drain.wait_for_room(file.file().as_fd()).map(|()| false);
             }
             complete = self.keep_error(result);
         }
@@ -136,7 +139,8 @@ impl OutputFile {
 
     /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
     pub fn close(&mut self, drain: &Drain<'_>) {
-        let closed = self.file.take().map_or(Ok(()), |file| file.finish(drain.time_left()));
+        let closed =
+            self.file.take().map_or(Ok(()), |file| file.finish(Instant::now() + drain.time_left().max(MIN_TIME)));
         self.keep_error(closed.map(|()| true));
     }
 
@@ -152,6 +156,11 @@ impl OutputFile {
     pub fn error(&self) -> Option<&io::Error> {
         self.error.as_ref()
     }
+}
+
+/// Whether output was given up, because its reader took nothing. The ETIMEDOUT of a file is another error.
+pub fn is_given_up(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 /// Whether the file at `path` is the one that has the metadata `own`.

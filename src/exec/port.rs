@@ -56,7 +56,7 @@ impl Device for ExecPort {
         for (&byte, at) in data.iter().zip(offset..) {
             match usize::try_from(at).ok().and_then(|at| self.frame.get(at)) {
                 Some(frame) => frame.store(byte, Ordering::Release),
-                None => drop(self.doorbell.write(1)), // fails only if the counter is full, and then the event is pending
+                None => drop(self.doorbell.write(1)), // a full counter is an event, too
             }
         }
         ControlFlow::Continue(())

@@ -15,9 +15,9 @@ use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, cod
 /// The number of characters of a line that are shown.
 const LINE_CHARS: usize = 500;
 /// The time from the kick to the end of writing the report files, so that the program ends within 2 s of the kick.
-const WRITE_TIME: Duration = Duration::from_millis(1500);
-/// The least time for that when the other output took long.
-const MIN_WRITE_TIME: Duration = Duration::from_millis(250);
+const WRITE_TIME: Duration = Duration::from_millis(1400);
+/// The least time for one of them when the other output took long.
+const MIN_WRITE_TIME: Duration = Duration::from_millis(100);
 /// The number of console lines that are shown after a bad end.
 const LAST_LINES: usize = 20;
 
@@ -89,9 +89,9 @@ impl RunReporter {
         let outcome = &report.outcome;
         // The files come first: messages may have to wait for a reader of standard error.
         let kicked = outcome.guest.map_or_else(Instant::now, |(_, kicked)| kicked);
-        let deadline = (kicked + WRITE_TIME).max(Instant::now() + MIN_WRITE_TIME);
-        let written = json_file.is_none_or(|file| file.write(&json(&report), deadline));
-        let written = junit_file.is_none_or(|file| file.write(&junit(&report), deadline)) && written;
+        let deadline = || (kicked + WRITE_TIME).max(Instant::now() + MIN_WRITE_TIME);
+        let written = json_file.is_none_or(|file| file.write(&json(&report), deadline()));
+        let written = junit_file.is_none_or(|file| file.write(&junit(&report), deadline())) && written;
         if outcome.guest.is_some() {
             let stats = outcome.stats();
             log::info!("{stats}");

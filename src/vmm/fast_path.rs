@@ -59,7 +59,7 @@ impl FastPath {
     /// Installs the fast path of all devices, on a thread of its own. Only the first call has an effect.
     pub fn install(self: &Arc<Self>) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
+        if thread.is_none() && !self.cancelled.load(Ordering::Relaxed) {
             let own = self.clone();
             *thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all()).ok();
         }

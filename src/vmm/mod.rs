@@ -6,8 +6,8 @@
 //!
 //! 1. `load` copies the kernel, the initramfs and the tables into guest memory. `truncate_output` empties the console's
 //!    file.
-//! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the event
-//!    loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
+//! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the
+//!    event loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
 //! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then stores an [`ExitReason`] and kicks the
 //!    exit handler.
 //! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. Power-off, crash, signal,
@@ -56,12 +56,12 @@ pub use outcome::{AgentExit, ExitReason, Outcome, code};
 pub use vcpu_threads::{Shutdown, VcpuSummary};
 pub use vm::KvmVm;
 
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::boot::{self, BootParams, Entry};
+use crate::console::output::is_given_up;
 use crate::console::terminal::RawTerminal;
 use crate::console::{ConsoleIo, Drain};
 use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
@@ -151,7 +151,8 @@ impl Vmm {
         Ok(entry)
     }
 
-    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last log.
+    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last
+    /// log.
     fn truncate_output(&self) -> Result<(), Error> {
         let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
         let truncated = self.console().truncate_output(self.config.input_files());
@@ -190,7 +191,7 @@ impl Vmm {
         if let Some(error) = console.finish(drain)
             && !drain.is_urgent()
         {
-            if error.kind() != ErrorKind::TimedOut {
+            if !is_given_up(error) {
                 return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(error)));
             }
             drain.notes.push("the guest's last output is lost: its reader takes nothing".into());

@@ -12,8 +12,8 @@
 //!
 //! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. When the guest is seen polling,
 //! the port's writes go to KVM's coalescing ring, where they wait without an exit until the next LSR read. While that
-//! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte leaves within 5 ms even if no read follows. It is
-//! switched off when the guest writes nothing for a while, so an idle guest needs no timer.
+//! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte leaves within 5 ms even if no read follows. It
+//! is switched off when the guest writes nothing for a while, so an idle guest needs no timer.
 
 #![expect(clippy::cast_possible_truncation, reason = "the offsets of registers are below 8")]
 

@@ -187,7 +187,7 @@ impl Connection {
             self.consume_backlog(self.backlog.len());
         }
         if self.peer_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() {
-            let _ = self.socket.shutdown(Shutdown::Write); // fails if it was done before, or the program has closed its end
+            let _ = self.socket.shutdown(Shutdown::Write); // fails if it is done, or the program has closed its end
         }
     }
 
