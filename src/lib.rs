@@ -88,10 +88,10 @@
 //!   event     epoll, Poll, EventManager, timers, signals
 //! ```
 //!
-//! A floor imports only floors below it; the test `floors` checks that. `cli` is public for `main`, the generator of the
-//! manual pages and tests. All `unsafe` code is in `sys`, `memory.rs`,
-//! `event/epoll.rs`, `event/sys.rs`, `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs`
-//! declares the symbols of the embedded guests.
+//! A floor imports only floors below it; the test `floors` checks that. `cli` is public for `main`, the generator of
+//! the manual pages and tests. All `unsafe` code is in `sys`, `memory.rs`, `event/epoll.rs`, `event/sys.rs`,
+//! `vcpu/run_page.rs` and `vcpu/kick_signal.rs`; `doctor/embedded_guests.rs` declares the symbols of the embedded
+//! guests.
 //!
 //! The library writes nothing to standard error; it uses the `log` facade.
 //!
@@ -115,7 +115,6 @@
 //!
 //! A [`VmmBuilder`](vmm::VmmBuilder) adds port devices, subscribers of the event loop, and hooks for signals and for
 //! the end of the run. `examples/embed.rs` is a complete program with a device and a subscriber.
-#![deny(missing_docs)]
 #![cfg_attr(not(feature = "vmm"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "vmm")]

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         log::error!("{error}");
         code::FAILED
     });
-    logger::flush();
+    log::logger().flush();
     ExitCode::from(code)
 }
 
@@ -44,7 +44,7 @@ fn run() -> Result<u8, String> {
 fn run_vm(run: cli::Run) -> Result<u8, String> {
     log::set_max_level(run.results.level());
     let (config, paths) = run.into_parts();
-    let reporter = RunReporter::new("run", &[], &config, paths)?;
+    let reporter = RunReporter::new(&[], &config, paths)?;
     let outcome = Vmm::try_from(config).and_then(Vmm::run);
     Ok(reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default()))
 }
@@ -52,7 +52,7 @@ fn run_vm(run: cli::Run) -> Result<u8, String> {
 fn run_command(exec: cli::Exec) -> Result<u8, String> {
     log::set_max_level(exec.results.level());
     let (config, paths) = exec.into_parts();
-    let reporter = RunReporter::new("exec", &config.command, &config.vmm, paths)?;
+    let reporter = RunReporter::new(&config.command, &config.vmm, paths)?;
     let outcome = exec::run(config);
     let (outcome, timings) = outcome.unwrap_or_else(|error| (Outcome::failed(error), exec::Timings::default()));
     Ok(reporter.finish(outcome, timings))

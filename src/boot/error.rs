@@ -1,34 +1,21 @@
 //! Why a guest cannot be loaded.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
-
-use crate::sys::os_error;
 
 /// Why a guest cannot be loaded. Each message names the file and, where one is known, a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be opened or read.
-    #[error("cannot {action} {role} '{path}': {}", os_error::describe(.source))]
+    /// A file cannot be opened or read, or its content does not fit its purpose.
+    #[error("cannot {action} {role} '{path}': {why}")]
     File {
-        /// "open" or "read".
+        /// "open", "read" or "use".
         action: &'static str,
         /// The purpose of the file: "kernel" or "initramfs".
         role: &'static str,
         /// The path as the user wrote it.
         path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-    /// The content of a file does not fit its purpose.
-    #[error("cannot use {role} '{path}': {why}")]
-    Content {
-        /// The purpose of the file: "kernel" or "initramfs".
-        role: &'static str,
-        /// The path as the user wrote it.
-        path: PathBuf,
-        /// What is wrong with the content.
+        /// The error of the operating system, or what is wrong with the content.
         why: String,
     },
     /// An [`InitramfsSource`](super::InitramfsSource) failed, or its archive is too large for any amount of RAM.

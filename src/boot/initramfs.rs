@@ -35,9 +35,8 @@ pub(super) fn load(files: &mut [InputFile], memory: &GuestMemoryMmap, start: u64
     let mut at = start;
     for input in files {
         #[expect(clippy::cast_possible_truncation, reason = "the file fits into RAM")]
-        memory
-            .read_exact_volatile_from(GuestAddress(at), &mut input.file, input.len as usize)
-            .map_err(|error| input.unreadable(io::Error::other(error.to_string())))?;
+        let read = memory.read_exact_volatile_from(GuestAddress(at), &mut input.file, input.len as usize);
+        read.map_err(|error| input.unreadable(io::Error::other(error.to_string())))?;
         at += padded(input.len);
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use vm_memory::ByteValued;
 
 use super::error::Error;
+use crate::sys::os_error;
 
 /// An open regular file that is not empty.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(crate) struct InputFile {
 impl InputFile {
     /// Opens `path`, without blocking if it is a FIFO. `role` names the file's purpose in messages.
     pub fn open(path: &Path, role: &'static str) -> Result<Self, Error> {
-        let fail = |source| Error::File { action: "open", role, path: path.to_owned(), source };
+        let fail = |error| Error::File { action: "open", role, path: path.to_owned(), why: os_error::describe(&error) };
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let opened = Self { file, len: metadata.len(), path: path.to_owned(), role };
@@ -35,12 +36,13 @@ impl InputFile {
 
     /// The error for a file whose content cannot be used.
     pub fn unusable(&self, why: impl Into<String>) -> Error {
-        Error::Content { role: self.role, path: self.path.clone(), why: why.into() }
+        Error::File { action: "use", role: self.role, path: self.path.clone(), why: why.into() }
     }
 
     /// The error for a file that cannot be read.
-    pub fn unreadable(&self, source: io::Error) -> Error {
-        Error::File { action: "read", role: self.role, path: self.path.clone(), source }
+    pub fn unreadable(&self, error: io::Error) -> Error {
+        let why = os_error::describe(&error);
+        Error::File { action: "read", role: self.role, path: self.path.clone(), why }
     }
 
     /// Reads `N` bytes at `offset`; bytes after the end of the file are 0.

@@ -84,11 +84,12 @@ const SOURCE_ALIGNMENT: u64 = 2 << 20;
 /// Makes Linux use a ramfs, which has no size limit, as the first root file system instead of a tmpfs.
 const RAMFS: &str = "rootfstype=ramfs ";
 
-/// The only part of a BIOS in this machine: 16-bit code at the reset vector that pulses the reset line through the i8042.
+/// The only part of a BIOS in this machine: 16-bit code at the reset vector that pulses the reset line through the
+/// i8042.
 ///
-/// On hardware-reduced ACPI, a kernel with EFI support reboots through EFI. This machine has no EFI, so the kernel jumps
-/// to the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution kernels
-/// do so.
+/// On hardware-reduced ACPI, a kernel with EFI support reboots through EFI. This machine has no EFI, so the kernel
+/// jumps to the BIOS in real mode (Linux, arch/x86/kernel/reboot.c: `BOOT_EFI`, then `BOOT_BIOS`). Stock distribution
+/// kernels do so.
 const RESET_CODE: [u8; 7] = [
     0xb0, 0xfe, // mov al, 0xfe
     0xe6, 0x64, // out 0x64, al

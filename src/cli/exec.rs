@@ -46,7 +46,7 @@ pub struct Exec {
     workdir: Option<OsString>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
-    env: Vec<OsString>,
+    env: Vec<Option<OsString>>,
     /// Kernel module to load first, with its dependencies; repeatable; searched in the guest's /lib/modules
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
@@ -85,7 +85,7 @@ impl Exec {
             root: self.root,
             overlays: self.copy,
             workdir: self.workdir,
-            env: self.env.into_iter().filter_map(variable).collect(),
+            env: self.env.into_iter().flatten().collect(),
             modules: self.module,
             kill_after: self.kill_after,
         };
@@ -105,21 +105,13 @@ fn parse_overlay(text: OsString) -> Result<Overlay, String> {
     }
 }
 
-fn parse_variable(text: OsString) -> Result<OsString, String> {
-    match text.as_bytes().first() {
-        None | Some(b'=') => Err("give NAME or NAME=VALUE".to_owned()),
-        _ => Ok(text),
+/// Parses `NAME[=VALUE]`, and completes it to NAME=VALUE; `None` if this process has no such variable.
+fn parse_variable(text: OsString) -> Result<Option<OsString>, String> {
+    match text.as_bytes().iter().position(|byte| *byte == b'=') {
+        None if !text.is_empty() => Ok(std::env::var_os(&text).map(|value| [text, value].join(OsStr::new("=")))),
+        None | Some(0) => Err("give NAME or NAME=VALUE".to_owned()),
+        Some(_) => Ok(Some(text)),
     }
-}
-
-/// Completes NAME to NAME=VALUE; `None` if this process has no such variable.
-fn variable(mut text: OsString) -> Option<OsString> {
-    if !text.as_bytes().contains(&b'=') {
-        let value = std::env::var_os(&text)?;
-        text.push(OsStr::new("="));
-        text.push(value);
-    }
-    Some(text)
 }
 
 /// The command uses standard input and output, so the console cannot.

@@ -1,11 +1,12 @@
 //! The logger of the binary: one line a message on standard error, without blocking the thread that logs.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -17,31 +18,31 @@ const MAX_LINES: usize = 1024;
 /// How long standard error may accept nothing before the rest is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same at the end of the program, which comes after the limits of all other outputs.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Writes lines on a thread of its own, which starts with the first line.
-struct Logger(Mutex<Option<Lines>>);
+struct Logger(Mutex<Writer>);
 
-struct Lines {
-    queue: SyncSender<String>,
-    /// Receives a message before each line is written, and is disconnected after the last one.
-    progress: Receiver<()>,
+struct Writer {
+    /// Prepared early, because that asks the file system. `None` once the thread has it.
+    stderr: Option<FileWriter>,
+    /// The queue to the thread, and what is disconnected when the thread has written the last line.
+    thread: Option<(SyncSender<String>, Receiver<Infallible>)>,
 }
 
-static LOGGER: Logger = Logger(Mutex::new(None));
+static LOGGER: Logger = Logger(Mutex::new(Writer { stderr: None, thread: None }));
 
 /// Installs the logger. It shows messages up to `level`.
 pub fn install(level: LevelFilter) {
     log::set_max_level(level);
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    LOGGER.lock().stderr = stderr.and_then(|stderr| FileWriter::start(stderr.into(), false)).ok();
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
 }
 
-/// Waits until all lines are written, or standard error accepts none for [`FLUSH_TIMEOUT`].
-pub fn flush() {
-    let lines = LOGGER.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Lines { queue, progress }) = lines {
-        drop(queue); // ends the loop of the writer
-        while progress.recv_timeout(FLUSH_TIMEOUT).is_ok() {}
+impl Logger {
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,40 +52,41 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?") + terminal::line_end();
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.is_none() {
-            *lines = start();
+        let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?");
+        let mut writer = self.lock();
+        if let Some(stderr) = writer.stderr.take() {
+            writer.thread = start(stderr);
         }
-        match &*lines {
-            Some(Lines { queue, .. }) => {
-                if let Err(TrySendError::Disconnected(_)) = queue.try_send(line) {
-                    *lines = None; // standard error is closed or has stalled; the next line is a new attempt
-                }
-            }
-            None => drop(io::stderr().write_all(line.as_bytes())), // the host allows no thread
+        match &writer.thread {
+            Some((queue, _)) => drop(queue.try_send(line)), // fails if too many lines wait
+            None => drop(io::stderr().write_all((line + terminal::line_end()).as_bytes())), // the host allows no thread
         }
     }
 
-    fn flush(&self) {}
+    /// Waits until all lines are written, at most [`FLUSH_TIMEOUT`].
+    fn flush(&self) {
+        let Some((queue, running)) = self.lock().thread.take() else { return };
+        drop(queue); // ends the loop of the thread
+        let _ = running.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+fn start(mut stderr: FileWriter) -> Option<(SyncSender<String>, Receiver<Infallible>)> {
+    let (queue, lines) = sync_channel::<String>(MAX_LINES);
+    let (end, running) = channel();
+    let write = move || {
+        for line in lines {
+            // The terminal may have become raw since the line was logged. A line that cannot be written is lost.
+            let _ = stderr.write_all((line + terminal::line_end()).as_bytes(), Instant::now() + STALL_TIMEOUT);
+        }
+        let _ = stderr.finish(Instant::now() + STALL_TIMEOUT); // an error has no other place to go
+        drop(end);
+    };
+    thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
+    Some((queue, running))
 }
 
 /// Whether a character could change how a terminal shows the line: control characters and bidirectional overrides.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn start() -> Option<Lines> {
-    let mut stderr = FileWriter::start(io::stderr().as_fd().try_clone_to_owned().ok()?.into(), false).ok()?;
-    let (queue, lines) = sync_channel::<String>(MAX_LINES);
-    let (begin, progress) = channel();
-    let write = move || {
-        let mut write =
-            |line: String| begin.send(()).is_ok() && stderr.write_all(line.as_bytes(), STALL_TIMEOUT).is_ok();
-        if lines.iter().all(&mut write) {
-            let _ = stderr.finish(STALL_TIMEOUT); // an error has no other place to go
-        }
-    };
-    thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
-    Some(Lines { queue, progress })
 }

@@ -4,14 +4,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
-
-use super::output::ready;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a reader may take nothing before the rest of the output is given up.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least of [`STALL_TIMEOUT`] that is left when the vCPUs took long to stop.
-const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long the last output of a run that the user, a signal or a timeout ended is examined.
 const URGENT_EXAMINE_TIME: Duration = Duration::from_millis(100);
 /// The time from the kick to the end of the output, which leaves time for the reports and messages.
@@ -24,11 +23,13 @@ const TEARDOWN_TIME: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 pub struct Drain<'a> {
     /// Readable when a signal requests the end.
-    stop: Option<BorrowedFd<'a>>,
+    stop: BorrowedFd<'a>,
     stall: Duration,
     give_up_at: Instant,
     deadline: Option<Instant>,
     urgent: bool,
+    /// Remarks for the outcome.
+    pub notes: Vec<String>,
 }
 
 impl<'a> Drain<'a> {
@@ -38,7 +39,7 @@ impl<'a> Drain<'a> {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;
         let deadline = deadline.map(|deadline| deadline.max(give_up_at));
-        Self { stop: Some(stop), stall, give_up_at, deadline, urgent }
+        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new() }
     }
 
     /// Whether the run was ended by the user, a signal or a timeout. Then output that is lost is not an error.
@@ -59,7 +60,7 @@ impl<'a> Drain<'a> {
         }
     }
 
-    /// Waits until `output` takes bytes, reports an error, or a signal requests the end.
+    /// Waits until `output` takes bytes or reports an error, or a signal interrupts the wait or requests the end.
     ///
     /// # Errors
     ///
@@ -70,10 +71,14 @@ impl<'a> Drain<'a> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let mut fds = vec![PollFd::new(output, PollFlags::POLLOUT)];
-        fds.extend(self.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-        ready(&mut fds, left)?;
+        if !self.urgent {
+            fds.push(PollFd::new(self.stop, PollFlags::POLLIN));
+        }
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         if fds.get(1).is_some_and(|stop| stop.any() == Some(true)) {
-            self.stop = None;
             self.urgent = true;
             self.give_up_at = self.give_up_at.min(Instant::now() + self.stall);
         }

@@ -154,8 +154,8 @@ impl ConsoleIo {
         &self.monitor
     }
 
-    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why output
-    /// was lost, now or before.
+    /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why
+    /// output was lost, now or before.
     pub fn finish(&mut self, drain: &mut Drain<'_>) -> Option<&io::Error> {
         let mut examine_time = drain.examine_time();
         loop {
@@ -171,11 +171,10 @@ impl ConsoleIo {
         }
     }
 
-    /// The pending flags of all ports together. Only the last takes input.
+    /// The pending flags of all ports together.
     fn poll(&self) -> Pending {
         self.ports.iter().map(|port| port.poll()).fold(Pending::default(), |all, one| Pending {
             needs_timer: all.needs_timer || one.needs_timer,
-            wants_input: one.wants_input,
             flush_now: all.flush_now || one.flush_now,
             has_output: all.has_output || one.has_output,
         })
@@ -202,9 +201,7 @@ impl ConsoleIo {
         if pending.needs_timer {
             self.arm_flush_timer(FLUSH_DELAY);
         }
-        if pending.wants_input {
-            self.pump_input(ops, false);
-        }
+        self.pump_input(ops, false);
     }
 
     fn arm_flush_timer(&mut self, after: Duration) {

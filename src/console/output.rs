@@ -5,15 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollTimeout, poll};
+use std::time::{Duration, Instant};
 
 use super::Drain;
 use super::terminal::open_nonblocking;
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::file_writer::FileWriter;
+use crate::sys::os_error::is_transient;
+
+/// The least time for closing a file, when other output has used up the time.
+const MIN_TIME: Duration = Duration::from_millis(50);
 
 /// An open destination, and bytes that wait for it.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The stream is closed, or the host has no more descriptors or processes.
+    /// The stream is closed, or the host has no more descriptors.
     pub fn stream(stream: &(impl AsFd + AsRawFd)) -> io::Result<Self> {
         let file = open_nonblocking(stream, OpenOptions::new().write(true))?;
         Ok(Self::new(Some(FileWriter::start(file, false)?), None))
@@ -90,15 +91,14 @@ impl OutputFile {
         while let Some(file) = &mut self.file
             && self.written < self.pending.len()
         {
-            if !file.has_room(Duration::ZERO) {
+            if !file.has_room(Instant::now()) {
                 return Ok(false);
             }
             let end = self.pending.len().min(self.written + libc::PIPE_BUF);
             match file.write(&self.pending[self.written..end]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -114,7 +114,7 @@ impl OutputFile {
         let blocked = matches!(result, Ok(false));
         if let Some(file) = self.file.as_ref().filter(|_| blocked != self.waiting) {
             self.waiting = blocked;
-            let events = Events::with_data(file, data, EventSet::OUT);
+            let events = Events::with_data(file.file(), data, EventSet::OUT);
             let registered = if blocked { ops.add(events) } else { ops.remove(events) };
             result = result.and_then(|complete| registered.map(|()| complete).map_err(io::Error::other));
         }
@@ -131,7 +131,7 @@ impl OutputFile {
                 drain.on_progress();
             }
             if let (Ok(false), Some(file)) = (&result, &self.file) {
-                result = drain.wait_for_room(file.as_fd()).map(|()| false);
+                result = drain.wait_for_room(file.file().as_fd()).map(|()| false);
             }
             complete = self.keep_error(result);
         }
@@ -139,7 +139,8 @@ impl OutputFile {
 
     /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
     pub fn close(&mut self, drain: &Drain<'_>) {
-        let closed = self.file.take().map_or(Ok(()), |file| file.finish(drain.time_left()));
+        let closed =
+            self.file.take().map_or(Ok(()), |file| file.finish(Instant::now() + drain.time_left().max(MIN_TIME)));
         self.keep_error(closed.map(|()| true));
     }
 
@@ -157,18 +158,12 @@ impl OutputFile {
     }
 }
 
+/// Whether output was given up, because its reader took nothing. The ETIMEDOUT of a file is another error.
+pub fn is_given_up(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+}
+
 /// Whether the file at `path` is the one that has the metadata `own`.
 pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
     path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()))
-}
-
-/// Whether any of `fds` is ready within `timeout`.
-pub(super) fn ready(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
-    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(fds, timeout) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result? > 0),
-        }
-    }
 }

@@ -7,13 +7,9 @@ use std::sync::Arc;
 use super::{Device, Response};
 
 /// Why an address range cannot be assigned to a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("address range {base:#x}+{len:#x} {why}")]
-pub struct BusError {
-    base: u64,
-    len: u64,
-    why: &'static str,
-}
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BusError(String);
 
 struct Range {
     base: u64,
@@ -40,9 +36,9 @@ impl Bus {
     ///
     /// The range is empty, exceeds the address space, or overlaps that of another device.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn Device>) -> Result<(), BusError> {
-        let error = |why| BusError { base, len, why };
+        let error = |why| BusError(format!("address range {base:#x}+{len:#x} {why}"));
         let last = len.checked_sub(1).and_then(|n| base.checked_add(n));
-        let last = last.ok_or(error("is empty or exceeds the address space"))?;
+        let last = last.ok_or_else(|| error("is empty or exceeds the address space"))?;
         let index = self.ranges.partition_point(|range| range.last < base);
         if self.ranges.get(index).is_some_and(|range| range.base <= last) {
             return Err(error("overlaps another device"));

@@ -18,8 +18,6 @@ pub const INPUT_LIMIT: usize = 1 << 20;
 pub struct Pending {
     /// Call [`ConsolePort::on_timer`] every [`FLUSH_DELAY`].
     pub needs_timer: bool,
-    /// The input queue has room.
-    pub wants_input: bool,
     /// The output holds a whole line or is long: write it now.
     pub flush_now: bool,
     /// There is output.
@@ -65,10 +63,6 @@ impl InputQueue {
         let room = INPUT_LIMIT.saturating_sub(self.bytes.len());
         self.blocked |= room == 0;
         room
-    }
-
-    pub fn has_room(&self) -> bool {
-        self.bytes.len() < INPUT_LIMIT
     }
 
     /// The oldest bytes, as far as they are contiguous; empty only if the queue is.

@@ -9,23 +9,28 @@ use std::arch::global_asm;
 /// Length of each guest in bytes.
 const SIZE: usize = 1024;
 
-// Defines the symbol `kickvm_guest_NAME`: the code, padded to SIZE.
+// Defines the symbol of a guest: its code, padded to SIZE.
 macro_rules! guest {
-    ($name:literal, $($code:literal,)*) => {
+    ($guest:ident, $($code:literal,)*) => {
         global_asm!(
             ".pushsection .rodata",
             ".balign 64",
-            concat!(".globl kickvm_guest_", $name),
-            concat!("kickvm_guest_", $name, ":"),
+            concat!(".globl ", stringify!($guest)),
+            concat!(stringify!($guest), ":"),
             $($code,)*
-            concat!(".org kickvm_guest_", $name, " + 1024, 0"),
+            concat!(".org ", stringify!($guest), " + 1024, 0"),
             ".popsection",
         );
+        unsafe extern "C" {
+            // SAFETY: the code above defines SIZE bytes at this symbol, in a section that is never written.
+            pub safe static $guest: [u8; SIZE];
+        }
     };
 }
 
+// Prints three lines and powers off.
 guest!(
-    "demo",
+    kickvm_guest_demo,
     "lea rsi, [rip + 5f]",
     "2: mov dx, 0x3f8", // the data port of COM1
     "3: lodsb",
@@ -44,7 +49,7 @@ guest!(
 
 // Each probe ends with status 0 if its instruction works.
 guest!(
-    "cmpxchg16b",
+    kickvm_guest_cmpxchg16b,
     "mov edi, 0x110000",
     "xor eax, eax",
     "xor edx, edx",
@@ -58,7 +63,7 @@ guest!(
     "out 0xf4, al",
 );
 guest!(
-    "xsave",
+    kickvm_guest_xsave,
     "mov rax, cr4",
     "or eax, 0x600", // OSFXSR, OSXMMEXCPT
     "mov cr4, rax",
@@ -85,7 +90,7 @@ guest!(
     "out 0xf4, al",
 );
 guest!(
-    "int3",
+    kickvm_guest_int3,
     "lea rax, [rip + 2f]",
     "mov edi, 0x110000 + 3 * 16", // gate of vector 3
     "mov [rdi], ax",
@@ -104,25 +109,10 @@ guest!(
     "iretq",
 );
 
-unsafe extern "C" {
-    // SAFETY: `guest!` defines SIZE bytes at each of these symbols, in a section that is never written.
-    safe static kickvm_guest_demo: [u8; SIZE];
-    safe static kickvm_guest_cmpxchg16b: [u8; SIZE];
-    safe static kickvm_guest_xsave: [u8; SIZE];
-    safe static kickvm_guest_int3: [u8; SIZE];
-}
-
-/// A guest that prints three lines and powers off.
-pub fn demo() -> &'static [u8] {
-    &kickvm_guest_demo
-}
-
 /// Instructions that Linux needs and that KVM may fail to emulate without virtualization hardware. Each has a guest
 /// that executes it and ends with status 0 if it works.
-pub fn probes() -> [(&'static str, &'static [u8]); 3] {
-    [
-        ("cmpxchg16b", &kickvm_guest_cmpxchg16b),
-        ("xsave and xrstor, or fxsave where there is none", &kickvm_guest_xsave),
-        ("int3 through an IDT", &kickvm_guest_int3),
-    ]
-}
+pub static PROBES: [(&str, &[u8]); 3] = [
+    ("cmpxchg16b", &kickvm_guest_cmpxchg16b),
+    ("xsave and xrstor, or fxsave where there is none", &kickvm_guest_xsave),
+    ("int3 through an IDT", &kickvm_guest_int3),
+];

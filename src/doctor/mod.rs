@@ -29,7 +29,7 @@ use crate::vmm::{
 
 /// The configuration of `kickvm demo`: an embedded guest that writes three lines and powers off.
 pub fn demo_config() -> VMMConfig {
-    VMMConfig { memory: MIN_MEMORY, rng: false, ..VMMConfig::new(Image::Raw(embedded_guests::demo())) }
+    VMMConfig { memory: MIN_MEMORY, rng: false, ..VMMConfig::new(Image::Raw(&embedded_guests::kickvm_guest_demo)) }
 }
 
 /// The result of one check: what was found, or the problem and its remedy.
@@ -68,7 +68,7 @@ pub fn doctor() -> Vec<Check> {
     checks.push(Ok("KVM has every capability that kickvm needs".to_owned()));
     checks.push(Ok(format!("a guest can have up to {} vCPUs", kvm.get_max_vcpus().min(MAX_CPUS.into()))));
     checks.push(Ok(format!("KVM is {}", backend())));
-    checks.extend(embedded_guests::probes().map(|(instruction, guest)| probe(instruction, guest)));
+    checks.extend(embedded_guests::PROBES.map(|(instruction, guest)| probe(instruction, guest)));
     checks
 }
 

@@ -1,7 +1,8 @@
 //! The event floor: one thread that waits for many file descriptors and calls the subscribers that registered them.
 //!
 //! It is the event loop of the VMM, and can be used without KVM: it is what remains of the crate without default
-//! features. It is the lowest floor and imports nothing of this crate, only std, `libc` and `bitflags`. All its `unsafe` code is in `epoll.rs` and `sys.rs`.
+//! features. It is the lowest floor and imports nothing of this crate, only std, `libc` and `bitflags`. All its
+//! `unsafe` code is in `epoll.rs` and `sys.rs`.
 //!
 //! There are three layers. Use the lowest one that is sufficient.
 //!
@@ -130,7 +131,8 @@
 //!   descriptor. `modify` and `remove` drop pending events. One table indexed by descriptor replaces two hash maps, so
 //!   that dispatching does not hash. The table also holds the user data: the epoll data word holds the generation.
 //! - **Its design, endpoint.** A blocking call on the loop's own thread is an error instead of a deadlock. A request
-//!   that sends itself again runs once in each `run`, and a panic of a request does not block those after it. The eventfd is
+//!   that sends itself again runs once in each `run`, and a panic of a request does not block those after it. The
+//!   eventfd is
 //!   close-on-exec.
 //! - **The epoll wrapper.** Event bits without a name are preserved instead of causing a panic. [`Epoll::fill`] waits
 //!   into memory that is not initialised, so that an unused capacity needs no physical memory.

@@ -56,10 +56,9 @@ pub struct ExecHost {
 
     stdin: Option<Stdin>,
     stdin_ring: Producer,
-    input: VecDeque<u8>, // that the ring has no room for yet
-    stdin_closed: bool,  // the end of the input is marked in the ring
-    stdout: OutputStream,
-    stderr: OutputStream,
+    input: VecDeque<u8>,             // that the ring has no room for yet
+    stdin_closed: bool,              // the end of the input is marked in the ring
+    outputs: [OutputStream; 2],      // standard output and standard error
     winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
 
     kill_after: Duration,
@@ -127,8 +126,7 @@ impl ExecHost {
             stdin_ring: Producer::new(Stream::Stdin),
             input: VecDeque::new(),
             stdin_closed: false,
-            stdout: OutputStream::new(Stream::Stdout, stdout),
-            stderr: OutputStream::new(Stream::Stderr, stderr),
+            outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
             kill_after,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
@@ -195,7 +193,7 @@ impl ExecHost {
     fn pump_output(&mut self, ops: &mut EventOps) -> Result<(), ProtocolError> {
         let (mut wake, mut closed) = (false, Vec::new());
         let Some(pages) = &self.pages else { return Ok(()) };
-        for (stream, descriptor) in [(&mut self.stdout, 1), (&mut self.stderr, 2)] {
+        for (stream, descriptor) in self.outputs.iter_mut().zip(1..) {
             let pumped = stream.pump(pages, ops, &self.port.doorbell)?;
             wake |= pumped.made_room;
             if pumped.moved {
@@ -300,9 +298,8 @@ impl ExecHost {
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let rings = self.receive_events().and_then(|()| {
             let Some(pages) = &self.pages else { return Ok(()) };
-            let streams = [&mut self.stdout, &mut self.stderr];
             // `map` writes the rest of both streams, even if the first ring is invalid.
-            streams.map(|stream| stream.finish(pages, drain)).into_iter().collect()
+            self.outputs.each_mut().map(|stream| stream.finish(pages, drain)).into_iter().collect()
         });
         if let Err(error) = rings {
             return match reason {
@@ -311,9 +308,12 @@ impl ExecHost {
                 _ => reason,
             };
         }
-        let failure = self.stdout.failure().or_else(|| self.stderr.failure());
+        let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);
+        }
+        if self.outputs.iter().any(OutputStream::is_lost) && !drain.is_urgent() {
+            drain.notes.push("the command's last output is lost: its reader takes nothing".into());
         }
         let Some(request @ (GuestRequest::PowerOff | GuestRequest::Reset)) = reason.guest_request() else {
             return reason;

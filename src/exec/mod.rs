@@ -33,7 +33,7 @@ mod stream;
 pub use host::Timings;
 pub use init::run_if_init;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,9 +82,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
-        let mut default = OsString::from("TERM=");
-        default.push(term);
-        env.insert(0, default);
+        env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
     }
     let separate_stderr = !io::stderr().is_terminal();
     let job = Job { command, cwd, env, modules, terminal, separate_stderr };

@@ -10,7 +10,7 @@
 //! The data itself goes through guest memory: see [`channel`](super::channel).
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,7 +28,7 @@ pub const SIGNATURE: [u8; 4] = *b"KXP1";
 /// The device.
 #[derive(Debug)]
 pub struct ExecPort {
-    frame: AtomicU32,
+    frame: [AtomicU8; 4],
     /// Signalled when the guest writes the doorbell port.
     pub doorbell: EventFd,
 }
@@ -36,12 +36,12 @@ pub struct ExecPort {
 impl ExecPort {
     /// A device that signals `doorbell` when the guest writes the doorbell port.
     pub fn new(doorbell: EventFd) -> Self {
-        Self { frame: AtomicU32::new(0), doorbell }
+        Self { frame: Default::default(), doorbell }
     }
 
     /// The page frame number (guest-physical address / 4096) that the guest wrote last.
     pub fn frame(&self) -> u32 {
-        self.frame.load(Ordering::Acquire)
+        u32::from_le_bytes(self.frame.each_ref().map(|byte| byte.load(Ordering::Acquire)))
     }
 }
 
@@ -54,12 +54,9 @@ impl Device for ExecPort {
 
     fn write(&self, offset: u64, data: &[u8]) -> Response {
         for (&byte, at) in data.iter().zip(offset..) {
-            if at < u64::from(DOORBELL) {
-                let shift = 8 * at;
-                let replace = |frame: u32| Some(frame & !(0xff << shift) | u32::from(byte) << shift);
-                let _ = self.frame.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace); // `replace` returns Some
-            } else {
-                let _ = self.doorbell.write(1); // fails only if the counter is full, and then the event is pending
+            match usize::try_from(at).ok().and_then(|at| self.frame.get(at)) {
+                Some(frame) => frame.store(byte, Ordering::Release),
+                None => drop(self.doorbell.write(1)), // a full counter is an event, too
             }
         }
         ControlFlow::Continue(())

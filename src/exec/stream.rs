@@ -6,7 +6,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Consumer, Pages, ProtocolError, Stream};
 use crate::console::Drain;
-use crate::console::output::OutputFile;
+use crate::console::output::{OutputFile, is_given_up};
 use crate::event::EventOps;
 use crate::sys::os_error;
 
@@ -69,9 +69,13 @@ impl OutputStream {
     /// Why a write failed. A reader that has closed its pipe, or took nothing until the end of the run, is not a
     /// failure.
     pub fn failure(&self) -> Option<String> {
-        let by_reader = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut);
-        let error = self.output.error().filter(|error| !by_reader(error.kind()))?;
+        let error = self.output.error().filter(|error| error.kind() != io::ErrorKind::BrokenPipe && !self.is_lost())?;
         Some(format!("cannot write the command's output: {}", os_error::describe(error)))
+    }
+
+    /// Whether the rest was not written, because the reader took nothing.
+    pub fn is_lost(&self) -> bool {
+        self.output.error().is_some_and(is_given_up)
     }
 
     /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends

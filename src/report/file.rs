@@ -58,8 +58,7 @@ impl ReportFile {
 
     /// Replaces the content of the file with `text` until `deadline`. Logs an error and returns `false` if that fails.
     pub fn write(mut self, text: &str, deadline: Instant) -> bool {
-        let time_left = || deadline.saturating_duration_since(Instant::now());
-        let result = self.file.write_all(text.as_bytes(), time_left()).and_then(|()| self.file.finish(time_left()));
+        let result = self.file.write_all(text.as_bytes(), deadline).and_then(|()| self.file.finish(deadline));
         if let Err(error) = &result {
             log::error!("{}", cannot(self.option, &self.path, error));
         }

@@ -8,15 +8,16 @@ use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
 use crate::boot::Image;
+use crate::console::output::is_same_file;
 use crate::exec::Timings;
 use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, code};
 
 /// The number of characters of a line that are shown.
 const LINE_CHARS: usize = 500;
 /// The time from the kick to the end of writing the report files, so that the program ends within 2 s of the kick.
-const WRITE_TIME: Duration = Duration::from_millis(1500);
-/// The least time for that when the other output took long.
-const MIN_WRITE_TIME: Duration = Duration::from_millis(250);
+const WRITE_TIME: Duration = Duration::from_millis(1400);
+/// The least time for one of them when the other output took long.
+const MIN_WRITE_TIME: Duration = Duration::from_millis(100);
 /// The number of console lines that are shown after a bad end.
 const LAST_LINES: usize = 20;
 
@@ -42,21 +43,19 @@ pub struct RunReporter {
 }
 
 impl RunReporter {
-    /// A reporter for a run that begins now. `mode` is "run" or "exec".
+    /// A reporter for a run that begins now; `command` is that of `kickvm exec`, and empty for `kickvm run`.
     ///
     /// # Errors
     ///
     /// A file cannot be used; the message names it.
-    pub fn new(
-        mode: &'static str,
-        command: &[OsString],
-        config: &VMMConfig,
-        paths: ReportPaths,
-    ) -> Result<Self, String> {
+    pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
         let ReportPaths { json, junit, symbols } = &paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {
+            if symbols_file.is_some_and(|symbols| symbols.metadata().is_ok_and(|own| is_same_file(&own, console))) {
+                return Err(format!("cannot open console file '{}': it is also used as --symbols", console.display()));
+            }
             taken.push(console);
         }
         let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;
@@ -64,7 +63,7 @@ impl RunReporter {
         let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
         let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         let run = Run {
-            mode,
+            mode: if command.is_empty() { "run" } else { "exec" },
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             kernel: match &config.image {
                 Image::File(path) => path.clone(),
@@ -90,9 +89,9 @@ impl RunReporter {
         let outcome = &report.outcome;
         // The files come first: messages may have to wait for a reader of standard error.
         let kicked = outcome.guest.map_or_else(Instant::now, |(_, kicked)| kicked);
-        let deadline = (kicked + WRITE_TIME).max(Instant::now() + MIN_WRITE_TIME);
-        let written = json_file.is_none_or(|file| file.write(&json(&report), deadline));
-        let written = junit_file.is_none_or(|file| file.write(&junit(&report), deadline)) && written;
+        let deadline = || (kicked + WRITE_TIME).max(Instant::now() + MIN_WRITE_TIME);
+        let written = json_file.is_none_or(|file| file.write(&json(&report), deadline()));
+        let written = junit_file.is_none_or(|file| file.write(&junit(&report), deadline())) && written;
         if outcome.guest.is_some() {
             let stats = outcome.stats();
             log::info!("{stats}");
@@ -136,10 +135,9 @@ fn log_console(lines: &[String], reason: &ExitReason) {
         None => (last, "the console's last lines:"),
     };
     log::error!("{title}");
-    lines[first..]
-        .iter()
-        .take(LAST_LINES)
-        .for_each(|line| log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>()));
+    for line in lines[first..].iter().take(LAST_LINES) {
+        log::error!("| {}", line.chars().take(LINE_CHARS).collect::<String>());
+    }
 }
 
 /// Whether `line` is the one that violated a rule.

@@ -5,17 +5,17 @@
 //!
 //! ```text
 //!   this process ── pipe ──▶ writer process ── write(2) ──▶ file
-//!                ◀── pipe ── the error, then end of file
+//!                ◀── pipe ── 0 or the error
 //! ```
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::async_io::{close_all_but, wait_for};
@@ -26,26 +26,25 @@ const BLOCK: usize = 64 << 10;
 /// A file that is written without blocking for longer than the caller permits.
 #[derive(Debug)]
 pub struct FileWriter {
-    file: File,                         // or a pipe to the process
-    process: Option<(Pid, PipeReader)>, // and its errors
-    replace: bool,                      // by this process
+    file: File, // or a pipe to the writer process
+    process: Option<Process>,
+    replace: bool, // the content, by this process
 }
 
 impl FileWriter {
-    /// Prepares to write `file`. A regular file on a file system that may block gets a writer process. With `replace` the
-    /// first bytes replace the content of the file.
+    /// Prepares to write `file`. A regular file on a file system that may block gets a writer process. With `replace`
+    /// the first bytes replace the content of the file.
     ///
     /// # Errors
     ///
-    /// The host has no more descriptors or processes.
+    /// The host has no more descriptors.
     pub fn start(file: File, replace: bool) -> io::Result<Self> {
         let regular = file.metadata()?.is_file();
-        let replace = replace && regular;
-        if !regular || fstatfs(&file).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
-            return Ok(Self { file, process: None, replace });
+        let direct = |file| Self { file, process: None, replace: replace && regular };
+        if !regular || fstatfs(&file).is_ok_and(|statistics| statistics.filesystem_type() == TMPFS_MAGIC) {
+            return Ok(direct(file));
         }
-        let (data, pipe) = io::pipe()?;
-        let (errors, status) = io::pipe()?;
+        let ((data, pipe), (status, result)) = (io::pipe()?, io::pipe()?);
         // A key such as Ctrl-C is for this process, which then lets the writer end.
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
@@ -53,14 +52,16 @@ impl FileWriter {
         let forked = unsafe { fork() };
         if let Ok(ForkResult::Child) = forked {
             // SAFETY: this is the child, and the descriptors are open in it.
-            unsafe { run(data.as_raw_fd(), file.as_raw_fd(), status.as_raw_fd(), replace) };
+            unsafe { run(data.as_raw_fd(), file.as_raw_fd(), result.as_raw_fd(), replace) };
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        let process = match forked? {
-            ForkResult::Parent { child } => Some((child, errors)),
-            ForkResult::Child => None, // it does not return
-        };
-        Ok(Self { file: File::from(OwnedFd::from(pipe)), process, replace: false })
+        let Ok(ForkResult::Parent { child }) = forked else { return Ok(direct(file)) }; // the host allows no process
+        Ok(Self { file: File::from(OwnedFd::from(pipe)), process: Some(Process(child, status)), replace: false })
+    }
+
+    /// The file, or the pipe to the process, to wait for.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Writes as write(2). A pipe or terminal may block; see [`has_room`](Self::has_room).
@@ -72,26 +73,28 @@ impl FileWriter {
         if std::mem::take(&mut self.replace) {
             self.file.set_len(0)?;
         }
-        self.file.write(bytes).map_err(|error| match &mut self.process {
-            Some((_, errors)) => error_of(errors).err().unwrap_or(error), // it has ended
-            None => error,
-        })
+        let written = self.file.write(bytes);
+        match (&written, &mut self.process) {
+            // The process has ended.
+            (Err(error), Some(process)) if error.kind() == io::ErrorKind::BrokenPipe => process.status().and(written),
+            _ => written,
+        }
     }
 
-    /// Waits, at most for `timeout`, until up to `PIPE_BUF` bytes can be written without blocking, or an error can be
-    /// reported.
-    pub fn has_room(&self, timeout: Duration) -> bool {
-        wait_for(&self.file, libc::POLLOUT, Instant::now() + timeout)
+    /// Waits, at most until `deadline`, until up to `PIPE_BUF` bytes can be written without blocking, or an error can
+    /// be reported.
+    pub fn has_room(&self, deadline: Instant) -> bool {
+        wait_for(&self.file, libc::POLLOUT, deadline)
     }
 
     /// Writes all of `bytes`.
     ///
     /// # Errors
     ///
-    /// The error of write(2), or `TimedOut` if nothing could be written for `timeout`.
-    pub fn write_all(&mut self, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    /// The error of write(2), or `TimedOut` at `deadline`.
+    pub fn write_all(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
-            if !self.has_room(timeout) {
+            if !self.has_room(deadline) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let written = self.write(&bytes[..bytes.len().min(libc::PIPE_BUF)])?;
@@ -100,45 +103,46 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Waits until the file has all bytes, at most for `timeout`.
+    /// Waits until the file has all bytes, at most until `deadline`.
     ///
     /// # Errors
     ///
-    /// The error of ftruncate(2) or write(2), or `TimedOut`.
-    pub fn finish(self, timeout: Duration) -> io::Result<()> {
+    /// The error of ftruncate(2), write(2) or close(2), or `TimedOut`.
+    pub fn finish(self, deadline: Instant) -> io::Result<()> {
         drop(self.file); // the process reads the end of the pipe
-        let Some((process, mut errors)) = self.process else { return Ok(()) };
-        if !wait_for(&errors, libc::POLLIN, Instant::now() + timeout) {
-            return Err(io::ErrorKind::TimedOut.into());
+        match self.process {
+            None => Ok(()),
+            Some(mut process) if wait_for(&process.1, libc::POLLIN, deadline) => process.status(),
+            Some(_) => Err(io::ErrorKind::TimedOut.into()),
         }
-        let result = error_of(&mut errors);
-        let _ = waitpid(process, None); // it has closed its file, and does nothing more that may block
-        result
     }
 }
 
-/// The error that the writer process has ended with.
-fn error_of(errors: &mut PipeReader) -> io::Result<()> {
-    let mut errno = [0; 4];
-    match errors.read(&mut errno)? {
-        0 => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+/// The writer process, and the pipe with its status.
+#[derive(Debug)]
+struct Process(Pid, PipeReader);
+
+impl Process {
+    /// Waits for the end of the process, and returns its error.
+    fn status(&mut self) -> io::Result<()> {
+        let mut errno = [0; 4];
+        let read = self.1.read_exact(&mut errno);
+        let _ = waitpid(self.0, None); // it has closed the file, and does nothing more that may block
+        read.map_err(|_| io::Error::other("the process that writes it was killed"))?;
+        match i32::from_ne_bytes(errno) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
     }
 }
 
-impl AsRawFd for FileWriter {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = waitpid(self.0, Some(WaitPidFlag::WNOHANG)); // it may have ended after an error
     }
 }
 
-impl AsFd for FileWriter {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// The writer process.
+/// The writer process. It ends with its error, or 0, in `status`.
 ///
 /// # Safety
 ///
@@ -146,28 +150,30 @@ impl AsFd for FileWriter {
 unsafe fn run(data: RawFd, file: RawFd, status: RawFd, mut replace: bool) -> ! {
     let mut kept = [data, file, status];
     kept.sort_unstable();
-    // SAFETY: this process uses no other descriptor. The buffer is a live local of BLOCK bytes; `written..len` is in it.
+    // SAFETY: this process uses no other descriptor. The buffer is a live local of BLOCK bytes, and `written..len` is
+    // in it.
     unsafe {
         close_all_but(&kept);
         libc::prctl(libc::PR_SET_NAME, c"kickvm-writer".as_ptr());
         let mut block = [0u8; BLOCK];
-        let (mut failed, mut len) = (false, 1);
-        while !failed && len > 0 {
+        let mut len = 1;
+        while len > 0 {
             len = libc::read(data, block.as_mut_ptr().cast(), BLOCK);
+            if len > 0 && std::mem::take(&mut replace) && libc::ftruncate(file, 0) < 0 {
+                len = -1;
+            }
             let mut written = 0;
-            failed = len > 0 && std::mem::take(&mut replace) && libc::ftruncate(file, 0) < 0;
-            while written < len && !failed {
+            while written < len {
                 let rest = block.as_ptr().offset(written).cast();
-                let count = libc::write(file, rest, (len - written).cast_unsigned());
-                failed = count < 0;
-                written += count;
+                match libc::write(file, rest, (len - written).cast_unsigned()) {
+                    count if count > 0 => written += count,
+                    _ => len = -1, // 0 bytes are no progress
+                }
             }
         }
-        let errno = *libc::__errno_location();
-        libc::close(file);
-        if failed {
-            libc::write(status, (&raw const errno).cast(), 4);
-        }
+        len = len.min(libc::close(file) as isize);
+        let errno = if len < 0 { (*libc::__errno_location()).max(1) } else { 0 };
+        libc::write(status, (&raw const errno).cast(), 4);
         libc::_exit(0)
     }
 }
@@ -176,8 +182,11 @@ unsafe fn run(data: RawFd, file: RawFd, status: RawFd, mut replace: bool) -> ! {
 mod tests {
     use super::*;
     use std::fs::{self, OpenOptions};
+    use std::time::Duration;
 
-    const TIMEOUT: Duration = Duration::from_secs(30);
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
 
     #[test]
     fn the_file_has_all_bytes_when_the_writer_has_finished() {
@@ -189,8 +198,8 @@ mod tests {
                 let file = OpenOptions::new().append(!replace).write(true).open(&path).unwrap();
                 let mut writer = FileWriter::start(file, replace).unwrap();
                 assert_eq!(fs::read(&path).unwrap(), before.as_bytes(), "nothing is replaced before there are bytes");
-                writer.write_all(&bytes, TIMEOUT).unwrap();
-                writer.finish(TIMEOUT).unwrap();
+                writer.write_all(&bytes, later()).unwrap();
+                writer.finish(later()).unwrap();
                 let kept = if replace { "" } else { before };
                 assert!(fs::read(&path).unwrap() == [kept.as_bytes(), &bytes].concat());
             }
@@ -204,9 +213,9 @@ mod tests {
         fs::write(&path, "").unwrap();
         let read_only = || FileWriter::start(File::open(&path).unwrap(), false).unwrap();
         let mut writer = read_only();
-        writer.write_all(b"x", TIMEOUT).unwrap(); // into the pipe
-        assert_eq!(writer.finish(TIMEOUT).unwrap_err().raw_os_error(), Some(libc::EBADF));
-        let error = read_only().write_all(&[0; 1 << 20], TIMEOUT).unwrap_err();
+        writer.write_all(b"x", later()).unwrap(); // into the pipe
+        assert_eq!(writer.finish(later()).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        let error = read_only().write_all(&[0; 1 << 20], later()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
         fs::remove_file(&path).unwrap();
     }

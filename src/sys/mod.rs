@@ -13,8 +13,7 @@
 
 pub(crate) mod async_io;
 pub(crate) mod coalesced_port;
-pub mod file_writer;
-pub(crate) mod flock;
+pub(crate) mod file_writer;
 pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;

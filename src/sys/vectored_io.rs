@@ -1,4 +1,4 @@
-//! Scatter-gather I/O between files and guest memory: preadv2(2), pwritev2(2), readv(2) and writev(2) without a copy.
+//! Scatter-gather I/O between files and guest memory: preadv2(2), pwritev2(2) and readv(2) without a copy.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -50,8 +50,9 @@ unsafe impl Send for IoVecs {}
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the list has at most IOV_MAX entries")]
 impl IoVecs {
-    /// Moves bytes between `file`, from `offset` on, and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`. Uses
-    /// the buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes, which may be smaller than the buffers.
+    /// Moves bytes between `file` and `buffers`, by one preadv2(2) or pwritev2(2) with `flags`: from `offset` on, or
+    /// without one where the file stands. Uses the buffers as [`fill`](IoVecs::fill) does. Returns the number of bytes,
+    /// which may be smaller than the buffers.
     ///
     /// # Errors
     ///
@@ -62,7 +63,7 @@ impl IoVecs {
         direction: Direction,
         memory: &GuestMemoryMmap,
         buffers: impl Iterator<Item = Buffer>,
-        offset: u64,
+        offset: Option<u64>,
         flags: i32,
     ) -> io::Result<usize> {
         self.fill(memory, buffers);
@@ -70,7 +71,7 @@ impl IoVecs {
             Direction::Read => libc::preadv2,
             Direction::Write => libc::pwritev2,
         };
-        let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let offset = offset.map_or(Ok(-1), i64::try_from).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         loop {
             // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. No Rust reference to it exists,
             // so the kernel may read and write it as the guest does.
@@ -103,24 +104,6 @@ impl IoVecs {
         usize::try_from(len).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Writes `buffers` once. Uses them as [`fill`](IoVecs::fill) does. Returns the number of bytes written.
-    ///
-    /// # Errors
-    ///
-    /// The error of writev(2).
-    pub fn write(
-        &mut self,
-        to: BorrowedFd<'_>,
-        memory: &GuestMemoryMmap,
-        buffers: impl Iterator<Item = Buffer>,
-    ) -> io::Result<usize> {
-        self.fill(memory, buffers);
-        // SAFETY: each entry is a slice of guest RAM, which `memory` keeps mapped. The kernel copies it, so a guest
-        // that changes it meanwhile harms only itself. There are IOV_MAX at most.
-        let len = unsafe { libc::writev(to.as_raw_fd(), self.0.as_ptr(), self.0.len() as i32) };
-        usize::try_from(len).map_err(|_| io::Error::last_os_error())
-    }
-
     /// Replaces the list by the first [`MAX_BYTES`] of `buffers`, up to the first that is not in RAM. One of
     /// [`IOV_MAX`] entries is left for `rest`. The addresses are valid while `memory` or a clone of it lives.
     pub(super) fn fill(&mut self, memory: &GuestMemoryMmap, buffers: impl Iterator<Item = Buffer>) {
@@ -136,13 +119,10 @@ impl IoVecs {
 
     /// Replaces the list by `len` bytes of zeros, which are only to be read.
     pub(super) fn fill_zeros(&mut self, len: usize) {
+        let iov_base = ZEROS.as_ptr().cast_mut().cast();
+        let lens = (0..len).step_by(ZEROS.len()).map(|at| ZEROS.len().min(len - at));
         self.0.clear();
-        self.0.extend(
-            (0..len).step_by(ZEROS.len()).map(|at| libc::iovec {
-                iov_base: ZEROS.as_ptr().cast_mut().cast(),
-                iov_len: ZEROS.len().min(len - at),
-            }),
-        );
+        self.0.extend(lens.map(|iov_len| libc::iovec { iov_base, iov_len }));
     }
 
     /// The list for the kernel: its address and its length.

@@ -1,8 +1,8 @@
 //! One virtual CPU: its set-up, its run loop, and the signal that ends its `KVM_RUN`.
 //!
 //! [`Vcpu::run`] calls `KVM_RUN` until the guest ends. Each exit becomes a [`VmExit`], a plain value; [`handle`]
-//! maps it to an access to a device or to the end of the vCPU, and needs no KVM. A [`VcpuExit`] states how the vCPU ended. To stop a vCPU, set the
-//! [`RunState`] and send the [`kick_signal`] to its thread.
+//! maps it to an access to a device or to the end of the vCPU, and needs no KVM. A [`VcpuExit`] states how the vCPU
+//! ended. To stop a vCPU, set the [`RunState`] and send the [`kick_signal`] to its thread.
 //!
 //! This floor may import `event`, `sys`, `memory`, `device` and `boot`.
 //!

@@ -15,14 +15,13 @@ pub struct ExitStats {
     pub mmio: u64,
     /// All others, among them the signals that interrupt `KVM_RUN`.
     pub other: u64,
-    by_port: bool,
-    ports: BTreeMap<u16, u64>,
+    by_port: Option<BTreeMap<u16, u64>>,
 }
 
 impl ExitStats {
     /// No exits. With `by_port`, the exits of each port are counted, too.
     pub fn new(by_port: bool) -> Self {
-        Self { by_port, ..Self::default() }
+        Self { by_port: by_port.then(BTreeMap::new), ..Self::default() }
     }
 
     /// Returns the number of all exits.
@@ -35,8 +34,8 @@ impl ExitStats {
         match *exit {
             VmExit::PortRead { port, .. } | VmExit::PortWrite { port, .. } => {
                 self.port_io += 1;
-                if self.by_port {
-                    *self.ports.entry(port).or_default() += 1;
+                if let Some(ports) = &mut self.by_port {
+                    *ports.entry(port).or_default() += 1;
                 }
             }
             VmExit::MmioRead { .. } | VmExit::MmioWrite { .. } => self.mmio += 1,
@@ -49,14 +48,14 @@ impl ExitStats {
         self.port_io += other.port_io;
         self.mmio += other.mmio;
         self.other += other.other;
-        for (port, count) in &other.ports {
-            *self.ports.entry(*port).or_default() += count;
+        for (port, count) in other.by_port.iter().flatten() {
+            *self.by_port.get_or_insert_default().entry(*port).or_default() += count;
         }
     }
 
     /// Returns the `n` ports with the most exits, in descending order, with their counts.
     pub fn busiest_ports(&self, n: usize) -> Vec<(u16, u64)> {
-        let mut ports: Vec<_> = self.ports.iter().map(|(port, count)| (*port, *count)).collect();
+        let mut ports: Vec<_> = self.by_port.iter().flatten().map(|(port, count)| (*port, *count)).collect();
         ports.sort_by_key(|(_, count)| Reverse(*count));
         ports.truncate(n);
         ports

@@ -98,22 +98,20 @@ pub struct VMMConfig {
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 /// The default command line with a virtio console.
 pub const VIRTIO_CMDLINE: &str = "console=hvc0 panic=-1";
-/// Default RAM in bytes.
-pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// The maximum number of vCPUs: APIC IDs have eight bits, and 255 means "all".
 pub const MAX_CPUS: u8 = 254;
 /// The minimum of RAM in bytes: the first megabyte holds the tables, the second the kernel.
 pub const MIN_MEMORY: u64 = 2 << 20;
 
 impl VMMConfig {
-    /// A machine of one vCPU and [`DEFAULT_MEMORY`] that boots `image`.
+    /// A machine of one vCPU and 256 MiB of RAM that boots `image`.
     pub fn new(image: Image) -> Self {
         Self {
             image,
             initramfs: Vec::new(),
             cmdline: DEFAULT_CMDLINE.to_owned(),
             cpus: 1,
-            memory: DEFAULT_MEMORY,
+            memory: 256 << 20,
             console: ConsoleConfig::default(),
             disks: Vec::new(),
             nets: Vec::new(),

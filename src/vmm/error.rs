@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::boot;
 use crate::device::BusError;
-use crate::device::virtio::block::DiskError;
-use crate::device::virtio::net::tap::TapError;
-use crate::device::virtio::vsock::ListenError;
+use crate::device::virtio::HostError;
 use crate::event;
 use crate::sys::os_error;
 
@@ -63,7 +61,7 @@ pub enum Error {
         /// Its name.
         tap: String,
         /// The cause.
-        source: TapError,
+        source: HostError,
     },
     /// The Unix socket of the vsock device cannot be created.
     #[error("cannot listen at vsock socket '{path}': {source}")]
@@ -71,7 +69,7 @@ pub enum Error {
         /// As the user wrote it.
         path: PathBuf,
         /// The cause.
-        source: ListenError,
+        source: HostError,
     },
     /// The event loop cannot be set up.
     #[error("cannot set up the event loop: {}", os_error::describe(&(*.0).into()))]
@@ -89,7 +87,7 @@ pub enum Error {
     Bus(#[from] BusError),
     /// A disk cannot be used.
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Disk(#[from] HostError),
     /// The balloon is as large as the guest's memory.
     #[error("cannot create a balloon of {size}: it must be smaller than the guest's memory, {memory}")]
     Balloon {

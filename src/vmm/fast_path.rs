@@ -25,16 +25,10 @@ pub struct FastPath {
     pub ram: Arc<GuestRam>,
     /// The register pages of all devices.
     pub registers: Arc<MmapRegion>,
-    devices: Mutex<Vec<Doorbells>>,
-    started: AtomicBool,
+    /// The address of each device's registers, and the eventfds of its queues, in order.
+    devices: Mutex<Vec<(u64, Vec<EventFd>)>>,
     cancelled: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The address of a device's registers, and the eventfds of its queues, in order.
-struct Doorbells {
-    registers: u64,
-    events: Vec<EventFd>,
 }
 
 impl FastPath {
@@ -45,7 +39,6 @@ impl FastPath {
             ram,
             registers,
             devices: Mutex::default(),
-            started: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             thread: Mutex::default(),
         }
@@ -59,16 +52,16 @@ impl FastPath {
     /// The host has no more descriptors.
     pub fn add<'a>(&self, registers: u64, doorbells: impl Iterator<Item = &'a EventFd>) -> io::Result<()> {
         let events = doorbells.map(EventFd::try_clone).collect::<io::Result<_>>()?;
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Doorbells { registers, events });
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push((registers, events));
         Ok(())
     }
 
     /// Installs the fast path of all devices, on a thread of its own. Only the first call has an effect.
     pub fn install(self: &Arc<Self>) {
-        if !self.started.swap(true, Ordering::Relaxed) {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() && !self.cancelled.load(Ordering::Relaxed) {
             let own = self.clone();
-            let thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all());
-            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread.ok();
+            *thread = thread::Builder::new().name("fast_path".to_owned()).spawn(move || own.install_all()).ok();
         }
     }
 
@@ -79,7 +72,7 @@ impl FastPath {
             let _ = self.ram.map_read_only(&self.vm, VIRTIO_REGISTERS, &self.registers, len);
         }
         let Ok(ignored) = EventFd::new(libc::EFD_CLOEXEC) else { return };
-        for Doorbells { registers, events } in devices {
+        for (registers, events) in devices {
             let bells = (0..).zip(&events).map(|(index, event)| (QUEUE_NOTIFY, event, index));
             // An acknowledgement of used buffers has no effect.
             for (offset, event, value) in bells.chain([(INTERRUPT_ACK, &ignored, INT_VRING)]) {

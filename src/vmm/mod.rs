@@ -6,8 +6,8 @@
 //!
 //! 1. `load` copies the kernel, the initramfs and the tables into guest memory. `truncate_output` empties the console's
 //!    file.
-//! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the event
-//!    loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
+//! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the
+//!    event loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
 //! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then stores an [`ExitReason`] and kicks the
 //!    exit handler.
 //! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. Power-off, crash, signal,
@@ -48,8 +48,7 @@ mod vm;
 pub use builder::VmmBuilder;
 pub use capabilities::{API_VERSION, CAPABILITIES};
 pub use config::{
-    ConsoleConfig, DEFAULT_CMDLINE, DEFAULT_MEMORY, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE,
-    VMMConfig, VsockConfig,
+    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig,
 };
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
@@ -57,12 +56,12 @@ pub use outcome::{AgentExit, ExitReason, Outcome, code};
 pub use vcpu_threads::{Shutdown, VcpuSummary};
 pub use vm::KvmVm;
 
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::boot::{self, BootParams, Entry};
+use crate::console::output::is_given_up;
 use crate::console::terminal::RawTerminal;
 use crate::console::{ConsoleIo, Drain};
 use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
@@ -128,7 +127,8 @@ impl Vmm {
         drop(terminal); // Ctrl-C is a signal again, so that it can end the wait for a slow reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
-        let reason = self.drain(reason, &mut drain, &mut notes);
+        let reason = self.drain(reason, &mut drain);
+        notes.append(&mut drain.notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         let console = self.console().monitor().log();
         Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
@@ -155,7 +155,8 @@ impl Vmm {
         Ok(entry)
     }
 
-    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last log.
+    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last
+    /// log.
     fn truncate_output(&self) -> Result<(), Error> {
         let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
         let truncated = self.console().truncate_output(self.config.input_files());
@@ -185,7 +186,7 @@ impl Vmm {
     }
 
     /// Writes the rest of the output. The embedder's hook and the console's rules may replace the reason.
-    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>, notes: &mut Vec<String>) -> ExitReason {
+    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
         let reason = match self.hooks.on_exit.take() {
             Some(hook) => hook(reason, drain),
             None => reason,
@@ -194,10 +195,10 @@ impl Vmm {
         if let Some(error) = console.finish(drain)
             && !drain.is_urgent()
         {
-            if error.kind() != ErrorKind::TimedOut {
+            if !is_given_up(error) {
                 return ExitReason::Failed(format!("cannot write the guest's output: {}", os_error::describe(error)));
             }
-            notes.push("the guest's last output is lost: its reader takes nothing".into());
+            drain.notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
         reason.after_console(console.monitor())
     }

@@ -199,7 +199,19 @@ impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kicked => f.write_str("the VM was kicked"),
-            Self::Vcpu { id, exit } => write_vcpu_exit(f, *id, exit),
+            Self::Vcpu { exit: VcpuExit::Guest(request), .. } => write!(f, "{request}"),
+            Self::Vcpu { id, exit: VcpuExit::Cancelled } => write!(f, "vCPU {id} was stopped"),
+            Self::Vcpu { id, exit: VcpuExit::TripleFault { rip } } => {
+                write!(f, "the guest crashed: triple fault on vCPU {id}")?;
+                rip.map_or(Ok(()), |rip| write!(f, " (RIP {rip:#x} as KVM left it)"))
+            }
+            Self::Vcpu { id, exit: VcpuExit::Unhandled { rip, exit } } => {
+                let at = rip.map_or(String::new(), |rip| format!(" at RIP {rip:#x}"));
+                let hint =
+                    if exit.emulation { "; if this KVM has no hardware behind it, see 'kickvm doctor'" } else { "" };
+                write!(f, "the guest could not continue: vCPU {id}{at}: {exit}{hint}")
+            }
+            Self::Vcpu { id, exit: VcpuExit::Failed(why) } => write!(f, "cannot run vCPU {id}: {why}"),
             Self::KernelPanic => f.write_str("the guest kernel panicked"),
             Self::Timeout(after) => write!(f, "the timeout of {after:?} expired"),
             Self::Signal(number) => match Signal::try_from(*number) {
@@ -211,23 +223,6 @@ impl fmt::Display for ExitReason {
             Self::ExpectationsMet => f.write_str("every --expect expression matched a console line"),
             Self::RuleViolated(why) | Self::Failed(why) => f.write_str(why),
         }
-    }
-}
-
-fn write_vcpu_exit(f: &mut fmt::Formatter<'_>, id: u8, exit: &VcpuExit) -> fmt::Result {
-    match exit {
-        VcpuExit::Guest(request) => write!(f, "{request}"),
-        VcpuExit::Cancelled => write!(f, "vCPU {id} was stopped"),
-        VcpuExit::TripleFault { rip } => {
-            write!(f, "the guest crashed: triple fault on vCPU {id}")?;
-            rip.map_or(Ok(()), |rip| write!(f, " (RIP {rip:#x} as KVM left it)"))
-        }
-        VcpuExit::Unhandled { rip, exit } => {
-            let at = rip.map_or(String::new(), |rip| format!(" at RIP {rip:#x}"));
-            let hint = if exit.emulation { "; if this KVM has no hardware behind it, see 'kickvm doctor'" } else { "" };
-            write!(f, "the guest could not continue: vCPU {id}{at}: {exit}{hint}")
-        }
-        VcpuExit::Failed(why) => write!(f, "cannot run vCPU {id}: {why}"),
     }
 }
 

@@ -1,17 +1,19 @@
 //! The vCPU threads: each runs its vCPU, then kicks the event loop. A shutdown kicks them out of the guest.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use vmm_sys_util::signal::Killable;
 
+use super::error::Error;
 use super::exit_handler::ExitHandler;
 use super::outcome::ExitReason;
-use crate::vcpu::{self, Buses, ExitStats, RunState, Vcpu, VmRunState};
+use super::vm::KvmVm;
+use crate::boot::Entry;
+use crate::vcpu::{self, Buses, ExitStats, VmRunState};
 
 /// The time a vCPU has to leave the guest before it is kicked again.
 const KICK_PERIOD: Duration = Duration::from_millis(10);
@@ -39,65 +41,51 @@ pub struct Shutdown {
     pub stuck: Vec<u8>,
 }
 
-/// The threads of a VM.
-#[derive(Debug)]
-pub struct VcpuThreads {
-    state: Arc<RunState>,
-    /// The threads, by the number of the vCPU.
-    threads: Vec<(u8, JoinHandle<VcpuSummary>)>,
-    /// Each thread holds a clone until it ends.
-    running: Option<Sender<Infallible>>,
-    /// Disconnected as soon as `running` and all its clones are dropped.
-    stopped: Receiver<Infallible>,
-}
-
-impl Default for VcpuThreads {
-    fn default() -> Self {
-        let (running, stopped) = channel();
-        Self { state: Arc::default(), threads: Vec::new(), running: Some(running), stopped }
-    }
-}
-
-impl VcpuThreads {
-    /// Starts the thread of `vcpu`: run the vCPU, then kick.
+impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
+    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on: each runs its vCPU, then kicks. The boot vCPU begins at
+    /// `entry`. `by_port` counts the exits of each port.
     ///
     /// # Errors
     ///
-    /// The host has no memory or too many threads.
-    pub fn spawn(
-        &mut self,
-        mut vcpu: Vcpu,
-        buses: Arc<Buses>,
-        by_port: bool,
-        exit_handler: impl ExitHandler + Send + 'static,
-    ) -> io::Result<()> {
-        let (id, state, running) = (vcpu.id(), self.state.clone(), self.running.clone());
-        let thread = thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
-            let guard = ThreadGuard { id, exit_handler, _running: running };
-            let mut stats = ExitStats::new(by_port);
-            let exit = vcpu.run(&buses, &state, &mut stats);
-            guard.exit_handler.set_reason(ExitReason::Vcpu { id, exit });
-            if let Err(error) = guard.exit_handler.kick() {
-                log::error!("vCPU {id} cannot kick the event loop: {error}");
-            }
-            VcpuSummary { id, rip: vcpu.rip(), stats }
-        })?;
-        self.threads.push((id, thread));
+    /// A thread cannot be started. Those that were started end when this VM is dropped.
+    pub fn run(&mut self, entry: &Entry, buses: &Arc<Buses>, by_port: bool) -> Result<(), Error> {
+        vcpu::install_kick_handler().map_err(Error::host("install the vCPUs' signal handler"))?;
+        if let Some(first) = self.vcpus.first() {
+            first.set_entry(entry).map_err(Error::host("set a vCPU's registers"))?;
+        }
+        let (running, stopped) = channel();
+        self.stopped = Some(stopped);
+        for mut vcpu in self.vcpus.drain(..) {
+            let (id, buses, state) = (vcpu.id(), buses.clone(), self.state.clone());
+            let (exit_handler, running) = (self.exit_handler.clone(), running.clone());
+            let thread = thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
+                let guard = ThreadGuard { id, exit_handler, _running: running };
+                let mut stats = ExitStats::new(by_port);
+                let exit = vcpu.run(&buses, &state, &mut stats);
+                guard.exit_handler.set_reason(ExitReason::Vcpu { id, exit });
+                if let Err(error) = guard.exit_handler.kick() {
+                    log::error!("vCPU {id} cannot kick the event loop: {error}");
+                }
+                VcpuSummary { id, rip: vcpu.rip(), stats }
+            });
+            self.threads.push((id, thread.map_err(Error::host("start a vCPU's thread"))?));
+        }
         Ok(())
     }
+}
 
+impl<EH: ExitHandler + Send> KvmVm<EH> {
     /// Gets every vCPU out of the guest and joins its thread. Takes a second at most.
     pub fn shutdown(&mut self) -> Shutdown {
         self.state.set(VmRunState::Exiting);
-        self.running = None;
-        let kick = |_| {
+        let kick = |stopped: &Receiver<Infallible>| {
             for (_, thread) in &self.threads {
                 // Gets the vCPU out of the guest, now or, if it has not entered it yet, as soon as it does.
                 let _ = thread.kill(vcpu::kick_signal()); // fails only for a thread that has ended
             }
-            self.stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected)
+            stopped.recv_timeout(KICK_PERIOD) == Err(RecvTimeoutError::Disconnected)
         };
-        let all_stopped = self.threads.is_empty() || (0..MAX_KICKS).any(kick);
+        let all_stopped = self.stopped.take().is_none_or(|stopped| (0..MAX_KICKS).any(|_| kick(&stopped)));
         let mut shutdown = Shutdown::default();
         for (id, thread) in self.threads.drain(..) {
             match all_stopped || thread.is_finished() {
@@ -110,7 +98,7 @@ impl VcpuThreads {
     }
 }
 
-impl Drop for VcpuThreads {
+impl<EH: ExitHandler + Send> Drop for KvmVm<EH> {
     fn drop(&mut self) {
         self.shutdown(); // does nothing if it has been called
     }
@@ -121,7 +109,7 @@ impl Drop for VcpuThreads {
 struct ThreadGuard<EH: ExitHandler> {
     id: u8,
     exit_handler: EH,
-    _running: Option<Sender<Infallible>>,
+    _running: Sender<Infallible>,
 }
 
 impl<EH: ExitHandler> Drop for ThreadGuard<EH> {

@@ -21,10 +21,10 @@ use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::block::{Block, Disk};
 use crate::device::virtio::console::{self, Console};
 use crate::device::virtio::net::Net;
-use crate::device::virtio::net::tap::{Tap, TapError};
+use crate::device::virtio::net::tap::Tap;
 use crate::device::virtio::rng::Rng;
 use crate::device::virtio::vsock::{UdsListener, Vsock};
-use crate::device::virtio::{Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
+use crate::device::virtio::{HostError, Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
 
@@ -66,11 +66,8 @@ impl VirtioDevices {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
             let report_host_error = Box::new(move |error: &io::Error| {
-                log::warn!(
-                    "disk '{}' failed: {}; the guest gets I/O errors",
-                    path.display(),
-                    os_error::describe(error)
-                );
+                let why = os_error::describe(error);
+                log::warn!("disk '{}' failed: {why}; the guest gets I/O errors", path.display());
             });
             let id = disk.id.as_deref().unwrap_or("");
             let block = Block::new(file, id, ram.memory(), report_host_error);
@@ -79,7 +76,7 @@ impl VirtioDevices {
         }
         for (index, net) in config.nets.iter().enumerate() {
             if config.nets[..index].iter().any(|other| other.tap == net.tap) {
-                let source = TapError("it is given twice; use one tap per network interface".to_owned());
+                let source = HostError("it is given twice; use one tap per network interface".to_owned());
                 return Err(Error::Tap { tap: net.tap.clone(), source });
             }
             let device = open_net(net)?;

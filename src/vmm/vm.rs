@@ -1,7 +1,10 @@
 //! The VM: RAM, interrupt controllers and vCPUs.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
@@ -9,22 +12,25 @@ use kvm_ioctls::{Kvm, VmFd};
 use super::config::MAX_CPUS;
 use super::error::Error;
 use super::exit_handler::ExitHandler;
-use super::vcpu_threads::{Shutdown, VcpuThreads};
-use crate::boot::Entry;
+use super::vcpu_threads::VcpuSummary;
 use crate::boot::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::GuestRam;
-use crate::vcpu::{self, Buses, CpuidTemplate, Vcpu};
+use crate::vcpu::{CpuidTemplate, RunState, Vcpu};
 
 /// A virtual machine whose vCPUs end the event loop through `EH`.
 #[derive(Debug)]
 pub struct KvmVm<EH: ExitHandler + Send> {
     fd: Arc<VmFd>,
-    exit_handler: EH,
-    vcpus: Vec<Vcpu>,
-    threads: VcpuThreads,
+    pub(super) exit_handler: EH,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) state: Arc<RunState>,
+    /// The threads, by the number of the vCPU.
+    pub(super) threads: Vec<(u8, JoinHandle<VcpuSummary>)>,
+    /// Disconnected as soon as all threads have ended.
+    pub(super) stopped: Option<Receiver<Infallible>>,
 }
 
-impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
+impl<EH: ExitHandler + Send> KvmVm<EH> {
     /// Creates the VM with `cpus` vCPUs and `ram`. Nothing runs yet.
     ///
     /// # Errors
@@ -52,7 +58,7 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
         fd.create_pit2(pit).map_err(Error::host("create the interval timer"))?;
         let vcpus = (0..cpus).map(|id| Vcpu::new(&fd, ram.clone(), cpuid, id, cpus));
         let vcpus = vcpus.collect::<Result<_, _>>().map_err(Error::host("create a vCPU"))?;
-        Ok(Self { fd, exit_handler, vcpus, threads: VcpuThreads::default() })
+        Ok(Self { fd, exit_handler, vcpus, state: Arc::default(), threads: Vec::new(), stopped: None })
     }
 
     /// KVM's descriptor of this VM.
@@ -63,29 +69,6 @@ impl<EH: ExitHandler + Send + 'static> KvmVm<EH> {
     /// The vCPUs that have not been started.
     pub fn vcpus(&self) -> &[Vcpu] {
         &self.vcpus
-    }
-
-    /// Starts one thread per vCPU, `vcpu0`, `vcpu1` and so on. The boot vCPU begins at `entry`. `by_port` counts the
-    /// exits of each port.
-    ///
-    /// # Errors
-    ///
-    /// A thread cannot be started. Those that were started end when this VM is dropped.
-    pub fn run(&mut self, entry: &Entry, buses: &Arc<Buses>, by_port: bool) -> Result<(), Error> {
-        vcpu::install_kick_handler().map_err(Error::host("install the vCPUs' signal handler"))?;
-        if let Some(first) = self.vcpus.first() {
-            first.set_entry(entry).map_err(Error::host("set a vCPU's registers"))?;
-        }
-        for vcpu in self.vcpus.drain(..) {
-            let spawned = self.threads.spawn(vcpu, buses.clone(), by_port, self.exit_handler.clone());
-            spawned.map_err(Error::host("start a vCPU's thread"))?;
-        }
-        Ok(())
-    }
-
-    /// Gets every vCPU out of the guest and joins its thread. Takes a second at most.
-    pub fn shutdown(&mut self) -> Shutdown {
-        self.threads.shutdown()
     }
 }
 

@@ -54,6 +54,14 @@ guest!(
     "3: hlt; jmp 3b",
 );
 guest!(
+    TWO_PIPES_OF_OUTPUT_AND_STATUS,
+    publish_channel!(),
+    "mov dword ptr [rbx + 0x40], 0x20000;",
+    "mov dword ptr [rbx + 0x31000], 0x070103; mov dword ptr [rbx + 0x60], 3;",
+    ring_doorbell!(),
+    "3: hlt; jmp 3b",
+);
+guest!(
     CONSOLE_AND_STATUS,
     publish_channel!(),
     print_serial!(r"on the console\n"),
@@ -199,6 +207,21 @@ fn a_reader_that_closes_a_full_pipe_leaves_the_event_loop_idle() {
     running.assert_idle();
     running.signal(Signal::SIGTERM);
     running.end();
+}
+
+#[test]
+fn output_that_no_reader_takes_is_reported_as_lost() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &images::elf(&TWO_PIPES_OF_OUTPUT_AND_STATUS));
+    let report = dir.path().join("report");
+    let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
+    command.arg(kernel).arg("--report").arg(&report).args(["--", "true"]);
+    let (_reader, writer) = io::pipe().unwrap();
+    command.stdout(writer);
+    let why = "the command's last output is lost: its reader takes nothing";
+    run::end(command).assert(7, "", &[&format!("kickvm: {why}")]);
+    assert!(std::fs::read_to_string(report).unwrap().contains(why));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::common::TempDir;
 use crate::common::process::{Running, eventually};
 use crate::support::run::{Run, run};
 use crate::support::stuck::{
-    LIMIT, Release, Stuck, child_named, frozen_ext4, in_mount_namespace, need_mounts, sleeps_uninterruptibly,
+    LIMIT, Release, Stuck, frozen_ext4, in_mount_namespace, need_mounts, process_of, sleeps_uninterruptibly,
     wait_for_end,
 };
 use crate::{guest, never, power_off, print_serial};
@@ -38,7 +38,7 @@ fn freeze(mut run: Run, fs: &dyn Stuck, file: &Path) -> (Running, File) {
     wait_for(file, "up\n");
     fs.stop();
     keys.write_all(b"x").unwrap();
-    let writer = || child_named(running.pid(), "kickvm-writer");
+    let writer = || process_of("kickvm-writer", file);
     eventually("a write to be stuck", || writer().filter(|writer| sleeps_uninterruptibly(*writer)));
     (running, keys)
 }
@@ -86,8 +86,7 @@ fn messages_reports_and_a_console_file_on_a_frozen_file_system_do_not_keep_a_run
         run.command.stderr(File::create(at("messages")).unwrap());
         let mut running = run.start();
         wait_for(&at("console"), "up\n");
-        let children = || child_named(running.pid(), "kickvm-writer");
-        let writer = eventually("a writer", children);
+        let writer = eventually("a writer", || process_of("kickvm-writer", &at("console")));
         fs.stop();
         let release = Release(&fs);
         running.signal(Signal::SIGTERM);

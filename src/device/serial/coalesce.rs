@@ -13,17 +13,13 @@ pub(super) const BATCH: usize = 256;
 /// Decides when writes are coalesced.
 #[derive(Debug, Default)]
 pub(super) struct Coalescing {
-    ring: Option<Box<dyn Coalescer>>,
+    pub ring: Option<Box<dyn Coalescer>>,
     pub on: bool,
     polled: u32,     // bytes written after an LSR read each, in a row
     pub silent: u32, // timer periods since the last byte
 }
 
 impl Coalescing {
-    pub fn new(ring: Box<dyn Coalescer>) -> Self {
-        Self { ring: Some(ring), ..Self::default() }
-    }
-
     pub fn pop(&mut self) -> Option<u8> {
         self.ring.as_mut()?.pop()
     }
@@ -38,13 +34,10 @@ impl Coalescing {
     /// Returns whether coalescing has been switched off because the guest has written nothing for [`SILENT_PERIODS`].
     pub fn on_timer(&mut self) -> bool {
         self.silent += u32::from(self.on);
-        let off = self.silent > SILENT_PERIODS;
-        if off {
-            self.set(false);
-        }
-        off
+        self.silent > SILENT_PERIODS && !self.set(false)
     }
 
+    /// Switches coalescing on or off. Returns whether it is on.
     fn set(&mut self, on: bool) -> bool {
         let Some(ring) = &mut self.ring else { return false };
         self.on = ring.set(on).is_ok() && on;

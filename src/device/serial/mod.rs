@@ -12,8 +12,8 @@
 //!
 //! **Coalesced output.** A polling console costs two exits a byte: read LSR, write THR. When the guest is seen polling,
 //! the port's writes go to KVM's coalescing ring, where they wait without an exit until the next LSR read. While that
-//! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte leaves within 5 ms even if no read follows. It is
-//! switched off when the guest writes nothing for a while, so an idle guest needs no timer.
+//! is on, the loop calls [`ConsolePort::on_timer`] every 5 ms, so a byte leaves within 5 ms even if no read follows. It
+//! is switched off when the guest writes nothing for a while, so an idle guest needs no timer.
 
 #![expect(clippy::cast_possible_truncation, reason = "the offsets of registers are below 8")]
 
@@ -77,9 +77,6 @@ struct State {
     fifo_size: usize,
     input: InputQueue,
     coalescing: Coalescing,
-    divisor_latch: bool,
-    loopback: bool,
-    interrupt_enabled: bool,
     input_noticed: bool, // the guest has read a register that shows the input in the FIFO
     withdrawals: u8,
     lsr_reads: u32, // in a row
@@ -123,9 +120,6 @@ impl Serial {
             uart,
             input: InputQueue::default(),
             coalescing: Coalescing::default(),
-            divisor_latch: false,
-            loopback: false,
-            interrupt_enabled: false,
             input_noticed: false,
             withdrawals: 0,
             lsr_reads: 0,
@@ -136,7 +130,7 @@ impl Serial {
 
     /// Sets the ring in which the writes of a polling guest wait.
     pub fn set_coalescer(&self, ring: Box<dyn Coalescer>) {
-        self.lock().coalescing = Coalescing::new(ring);
+        self.lock().coalescing.ring = Some(ring);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,12 +167,8 @@ impl ConsolePort for Serial {
 
     fn poll(&self) -> Pending {
         let mut state = self.lock();
-        Pending {
-            needs_timer: state.coalescing.on,
-            wants_input: state.input.has_room(),
-            flush_now: state.output().flush_now(),
-            has_output: !state.output().is_empty(),
-        }
+        let (needs_timer, output) = (state.coalescing.on, state.output());
+        Pending { needs_timer, flush_now: output.flush_now(), has_output: !output.is_empty() }
     }
 
     fn push_input(&self, bytes: &[u8]) {
@@ -212,12 +202,18 @@ impl State {
         self.uart.writer_mut()
     }
 
+    /// Whether registers 0 and 1 are those of the divisor.
+    fn divisor_latch(&mut self) -> bool {
+        self.uart.read(LCR as u8) & LCR_DLAB != 0
+    }
+
     /// Fills the FIFO from the input queue once the guest has emptied it: one interrupt a FIFO, not one a byte. Input
     /// stays in the queue until the guest has enabled the interrupt or polls: drivers empty the FIFO while they set the
     /// port up.
     fn refill(&mut self) {
+        let interrupt_enabled = !self.divisor_latch() && self.uart.read(IER as u8) & IER_RECEIVED != 0;
+        let reads_input = interrupt_enabled || self.lsr_reads >= INPUT_POLLS;
         let front = self.input.front();
-        let reads_input = self.interrupt_enabled || self.lsr_reads >= INPUT_POLLS;
         if front.is_empty() || !reads_input || self.uart.fifo_capacity() < self.fifo_size {
             return;
         }
@@ -233,7 +229,8 @@ impl State {
     /// holds the guest's own bytes, which are not input.
     fn withdraw(&mut self) {
         let unread = self.fifo_size - self.uart.fifo_capacity();
-        if self.input_noticed || self.loopback || unread == 0 || self.withdrawals >= MAX_WITHDRAWALS {
+        let loopback = self.uart.read(MCR as u8) & MCR_LOOP != 0;
+        if self.input_noticed || loopback || unread == 0 || self.withdrawals >= MAX_WITHDRAWALS {
             return;
         }
         self.withdrawals += 1;
@@ -272,7 +269,7 @@ impl Device for Serial {
             LSR => data[0] & LSR_DATA_READY != 0,
             _ => false,
         };
-        if offset == RBR && !state.divisor_latch {
+        if offset == RBR && !state.divisor_latch() {
             state.withdrawals = 0;
             state.refill();
         }
@@ -285,21 +282,13 @@ impl Device for Serial {
         state.drain_ring();
         state.lsr_reads = 0;
         let mut coalescing_began = false;
-        if offset == THR && !state.divisor_latch {
+        if offset == THR && !state.divisor_latch() {
             state = self.wait_for_room(state);
             state.transmit(data[0]);
             coalescing_began = state.coalescing.on_write(after_lsr_read);
         } else {
-            match offset {
-                IER if !state.divisor_latch => {
-                    state.interrupt_enabled = data[0] & IER_RECEIVED != 0;
-                    if !state.interrupt_enabled {
-                        state.withdraw();
-                    }
-                }
-                LCR => state.divisor_latch = data[0] & LCR_DLAB != 0,
-                MCR => state.loopback = data[0] & MCR_LOOP != 0,
-                _ => {}
+            if offset == IER && data[0] & IER_RECEIVED == 0 && !state.divisor_latch() {
+                state.withdraw();
             }
             let _ = state.uart.write(offset as u8, data[0]); // see `transmit`
             // The guest may read input again, or have left loopback mode, in which the FIFO receives no input.

@@ -98,6 +98,11 @@ pub trait VirtioDevice: Send {
     }
 }
 
+/// Why a file, interface or socket of the host cannot be used for a device, with a remedy if one is known.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub String);
+
 /// What a device can access while it handles an event.
 #[derive(Debug)]
 pub struct DeviceContext<'a, 'b> {

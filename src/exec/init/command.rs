@@ -1,9 +1,9 @@
-//! Starting the command, and sending it signals and window sizes.
+//! Starting the command, and sending it signals.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,7 +22,8 @@ use crate::sys::winsize::WinSize;
 const DEFAULT_ENV: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
 
-/// A running command and init's ends of its streams, which are non-blocking.
+/// A running command and init's ends of its streams, which are non-blocking. With a terminal, standard input and output
+/// are its master.
 #[derive(Debug)]
 pub struct Running {
     /// The command's first process, which leads its session and its process group.
@@ -33,8 +34,6 @@ pub struct Running {
     pub stdout: Option<File>,
     /// Standard error; `None` if it is the terminal.
     pub stderr: Option<File>,
-    /// The master of the command's terminal. Standard input and output are duplicates of it.
-    pub terminal: Option<File>,
 }
 
 /// Starts the command of `job`.
@@ -51,26 +50,18 @@ pub fn start(job: &Job) -> io::Result<Running> {
         command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     }
     let pty = job.terminal.map(open_terminal).transpose()?;
-    let (path, master) = match &pty {
-        Some(pty) => {
-            let path = fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd()))?;
-            (path.into_os_string(), Some(non_blocking(pty.master.try_clone()?)?))
-        }
-        None => ("-".into(), None),
-    };
     let stream = || pty.as_ref().map_or(Ok(Stdio::piped()), |pty| pty.slave.try_clone().map(Stdio::from));
     let stderr = if job.separate_stderr { Stdio::piped() } else { stream()? };
-    let mut child = command.arg(path).args(&job.command).stdin(stream()?).stdout(stream()?).stderr(stderr).spawn()?;
-    let end = |pipe: Option<OwnedFd>| match pipe {
-        Some(pipe) => non_blocking(pipe).map(Some),
-        None => master.as_ref().map(File::try_clone).transpose(),
+    let mut child = command.args(&job.command).stdin(stream()?).stdout(stream()?).stderr(stderr).spawn()?;
+    let end = |pipe: Option<OwnedFd>| {
+        let master = || pty.as_ref().map(|pty| pty.master.try_clone()).transpose();
+        pipe.map_or_else(master, |pipe| Ok(Some(pipe)))?.map(non_blocking).transpose()
     };
     Ok(Running {
         pid: Pid::from_raw(child.id().cast_signed()),
         stdin: end(child.stdin.take().map(OwnedFd::from))?,
         stdout: end(child.stdout.take().map(OwnedFd::from))?,
         stderr: child.stderr.take().map(|pipe| non_blocking(pipe.into())).transpose()?,
-        terminal: master,
     })
 }
 
@@ -101,19 +92,10 @@ fn non_blocking(end: OwnedFd) -> io::Result<File> {
     Ok(File::from(end))
 }
 
-impl Running {
-    /// Sends a signal to the command and its child processes.
-    pub fn signal(&self, number: u8) {
-        let Ok(signal) = Signal::try_from(i32::from(number)) else { return };
-        if killpg(self.pid, signal) == Err(Errno::ESRCH) {
-            let _ = kill(self.pid, signal); // it has no process group yet, or has ended and needs no signal
-        }
-    }
-
-    /// Sets the size of the command's terminal.
-    pub fn resize(&self, size: WinSize) {
-        if let Some(terminal) = &self.terminal {
-            let _ = size.set(terminal); // on an error the old size remains
-        }
+/// Sends a signal to the command `pid` and its child processes.
+pub fn signal(pid: Pid, number: u8) {
+    let Ok(signal) = Signal::try_from(i32::from(number)) else { return };
+    if killpg(pid, signal) == Err(Errno::ESRCH) {
+        let _ = kill(pid, signal); // it has no process group yet, or has ended and needs no signal
     }
 }

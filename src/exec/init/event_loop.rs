@@ -7,9 +7,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::channel::GuestChannel;
-use super::command::Running;
+use super::command::{self, Running};
 use crate::event::{EventSet, Poll, Registry, Signals, Token};
 use crate::exec::channel::{Consumer, Message, Pages, Producer, Stream};
+use crate::sys::os_error::is_transient;
 use crate::sys::wait::{ExitedChild, try_wait_any};
 
 const SIGCHLD: Token = Token(0);
@@ -31,7 +32,14 @@ pub fn run(channel: &mut GuestChannel, running: Running) -> io::Result<u8> {
     let mut poll = Poll::new()?;
     poll.registry().register(&sigchld, SIGCHLD, EventSet::IN)?;
     poll.registry().register(&channel.wake_tty, WAKE, EventSet::IN)?;
-    let mut state = EventLoop::new(running, poll.registry())?;
+    let Running { pid, stdin, stdout, stderr } = running;
+    let mut state = EventLoop {
+        pid,
+        stdout: Pump::new(stdout, STDOUT, EventSet::IN, Producer::new(Stream::Stdout), poll.registry())?,
+        stderr: Pump::new(stderr, STDERR, EventSet::IN, Producer::new(Stream::Stderr), poll.registry())?,
+        stdin: Pump::new(stdin, STDIN, EventSet::OUT, Consumer::new(Stream::Stdin), poll.registry())?,
+        status: None,
+    };
     let mut events = Vec::with_capacity(8);
     state.reap(); // the command may have ended before SIGCHLD was watched
     loop {
@@ -40,7 +48,7 @@ pub fn run(channel: &mut GuestChannel, running: Running) -> io::Result<u8> {
         state.stdout.watch(channel)?;
         state.stderr.watch(channel)?;
         state.stdin.pump(channel)?;
-        if let (Some(status), None, None) = (state.status, &state.stdout.source.file, &state.stderr.source.file) {
+        if let (Some(status), None, None) = (state.status, &state.stdout.file, &state.stderr.file) {
             return Ok(status);
         }
         poll.poll(&mut events, None)?;
@@ -54,46 +62,31 @@ pub fn run(channel: &mut GuestChannel, running: Running) -> io::Result<u8> {
                 WAKE => channel.acknowledge_wake(),
                 STDOUT => state.stdout.pump(channel)?,
                 STDERR => state.stderr.pump(channel)?,
-                _ => {} // the command takes input again: `InputPump::pump` follows
+                _ => {} // the command takes input again: `stdin.pump` follows
             }
         }
     }
 }
 
 struct EventLoop {
-    running: Running,
-    stdout: OutputPump,
-    stderr: OutputPump,
-    stdin: InputPump,
+    pid: Pid,
+    stdout: Pump<Producer>,
+    stderr: Pump<Producer>,
+    stdin: Pump<Consumer>,
     status: Option<u8>,
 }
 
 impl EventLoop {
-    fn new(mut running: Running, registry: &Registry) -> io::Result<Self> {
-        let pipe = |file: Option<File>, token, interest| {
-            Ok::<_, io::Error>(Pipe { file, token, interest, registered: false, registry: registry.try_clone()? })
-        };
-        let stdout = pipe(running.stdout.take(), STDOUT, EventSet::IN)?;
-        let stderr = pipe(running.stderr.take(), STDERR, EventSet::IN)?;
-        let stdin = pipe(running.stdin.take(), STDIN, EventSet::OUT)?;
-        Ok(Self {
-            running,
-            stdout: OutputPump { source: stdout, ring: Producer::new(Stream::Stdout) },
-            stderr: OutputPump { source: stderr, ring: Producer::new(Stream::Stderr) },
-            stdin: InputPump { sink: stdin, ring: Consumer::new(Stream::Stdin) },
-            status: None,
-        })
-    }
-
     /// Handles the messages from kickvm. Invalid ones are ignored.
     fn handle_controls(&mut self, channel: &mut GuestChannel) -> io::Result<()> {
         for message in channel.controls.receive(&channel.memory)? {
             match message {
-                Some(Message::Signal(number)) if self.status.is_none() => self.running.signal(number),
-                Some(Message::Resize(size)) => self.running.resize(size),
+                Some(Message::Signal(number)) if self.status.is_none() => command::signal(self.pid, number),
+                // Fails for a pipe, which has no size.
+                Some(Message::Resize(size)) => drop(self.stdout.file.as_ref().map(|terminal| size.set(terminal))),
                 // The command's next write raises SIGPIPE, as it would if it ran on the host.
-                Some(Message::Close(1)) => self.stdout.source.close(),
-                Some(Message::Close(2)) => self.stderr.source.close(),
+                Some(Message::Close(1)) => self.stdout.close(),
+                Some(Message::Close(2)) => self.stderr.close(),
                 _ => {}
             }
         }
@@ -103,26 +96,31 @@ impl EventLoop {
     /// Reaps all processes that have ended. After the command has ended, kills every process that it left behind.
     fn reap(&mut self) {
         while let Some(ExitedChild { pid, status }) = try_wait_any() {
-            if pid == self.running.pid.as_raw() {
+            if pid == self.pid.as_raw() {
                 self.status = Some(status);
                 let _ = kill(Pid::from_raw(-1), Signal::SIGKILL); // fails if there is no other process
-                self.running.terminal = None;
-                self.stdin.sink.close();
+                self.stdin.close();
             }
         }
     }
 }
 
-/// Init's end of a pipe or terminal of the command; it is registered while the loop waits for it.
-struct Pipe {
+/// Moves bytes between init's end of a pipe or terminal of the command and a ring. The file is registered while the
+/// loop waits for it.
+struct Pump<Ring> {
     file: Option<File>,
     token: Token,
     interest: EventSet,
     registered: bool,
     registry: Registry,
+    ring: Ring,
 }
 
-impl Pipe {
+impl<Ring> Pump<Ring> {
+    fn new(file: Option<File>, token: Token, interest: EventSet, ring: Ring, registry: &Registry) -> io::Result<Self> {
+        Ok(Self { file, token, interest, registered: false, registry: registry.try_clone()?, ring })
+    }
+
     fn wait_if(&mut self, wait: bool) -> io::Result<()> {
         match &self.file {
             Some(file) if wait && !self.registered => self.registry.register(file, self.token, self.interest)?,
@@ -140,37 +138,30 @@ impl Pipe {
     }
 }
 
-/// Moves bytes from the command to a ring.
-struct OutputPump {
-    source: Pipe,
-    ring: Producer,
-}
-
-impl OutputPump {
+impl Pump<Producer> {
     /// Waits for output if the ring has room, else for room.
     fn watch(&mut self, channel: &GuestChannel) -> io::Result<()> {
         let mut room = self.ring.room(&channel.memory)?;
-        if room == 0 && self.source.file.is_some() {
+        if room == 0 && self.file.is_some() {
             self.ring.set_waiting(&channel.memory)?;
             room = self.ring.room(&channel.memory)?;
         }
-        self.source.wait_if(room > 0)
+        self.wait_if(room > 0)
     }
 
     /// Moves output into the ring until either has no more.
     fn pump(&mut self, channel: &GuestChannel) -> io::Result<()> {
         let mut moved = false;
         let mut reads = 0..MAX_READS;
-        while let Some(source) = &mut self.source.file
+        while let Some(source) = &mut self.file
             && reads.next().is_some()
             && self.ring.room(&channel.memory)? > 0
         {
             match self.ring.push_from(&channel.memory, source) {
                 Ok(len) if len > 0 => moved = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) => break,
                 // End of file; for a terminal, EIO after its last process has closed it.
-                _ => self.source.close(),
+                _ => self.close(),
             }
         }
         if moved {
@@ -180,33 +171,26 @@ impl OutputPump {
     }
 }
 
-/// Moves bytes from a ring to the command.
-struct InputPump {
-    sink: Pipe,
-    ring: Consumer,
-}
-
-impl InputPump {
+impl Pump<Consumer> {
     /// Moves input to the command until that would block; the loop waits for the command only if there is more.
     fn pump(&mut self, channel: &GuestChannel) -> io::Result<()> {
         let mut blocked = false;
-        while let Some(sink) = &mut self.sink.file
+        while let Some(sink) = &mut self.file
             && !blocked
             && self.ring.available(&channel.memory)? > 0
         {
             match self.ring.pop_to(&channel.memory, sink) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocked = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.sink.close(), // the command has closed its standard input
+                Err(error) if is_transient(&error) => blocked = true,
+                Err(_) => self.close(), // the command has closed its standard input
             }
         }
         if self.ring.take_waiting(&channel.memory)? {
             channel.ring_doorbell();
         }
         if self.ring.is_at_end(&channel.memory)? {
-            self.sink.close();
+            self.close();
         }
-        self.sink.wait_if(blocked)
+        self.wait_if(blocked)
     }
 }

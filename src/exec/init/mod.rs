@@ -47,7 +47,8 @@ pub fn run_if_init() -> Option<u8> {
 fn run() -> Result<(), String> {
     system::mount_essential()?;
     let mut channel = GuestChannel::connect()?;
-    channel.send(&Message::Hello(system::kernel_banner()));
+    let banner = fs::read_to_string("/proc/version").unwrap_or_default();
+    channel.send(&Message::Hello(banner.trim_end().to_owned()));
     let job = fs::read(JOB_PATH).map_err(cannot("read the job"))?;
     let job = Job::decode(&job).map_err(cannot("decode the job"))?;
     let _ = fs::remove_file(JOB_PATH); // secrets in it are from now on in the command's environment only

@@ -1,9 +1,10 @@
 //! The process that becomes the command: it starts a session, gets a controlling terminal, and executes the command.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::exec::port::{EXEC_PORT_BASE, EXEC_PORT_COUNT};
@@ -14,35 +15,27 @@ use crate::sys::port_io::PortIo;
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Executes the command. The first of `arguments` is the path of its terminal or `-`, the others are the command.
-/// Returns only if that fails, with the exit status to use.
-pub fn become_command(arguments: Vec<OsString>) -> u8 {
-    let [terminal, program, arguments @ ..] = &arguments[..] else { return NOT_FOUND };
-    let mut command = Command::new(program);
-    let error = match start_session(terminal, &mut command) {
-        Ok(()) => command.args(arguments).exec(),
-        Err(error) => error,
-    };
-    eprintln!("kickvm: cannot run '{}': {}", program.display(), os_error::describe(&error));
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => NOT_FOUND,
-        _ => NOT_EXECUTABLE,
-    }
+/// Executes the command `words`. Returns only if that fails, with the exit status to use.
+pub fn become_command(words: Vec<OsString>) -> u8 {
+    let [program, arguments @ ..] = &words[..] else { return NOT_FOUND };
+    let error = start_session().err().unwrap_or_else(|| Command::new(program).args(arguments).exec());
+    let not_found = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput);
+    // A name without a slash is searched in PATH.
+    let exists = program.as_encoded_bytes().contains(&b'/') && Path::new(program).exists();
+    let hint = if not_found && exists { " (its interpreter or dynamic linker)" } else { "" };
+    eprintln!("kickvm: cannot run '{}': {}{hint}", program.display(), os_error::describe(&error));
+    if not_found { NOT_FOUND } else { NOT_EXECUTABLE }
 }
 
-/// Starts a session, with the streams of `command` at `terminal` unless that is `-`.
-fn start_session(terminal: &OsStr, command: &mut Command) -> io::Result<()> {
+/// Starts a session. If standard input is a terminal, that becomes the controlling terminal.
+fn start_session() -> io::Result<()> {
     nix::unistd::setsid()?;
     PortIo::close(EXEC_PORT_BASE, EXEC_PORT_COUNT);
     // The command must not inherit init's protection from the OOM killer. If this fails, it does: that does no harm.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
-    if terminal != "-" {
+    if io::stdin().is_terminal() {
         // The first terminal that a session leader opens becomes its controlling terminal.
-        let terminal = OpenOptions::new().read(true).write(true).open(terminal)?;
-        command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?);
-        if io::stderr().is_terminal() {
-            command.stderr(terminal);
-        }
+        OpenOptions::new().read(true).write(true).open("/proc/self/fd/0")?;
     }
     Ok(())
 }

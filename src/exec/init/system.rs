@@ -57,11 +57,6 @@ pub fn set_up() -> Vec<String> {
     warnings
 }
 
-/// The kernel's version banner.
-pub fn kernel_banner() -> String {
-    fs::read_to_string("/proc/version").unwrap_or_default().trim_end().to_owned()
-}
-
 /// Mounts a file system of type `kind`, unless one is mounted there.
 fn mount_at(kind: &str, path: &str, options: Option<&str>) -> nix::Result<()> {
     let _ = fs::create_dir_all(path); // if this fails, so does the mount

@@ -109,10 +109,6 @@ impl RootfsSpec {
         walk.archive.directory(b"dev", 0o755);
         walk.archive.add(b"dev/console", Header { rdev: CONSOLE, ..Header::new(libc::S_IFCHR | 0o600) }, b"");
         if let Some(directory) = &self.directory {
-            if directory.is_file() {
-                let source = io::Error::other("it is not a directory");
-                return Err(Error::Pack { path: directory.clone(), source });
-            }
             walk.tree(directory, b"", u64::MAX)?;
         }
         let mut libraries = Vec::new();

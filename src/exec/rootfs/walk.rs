@@ -63,6 +63,7 @@ impl<'a> Walk<'a> {
         self.archive.begin_tree();
         let (file, mut stat) = open(AT_FDCWD, path, FILE)?;
         match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if self.name.is_empty() => Err(io::Error::other("it is not a directory")), // but the root is
             libc::S_IFREG => {
                 stat.st_size = stat.st_size.min(i64::try_from(max_len).unwrap_or(i64::MAX));
                 stat.st_nlink = 1; // its other names are not in this tree

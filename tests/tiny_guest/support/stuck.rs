@@ -199,6 +199,18 @@ pub fn child_named(parent: Pid, child: &str) -> Option<Pid> {
     { children }.next()
 }
 
+/// The process with this name that has `file` open.
+pub fn process_of(name: &str, file: &Path) -> Option<Pid> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let found = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let mut files = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        let has_file = files.any(|open| fs::read_link(open.path()).is_ok_and(|target| target == file));
+        (found.trim_end() == name && has_file).then(|| Pid::from_raw(id))
+    });
+    { processes }.next()
+}
+
 /// Whether `process` uses io_uring.
 pub fn has_io_uring(process: Pid) -> bool {
     let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();

@@ -4,16 +4,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FlockArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::request::SECTOR;
+use crate::device::virtio::HostError;
+use crate::sys::os_error;
 use crate::sys::vectored_io::supports_nowait;
-use crate::sys::{flock, os_error};
 
 /// An open disk. A disk that can be written has no other user.
 #[derive(Debug)]
@@ -38,15 +40,6 @@ pub enum Inline {
     Everything,
 }
 
-/// Why a file cannot be used as a disk.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {action} disk '{path}': {reason}")]
-pub struct DiskError {
-    action: &'static str,
-    path: PathBuf, // as the user wrote it
-    reason: String,
-}
-
 /// How often and how long a lock is tried: udev takes one for a moment when a block device has been closed, and
 /// requests in flight keep that of a process that was killed.
 const LOCK_TRIES: u32 = 25;
@@ -59,8 +52,8 @@ impl Disk {
     ///
     /// The file cannot be opened, is in use, is neither a regular file nor a block device, or its size is zero or not a
     /// multiple of the sector size.
-    pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, DiskError> {
-        let error = |action, reason| DiskError { action, path: path.to_owned(), reason };
+    pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, HostError> {
+        let error = |action, reason| HostError(format!("cannot {action} disk '{}': {reason}", path.display()));
         let host = |action, hint| move |source| error(action, format!("{}{hint}", os_error::describe(&source)));
         let unfit = |reason| error("use", reason);
 
@@ -86,9 +79,9 @@ impl Disk {
                 "its size of {size} bytes is not a multiple of 512; 'truncate -s %512' fills up the last sector"
             )));
         }
-        lock(&file, !read_only).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => unfit(in_use(&file, read_only)),
-            _ => host("lock", "")(error),
+        lock(&file, !read_only).map_err(|error| match error {
+            Errno::EWOULDBLOCK => unfit(in_use(&file, read_only)),
+            error => host("lock", "")(error.into()),
         })?;
         // An update of the access time can wait for the medium even if the data is cached. Only the owner may avoid it.
         let _ = fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NOATIME));
@@ -125,15 +118,18 @@ fn hint(error: &io::Error, readable: bool) -> &'static str {
     }
 }
 
-/// Locks `file` for one writer or any number of readers. udev respects locks of flock(2), too.
-fn lock(file: &File, exclusive: bool) -> io::Result<()> {
-    for _ in 1..LOCK_TRIES {
-        match flock::try_lock(file, exclusive) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(LOCK_PAUSE),
+/// Locks `file` for one writer or any number of readers. udev respects locks of flock(2), too. The lock belongs to the
+/// open file, so it lasts until all its descriptors are closed, also those of other processes.
+#[expect(deprecated, reason = "`Flock` would release the lock before; `File::try_lock` needs Rust 1.89")]
+fn lock(file: &File, exclusive: bool) -> nix::Result<()> {
+    let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
+    let mut tries = 1..LOCK_TRIES;
+    loop {
+        match nix::fcntl::flock(file.as_raw_fd(), kind) {
+            Err(Errno::EWOULDBLOCK) if tries.next().is_some() => thread::sleep(LOCK_PAUSE),
             result => return result,
         }
     }
-    flock::try_lock(file, exclusive)
 }
 
 /// Describes which process has locked `file`, as far as the kernel reports it.

@@ -16,7 +16,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, DiskError};
+pub use disk::Disk;
 
 use std::fmt;
 use std::io;
@@ -31,7 +31,7 @@ use crate::event::{EventOps, Events};
 use crate::sys::async_io::MAX_IN_FLIGHT;
 use disk::Inline;
 use engine::{Engine, Progress, TurnBudget};
-use request::{Inflight, Request, Status, parse};
+use request::{Inflight, Status, parse};
 
 /// The most bytes of a serial number.
 pub const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
@@ -111,16 +111,12 @@ impl Block {
             let Some(status) = inflight.chain.writable.pop_last_byte() else {
                 return queue.fail("a disk's request has no room for its status");
             };
-            (inflight.status, inflight.written, inflight.direct) = (status, 0, self.engine.disk().direct);
-            match parse(&mut inflight.chain, queue.memory(), self.engine.disk()) {
+            let disk = self.engine.disk();
+            (inflight.status, inflight.room, inflight.direct) = (status, inflight.chain.writable.len(), disk.direct);
+            match parse(&mut inflight.chain, queue.memory(), disk, &self.id) {
                 Err(status) => self.answer(inflight, status, queue),
                 Ok(request) => {
                     inflight.request = request;
-                    match request {
-                        Request::Identify => inflight.written = inflight.chain.writable.write(queue.memory(), &self.id),
-                        Request::Transfer { .. } => inflight.written = inflight.chain.writable.len(),
-                        _ => {}
-                    }
                     self.start(inflight, &mut budget, queue);
                 }
             }
@@ -160,7 +156,7 @@ impl Block {
     /// Returns a request to the driver.
     fn answer(&mut self, inflight: Box<Inflight>, status: Status, queue: &mut Virtqueue) {
         // What counts as written begins at the first byte, and the status is the last.
-        let written = if status == Status::Ok { inflight.written + 1 } else { 0 };
+        let written = if status == Status::Ok { inflight.room - inflight.chain.writable.len() + 1 } else { 0 };
         let _ = queue.memory().write_obj(status as u8, inflight.status); // was checked to be in RAM
         queue.push(inflight.chain.head, written);
         self.spare.push(inflight);

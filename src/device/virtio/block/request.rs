@@ -47,8 +47,6 @@ pub enum Request {
     },
     /// Bring what was written before to the medium.
     Flush,
-    /// Return the disk's serial number.
-    Identify,
     /// Deallocate a range, whose content does not matter any more.
     Discard(Range),
     /// Fill a range with zeros.
@@ -87,8 +85,8 @@ pub struct Inflight {
     pub request: Request,
     /// Where its status goes.
     pub status: GuestAddress,
-    /// Bytes written to the driver's buffers if it succeeds.
-    pub written: usize,
+    /// The length of the driver's buffers before anything was written to them.
+    pub room: usize,
     /// Whether its transfers bypass the host's page cache.
     pub direct: bool,
 }
@@ -116,7 +114,7 @@ impl Inflight {
             Operation::Allocate { mode: mode | libc::FALLOC_FL_KEEP_SIZE, offset, len }
         };
         match self.request {
-            Request::Done | Request::Identify => None,
+            Request::Done => None,
             Request::Transfer { .. } if self.data().is_empty() => None,
             Request::Transfer { direction, offset } => {
                 let flags = if durable && direction == Direction::Write { libc::RWF_DSYNC } else { 0 };
@@ -161,7 +159,7 @@ impl Inflight {
                 range.skip(range.len.min(MAX_ALLOCATE));
             }
             Request::WriteZeros(range) => range.skip(result.and_then(moved)? as u64),
-            Request::Flush | Request::Done | Request::Identify => {
+            Request::Flush | Request::Done => {
                 result?;
                 self.request = Request::Done;
             }
@@ -181,12 +179,13 @@ fn moved(count: usize) -> io::Result<usize> {
     if count == 0 { Err(truncated()) } else { Ok(count) }
 }
 
-/// Parses the request in a chain without its status byte. Removes all but the data from the chain.
+/// Parses the request in a chain without its status byte. Removes all but the data from the chain. A request for the
+/// disk's serial number, `id`, is answered and done.
 ///
 /// # Errors
 ///
 /// The status of a request that is not valid.
-pub fn parse(chain: &mut Chain, memory: &GuestMemoryMmap, disk: &Disk) -> Result<Request, Status> {
+pub fn parse(chain: &mut Chain, memory: &GuestMemoryMmap, disk: &Disk, id: &[u8]) -> Result<Request, Status> {
     let [kind, _priority, sector_low, sector_high] =
         chain.readable.read_obj::<[u32; 4]>(memory).ok_or(Status::IoError)?.map(u32::from_le);
     let sector = u64::from(sector_high) << 32 | u64::from(sector_low);
@@ -194,7 +193,10 @@ pub fn parse(chain: &mut Chain, memory: &GuestMemoryMmap, disk: &Disk) -> Result
         VIRTIO_BLK_T_IN => transfer(Direction::Read, sector, chain.writable.len(), disk),
         VIRTIO_BLK_T_OUT => transfer(Direction::Write, sector, chain.readable.len(), disk),
         VIRTIO_BLK_T_FLUSH => Ok(if disk.read_only { Request::Done } else { Request::Flush }),
-        VIRTIO_BLK_T_GET_ID => Ok(Request::Identify),
+        VIRTIO_BLK_T_GET_ID => {
+            chain.writable.write(memory, id);
+            Ok(Request::Done)
+        }
         VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if !disk.read_only => {
             let segment = match chain.readable.len() {
                 16 => chain.readable.read_obj(memory).ok_or(Status::IoError)?,

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use proptest::prelude::*;
 use vm_memory::GuestAddress;
 
-use super::request::{MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS, SECTOR};
+use super::request::{MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS, Request, SECTOR};
 use super::*;
 use crate::device::Device;
 use crate::device::virtio::Buffer;

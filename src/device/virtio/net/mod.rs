@@ -22,7 +22,7 @@ use super::{BACKEND, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
 use crate::sys::tap::set_offloads;
-use crate::sys::vectored_io::{IOV_MAX, IoVecs};
+use crate::sys::vectored_io::{Direction, IOV_MAX, IoVecs};
 use tap::Tap;
 
 pub mod tap;
@@ -174,8 +174,9 @@ impl Net {
             let valid = (MIN_FRAME..=MAX_FRAME).contains(&frame.len())
                 && frame.read_at(queue.memory(), 0, &mut header) == HEADER_LEN
                 && self.is_negotiated(&header);
+            let (tap, buffers) = (self.tap.file.as_fd(), frame.iter().copied());
             let sent = match valid && !self.tap_deleted {
-                true => self.iovecs.write(self.tap.file.as_fd(), queue.memory(), frame.iter().copied()),
+                true => self.iovecs.transfer(tap, Direction::Write, queue.memory(), buffers, None, 0),
                 false => Err(io::ErrorKind::InvalidData.into()),
             };
             self.tx_blocked = sent.as_ref().is_err_and(is_transient);
@@ -235,8 +236,8 @@ impl VirtioDevice for Net {
             1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS | 1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_NET_F_CSUM;
         let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_TSO6 | 1 << VIRTIO_NET_F_HOST_ECN;
         let mtu = u64::from(self.tap.mtu.is_some()) << VIRTIO_NET_F_MTU;
-        let offloads = OFFLOADS.iter().filter(|(_, flag)| self.tap.offloads & flag != 0);
-        offloads.fold(basic | segmentation | mtu, |features, (feature, _)| features | 1 << feature)
+        let offloads = if self.tap.offloads { &OFFLOADS[..] } else { &[] };
+        offloads.iter().fold(basic | segmentation | mtu, |features, (feature, _)| features | 1 << feature)
     }
 
     fn config(&self) -> &[u8] {

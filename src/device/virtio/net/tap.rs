@@ -5,10 +5,11 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::HEADER_LEN;
+use crate::device::virtio::HostError;
 use crate::sys::{os_error, tap};
 
 /// The work on received frames that a guest can do: checksums and TCP segmentation.
-pub const ALL_OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+const OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
 const TUN: &str = "/dev/net/tun";
 /// The MTU of a Linux driver without VIRTIO_NET_F_MTU.
@@ -21,16 +22,11 @@ const MIN_MTU: u16 = 68;
 pub struct Tap {
     /// The device, from which frames are read and to which they are written.
     pub file: File,
-    /// The supported flags of [`ALL_OFFLOADS`].
-    pub offloads: u32,
+    /// Whether checksums and TCP segmentation of received frames can be left to the guest.
+    pub offloads: bool,
     /// The MTU of the interface, unless the guest has the same by default.
     pub mtu: Option<u16>,
 }
-
-/// Why a tap interface cannot be used, with a remedy if one is known.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TapError(pub String);
 
 impl Tap {
     /// Attaches to the tap interface `name`. If it does not exist, it is created for the lifetime of the process, which
@@ -39,19 +35,19 @@ impl Tap {
     /// # Errors
     ///
     /// The name is invalid, the interface cannot be created, it is in use or not a tap, or a system call failed.
-    pub fn open(name: &str) -> Result<Self, TapError> {
+    pub fn open(name: &str) -> Result<Self, HostError> {
         let invalid = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
         if !(1..=15).contains(&name.len()) || matches!(name, "." | "..") || name.contains(invalid) {
             let why = "an interface name has 1 to 15 characters, none of them a space, '/', ':' or '%'";
-            return Err(TapError(why.to_owned()));
+            return Err(HostError(why.to_owned()));
         }
-        let host = |error| TapError(os_error::describe(&error));
+        let host = |error| HostError(os_error::describe(&error));
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
         let file = file.map_err(|error| open_error(&error))?;
         tap::attach(&file, name).map_err(|error| attach_error(name, &error))?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the header has 12 bytes")]
         tap::set_header_len(&file, HEADER_LEN as i32).map_err(host)?;
-        let offloads = if tap::set_offloads(&file, ALL_OFFLOADS).is_ok() { ALL_OFFLOADS } else { 0 };
+        let offloads = tap::set_offloads(&file, OFFLOADS).is_ok();
         tap::set_offloads(&file, 0).map_err(host)?;
         let mtu = tap::interface_mtu(name).ok().filter(|mtu| *mtu != DEFAULT_MTU);
         let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok()).filter(|mtu| *mtu >= MIN_MTU);
@@ -61,22 +57,22 @@ impl Tap {
     /// Makes a tap of a file that transfers whole frames, as a tap does.
     #[cfg(test)]
     pub(super) fn from_file(file: File) -> Self {
-        Self { file, offloads: ALL_OFFLOADS, mtu: None }
+        Self { file, offloads: true, mtu: None }
     }
 }
 
-fn open_error(error: &io::Error) -> TapError {
+fn open_error(error: &io::Error) -> HostError {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "; load the driver with 'sudo modprobe tun'",
         io::ErrorKind::PermissionDenied => "; give all users access, as usual, with 'sudo chmod 666 /dev/net/tun'",
         _ => "",
     };
-    TapError(format!("cannot open {TUN}: {}{hint}", os_error::describe(error)))
+    HostError(format!("cannot open {TUN}: {}{hint}", os_error::describe(error)))
 }
 
-fn attach_error(name: &str, error: &io::Error) -> TapError {
+fn attach_error(name: &str, error: &io::Error) -> HostError {
     let create = |name: &str| format!("sudo ip tuntap add mode tap user $USER name {name}");
-    TapError(match error.raw_os_error() {
+    HostError(match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) if tap::interface_mtu(name).is_ok() => {
             let delete = format!("sudo ip tuntap del mode tap name {name}");
             format!("it belongs to another user; replace it with '{delete} && {}'", create(name))

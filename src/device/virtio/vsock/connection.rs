@@ -21,7 +21,7 @@ use super::packet::{HEADER_LEN, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEN
 use crate::device::virtio::Buffers;
 use crate::event::{self, EventOps, EventSet, Events};
 use crate::sys::os_error::is_transient;
-use crate::sys::vectored_io::IoVecs;
+use crate::sys::vectored_io::{Direction, IoVecs};
 
 /// Number of bytes from the guest that a connection can buffer for its host program.
 pub const BUF_ALLOC: u32 = 256 << 10;
@@ -95,10 +95,9 @@ pub struct Connection {
     interest: Option<EventSet>, // `None` if the socket is not registered with the event loop
     command: Vec<u8>,
     backlog: VecDeque<u8>,
-    peer_shutdown: u32,   // SHUTDOWN_* flags received from the guest
-    host_shutdown: u32,   // SHUTDOWN_* flags of the host program
-    shutdown_sent: u32,   // the part of `host_shutdown` that was sent to the guest
-    write_shutdown: bool, // the socket was shut down for writing
+    peer_shutdown: u32, // SHUTDOWN_* flags received from the guest
+    host_shutdown: u32, // SHUTDOWN_* flags of the host program
+    shutdown_sent: u32, // the part of `host_shutdown` that was sent to the guest
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "lengths are at most BUF_ALLOC or MAX_PAYLOAD")]
@@ -118,7 +117,6 @@ impl Connection {
             peer_shutdown: 0,
             host_shutdown: 0,
             shutdown_sent: 0,
-            write_shutdown: false,
         }
     }
 
@@ -159,7 +157,8 @@ impl Connection {
         }
         let mut written = 0;
         if self.backlog.is_empty() && !self.host_rx_closed() {
-            match iovecs.write(self.socket.as_fd(), memory, packet.range(HEADER_LEN, len)) {
+            let payload = packet.range(HEADER_LEN, len);
+            match iovecs.transfer(self.socket.as_fd(), Direction::Write, memory, payload, None, 0) {
                 Ok(count) => written = count,
                 Err(error) if is_transient(&error) => {}
                 Err(_) => self.host_shutdown |= SHUTDOWN_RECEIVE,
@@ -187,9 +186,8 @@ impl Connection {
         if self.host_rx_closed() {
             self.consume_backlog(self.backlog.len());
         }
-        if self.peer_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_shutdown {
-            self.write_shutdown = true;
-            let _ = self.socket.shutdown(Shutdown::Write); // fails if the host program has closed its end
+        if self.peer_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() {
+            let _ = self.socket.shutdown(Shutdown::Write); // fails if it is done, or the program has closed its end
         }
     }
 
@@ -275,11 +273,6 @@ impl Connection {
     pub fn on_hang_up(&mut self) {
         self.host_shutdown |= SHUTDOWN_RECEIVE;
         self.flush();
-    }
-
-    /// Ends the connection for the host program without closing the descriptor.
-    pub fn shut_down(&self) {
-        let _ = self.socket.shutdown(Shutdown::Both); // fails if the host program has closed its end
     }
 
     // ---- Event interest ----

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use crate::device::virtio::HostError;
 use crate::sys::os_error;
 
 /// Maximum length of the path: a socket address has 108 bytes, of which one is the terminator and up to 11 are `_PORT`.
@@ -23,20 +24,15 @@ pub struct UdsListener {
     file_id: (u64, u64), // device and inode
 }
 
-/// Why a socket cannot be bound to a path, with a remedy if one is known.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ListenError(String);
-
 impl UdsListener {
     /// Listens at `path`. Replaces a socket that a program has left behind.
     ///
     /// # Errors
     ///
     /// The path is too long, it is the path of another file or of a socket in use, or a system call failed.
-    pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        let host = |error| ListenError(os_error::describe(&error));
-        let refuse = |why: &str| Err(ListenError(why.to_owned()));
+    pub fn bind(path: &Path) -> Result<Self, HostError> {
+        let host = |error| HostError(os_error::describe(&error));
+        let refuse = |why: &str| Err(HostError(why.to_owned()));
         if path.as_os_str().len() > MAX_PATH_LEN {
             return refuse(&format!("the path is too long; use one of at most {MAX_PATH_LEN} bytes"));
         }

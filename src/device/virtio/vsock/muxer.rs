@@ -1,14 +1,16 @@
-//! Multiplexes the connections of a device: routes the guest's packets by port and schedules the packets to the guest.
+//! The device: it multiplexes connections, that is, routes the guest's packets by port and schedules the packets to the
+//! guest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::mem::{replace, take};
 
 use vm_memory::GuestMemoryMmap;
 
 use super::connection::{Connection, PortPair, State};
 use super::listener::{UdsListener, is_out_of_descriptors};
 use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
-use crate::device::virtio::{BACKEND, Buffers, Chain, Virtqueue};
+use crate::device::virtio::{BACKEND, Buffers, Chain, DeviceContext, VirtioDevice, Virtqueue};
 use crate::event::{EventOps, EventSet, Events};
 use crate::sys::vectored_io::IoVecs;
 
@@ -24,9 +26,10 @@ const LISTENER: u32 = BACKEND;
 /// First connection ID, which is the event data of the connection's socket.
 const FIRST_ID: u32 = LISTENER + 1;
 
+/// A socket device.
 #[derive(Debug)]
-pub struct Muxer {
-    cid: u64,
+pub struct Vsock {
+    config: [u8; 8], // guest_cid
     listener: UdsListener,
     listening: bool,
     /// By ID. IDs ascend, so the oldest connection is the first (until 2^32 connections have been made).
@@ -42,36 +45,33 @@ pub struct Muxer {
     iovecs: IoVecs,
 }
 
-impl Muxer {
-    /// A muxer without connections for the guest with context identifier `cid`.
+impl Vsock {
+    /// A device for the guest with context identifier `cid`. Host programs connect to `listener`.
     pub fn new(cid: u32, listener: UdsListener) -> Self {
-        let (cid, next_id, next_port) = (cid.into(), FIRST_ID, FIRST_HOST_PORT);
+        let (config, next_id, next_port) = (u64::from(cid).to_le_bytes(), FIRST_ID, FIRST_HOST_PORT);
         let (by_id, by_ports, rx_queue, pending_rsts, chain, iovecs) = Default::default();
         let listening = true;
-        Self { cid, listener, listening, by_id, by_ports, rx_queue, pending_rsts, next_id, next_port, chain, iovecs }
+        Self { config, listener, listening, by_id, by_ports, rx_queue, pending_rsts, next_id, next_port, chain, iovecs }
     }
 
-    pub fn init(&mut self, ops: &mut EventOps) {
-        // A new descriptor can be registered unless the kernel is out of memory. Then host programs cannot connect.
-        let _ = ops.add(Events::with_data(&self.listener.socket, LISTENER, EventSet::IN));
-    }
-
-    /// Whether a packet of the guest can be handled: it may cause an RST packet.
-    pub fn accepts_packets(&self) -> bool {
-        self.pending_rsts.len() < MAX_PENDING_RSTS
+    /// Sends packets to the guest and handles its packets until neither is possible. This ends, because each queue has
+    /// a budget per turn.
+    fn process_queues(&mut self, rx: &mut Virtqueue, tx: &mut Virtqueue, ops: &mut EventOps) {
+        self.send_packets(rx, ops);
+        // Each packet of the guest may cause an RST packet.
+        while self.pending_rsts.len() < MAX_PENDING_RSTS && tx.pop(&mut self.chain) {
+            let chain = take(&mut self.chain);
+            self.on_packet(tx.memory(), &chain.readable, ops);
+            tx.push(chain.head, 0);
+            self.chain = chain;
+            self.send_packets(rx, ops);
+        }
     }
 
     // ---- Socket events ----
 
-    /// Handles an event of a socket. If no driver is running, host programs are disconnected at once.
-    pub fn on_event(&mut self, events: Events, running: bool, ops: &mut EventOps) {
-        match events.data() {
-            LISTENER => self.accept(running, ops),
-            id => self.on_socket(id, events.event_set(), ops),
-        }
-    }
-
-    /// Accepts one host program. If more of them wait, the event is reported again.
+    /// Accepts one host program. If more of them wait, the event is reported again. If no driver is running, it is
+    /// disconnected at once.
     fn accept(&mut self, running: bool, ops: &mut EventOps) {
         if self.by_id.len() == MAX_CONNECTIONS && !self.close_oldest_unidentified(ops) {
             return self.listen(false, ops);
@@ -94,7 +94,7 @@ impl Muxer {
 
     /// Starts or stops to watch the listening socket. It is not watched while no connection can be accepted, because
     /// the event is level-triggered, until the guest is active or a connection is closed.
-    pub fn listen(&mut self, on: bool, ops: &EventOps) {
+    fn listen(&mut self, on: bool, ops: &EventOps) {
         if self.listening != on {
             self.listening = on;
             let interest = if on { EventSet::IN } else { EventSet::empty() };
@@ -129,7 +129,7 @@ impl Muxer {
                 _ => return self.close(id, ops),
             },
             State::Requested if hung_up && connection.pending_op == Some(op::REQUEST) => return self.close(id, ops),
-            State::Requested if hung_up => return self.reset(id, ops),
+            State::Requested if hung_up => return self.reset_connection(id, ops),
             State::Requested => {}
             State::Established | State::Draining if hung_up => connection.on_hang_up(),
             State::Established | State::Draining => connection.flush(),
@@ -149,11 +149,11 @@ impl Muxer {
 
     // ---- Packets from the guest ----
 
-    pub fn on_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
+    fn on_packet(&mut self, memory: &GuestMemoryMmap, packet: &Buffers, ops: &mut EventOps) {
         let mut bytes = [0; HEADER_LEN];
         let complete = packet.read_at(memory, 0, &mut bytes) == HEADER_LEN;
         let header = Header::from_bytes(&bytes);
-        if !complete || header.src_cid != self.cid {
+        if !complete || header.src_cid != u64::from_le_bytes(self.config) {
             return; // there is no valid sender to answer
         }
         let supported = header.dst_cid == HOST_CID && header.socket_type == TYPE_STREAM;
@@ -218,13 +218,13 @@ impl Muxer {
             }
             _ => false,
         };
-        if valid { self.settle(id, false, ops) } else { self.reset(id, ops) }
+        if valid { self.settle(id, false, ops) } else { self.reset_connection(id, ops) }
     }
 
     // ---- Packets to the guest ----
 
     /// Sends packets to the guest, one per connection in turn, while there are packets and receive buffers.
-    pub fn send_packets(&mut self, queue: &mut Virtqueue, ops: &mut EventOps) {
+    fn send_packets(&mut self, queue: &mut Virtqueue, ops: &mut EventOps) {
         while !(self.pending_rsts.is_empty() && self.rx_queue.is_empty()) && queue.pop(&mut self.chain) {
             let packet = &self.chain.writable;
             if packet.len() <= HEADER_LEN {
@@ -236,7 +236,7 @@ impl Muxer {
                 None => self.pending_rsts.pop_front(),
             };
             if let Some(header) = header {
-                let header = Header { dst_cid: self.cid, ..header };
+                let header = Header { dst_cid: u64::from_le_bytes(self.config), ..header };
                 packet.write_at(queue.memory(), 0, &header.to_bytes());
                 queue.push(self.chain.head, HEADER_LEN + header.len as usize);
                 self.rx_queue.extend(id);
@@ -252,18 +252,6 @@ impl Muxer {
 
     // ---- Housekeeping ----
 
-    /// Ends all connections for the host programs, without closing the descriptors.
-    pub fn shut_down_all(&self) {
-        self.by_id.values().for_each(Connection::shut_down);
-    }
-
-    pub fn clear(&mut self, ops: &mut EventOps) {
-        while let Some((&id, _)) = self.by_id.first_key_value() {
-            self.close(id, ops);
-        }
-        self.pending_rsts.clear();
-    }
-
     /// Adds a connection and registers its socket. Returns its ID, or `None` if the kernel is out of memory.
     fn insert(&mut self, mut connection: Connection, ops: &mut EventOps) -> Option<u32> {
         let id = allocate(&mut self.next_id, FIRST_ID, |id| self.by_id.contains_key(&id));
@@ -277,16 +265,16 @@ impl Muxer {
         let Some(connection) = self.by_id.get_mut(&id) else { return };
         if connection.is_finished() {
             let is_reset = connection.state == State::Draining;
-            return if is_reset { self.close(id, ops) } else { self.reset(id, ops) };
+            return if is_reset { self.close(id, ops) } else { self.reset_connection(id, ops) };
         }
-        if connection.has_packet(readable) && !std::mem::replace(&mut connection.queued, true) {
+        if connection.has_packet(readable) && !replace(&mut connection.queued, true) {
             self.rx_queue.push_back(id);
         }
         connection.update_interest(id, ops);
     }
 
     /// Closes a connection and sends an RST packet to the guest.
-    fn reset(&mut self, id: u32, ops: &mut EventOps) {
+    fn reset_connection(&mut self, id: u32, ops: &mut EventOps) {
         let header = self.by_id.get_mut(&id).map(|connection| connection.header(op::RST, 0, 0));
         self.pending_rsts.extend(header);
         self.close(id, ops);
@@ -302,6 +290,40 @@ impl Muxer {
             self.rx_queue.retain(|queued| *queued != id);
         }
         self.listen(true, ops);
+    }
+}
+
+impl VirtioDevice for Vsock {
+    const TYPE: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+    const QUEUES: &'static [u16] = &[256, 256, 16]; // rx, tx, and event, which has no events to report
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        // A new descriptor can be registered unless the kernel is out of memory. Then host programs cannot connect.
+        let _ = ops.add(Events::with_data(&self.listener.socket, LISTENER, EventSet::IN));
+    }
+
+    fn reset(&mut self) {
+        self.by_id.clear(); // closes the sockets, which ends their registrations
+        self.by_ports.clear();
+        self.rx_queue.clear();
+        self.pending_rsts.clear();
+    }
+
+    fn process(&mut self, events: Events, ctx: &mut DeviceContext<'_, '_>) {
+        match events.data() {
+            LISTENER => self.accept(!ctx.queues.is_empty(), ctx.ops),
+            id if self.by_id.contains_key(&id) => self.on_socket(id, events.event_set(), ctx.ops),
+            // A reset has closed the connection. If another process has a copy of the socket, its events go on.
+            FIRST_ID.. => drop(ctx.ops.remove(events)),
+            _ => self.listen(true, ctx.ops), // the guest is active and may have closed connections
+        }
+        if let [rx, tx, _] = &mut *ctx.queues {
+            self.process_queues(rx, tx, ctx.ops);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub fn execute(
     let file = disk.files.first()?;
     let len = data.len();
     let mut transfer = |direction, offset, flags| {
-        iovecs.transfer(file.as_fd(), direction, memory, data.iter().copied(), offset, flags)
+        iovecs.transfer(file.as_fd(), direction, memory, data.iter().copied(), Some(offset), flags)
     };
     let result = match (disk.inline, operation) {
         (Inline::CachedReads, Operation::Transfer { direction: Direction::Read, offset, flags })

@@ -1,7 +1,7 @@
 //! The registers of virtio over MMIO, version 2 (virtio 1.3, 4.2.2).
 //!
-//! All that the driver can read is one page of memory, which the device keeps current. A read that exits copies from it.
-//! If the page is mapped read-only into the guest, only writes exit.
+//! All that the driver can read is one page of memory, which the device keeps current. A read that exits copies from
+//! it. If the page is mapped read-only into the guest, only writes exit.
 
 mod reset;
 
@@ -193,7 +193,8 @@ impl<D: VirtioDevice> Virtio<D> {
     /// The steps of the driver's initialization (3.1.1).
     fn write_status(&mut self, status: u32) {
         if status == 0 {
-            return self.reset();
+            self.reset();
+            return self.queues.first().map_or((), Virtqueue::notify); // what the device stopped may continue
         }
         let mut new = status & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET; // only a reset clears bits
         let features = self.driver_features;
@@ -367,7 +368,8 @@ impl<D: VirtioDevice> Device for Registers<D> {
         let mut virtio = lock(&self.virtio);
         virtio.write(offset, data);
         if virtio.resetting && offset == u64::from(VIRTIO_MMIO_STATUS) {
-            self.wait_for_reset(virtio);
+            // Without the lock, which the event loop needs to complete the reset.
+            let _ = self.reset_done.wait_timeout_while(virtio, self.reset_wait, |virtio| virtio.resetting);
         }
         ControlFlow::Continue(())
     }

@@ -1,12 +1,11 @@
 //! The reset of a device (virtio 1.3, 2.4): asynchronous while the device has I/O in flight. The event loop completes
 //! it, and the status reads as before until then (2.4.2).
 
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_INT_VRING, VIRTIO_MMIO_INTERRUPT_STATUS};
 
-use super::{QueueConfig, Registers, Virtio, VirtioDevice, Virtqueue, half};
+use super::{QueueConfig, Virtio, VirtioDevice, Virtqueue, half};
 
 /// How long a vCPU that writes 0 to the status register waits for a reset that takes time. Linux does not poll the
 /// register, but takes the memory of its buffers back at once. The vCPU can be kicked out of the guest afterwards, so
@@ -36,13 +35,5 @@ impl<D: VirtioDevice> Virtio<D> {
         self.page.store(VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), 0));
         self.store_queue();
         self.reset_done.notify_all();
-    }
-}
-
-impl<D: VirtioDevice> Registers<D> {
-    /// Waits until the reset is complete, at most [`RESET_WAIT`]; without the lock, which the event loop needs to
-    /// complete it.
-    pub(super) fn wait_for_reset(&self, virtio: MutexGuard<'_, Virtio<D>>) {
-        let _ = self.reset_done.wait_timeout_while(virtio, self.reset_wait, |virtio| virtio.resetting);
     }
 }
