@@ -36,7 +36,7 @@ static LOGGER: Logger = Logger(Mutex::new(Writer { stderr: None, thread: None })
 pub fn install(level: LevelFilter) {
     log::set_max_level(level);
     let stderr = io::stderr().as_fd().try_clone_to_owned();
-    LOGGER.lock().stderr = stderr.and_then(|stderr| FileWriter::start(stderr.into(), false)).ok();
+    LOGGER.lock().stderr = stderr.and_then(|stderr| FileWriter::start(stderr.into())).ok();
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
 }
 

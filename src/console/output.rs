@@ -56,7 +56,7 @@ impl OutputFile {
     /// The stream is closed, or the host has no more descriptors.
     pub fn stream(stream: &(impl AsFd + AsRawFd)) -> io::Result<Self> {
         let file = open_nonblocking(stream, OpenOptions::new().write(true))?;
-        Ok(Self::new(Some(FileWriter::start(file, false)?), None))
+        Ok(Self::new(Some(FileWriter::start(file)?), None))
     }
 
     /// Empties a regular file, unless it is one of `inputs`, the files that the guest is loaded from.
@@ -73,7 +73,7 @@ impl OutputFile {
         if own.is_file() {
             file.set_len(0)?;
         }
-        self.file = Some(FileWriter::start(file, false)?);
+        self.file = Some(FileWriter::start(file)?);
         Ok(())
     }
 

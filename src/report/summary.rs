@@ -58,10 +58,6 @@ impl RunReporter {
             }
             taken.push(console);
         }
-        let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;
-        taken.extend(json.as_deref());
-        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
-        let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         let run = Run {
             mode: if command.is_empty() { "run" } else { "exec" },
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
@@ -73,6 +69,12 @@ impl RunReporter {
             began_at: SystemTime::now(),
             began: Instant::now(),
         };
+        let outcome = Outcome { reason: ExitReason::Unfinished, ..Outcome::failed("") };
+        let unfinished = Report { run: run.clone(), wall: Duration::ZERO, outcome, timings: Timings::default() };
+        let json_file = ReportFile::open("--report", json.as_deref(), &taken, &super::json(&unfinished))?;
+        taken.extend(json.as_deref());
+        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken, &super::junit(&unfinished))?;
+        let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         Ok(Self {
             run,
             console_hidden: matches!(config.console, ConsoleConfig::None | ConsoleConfig::File(_)),

@@ -57,6 +57,7 @@ fn reasons() -> Vec<ExitReason> {
         vcpu(VcpuExit::Unhandled { rip: None, exit: unhandled }),
         vcpu(VcpuExit::Failed("no".into())),
         ExitReason::KernelPanic,
+        ExitReason::Unfinished,
         ExitReason::Timeout(Duration::from_secs(1)),
         ExitReason::Signal(15),
         ExitReason::ExpectationsMet,

@@ -88,6 +88,8 @@ pub enum ExitReason {
     Agent(AgentExit),
     /// kickvm itself failed.
     Failed(String),
+    /// kickvm has not ended yet, or was killed.
+    Unfinished,
 }
 
 /// The end of a run that an embedder's program in the guest decided.
@@ -181,6 +183,7 @@ impl ExitReason {
             Self::Timeout(_) => (code::TIMEOUT, "timeout"),
             Self::Signal(number) => (code::SIGNAL.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)), "signal"),
             Self::Failed(_) => (code::FAILED, "failed"),
+            Self::Unfinished => (code::FAILED, "unfinished"),
         }
     }
 
@@ -222,6 +225,7 @@ impl fmt::Display for ExitReason {
             Self::Agent(agent) => f.write_str(&agent.message),
             Self::ExpectationsMet => f.write_str("every --expect expression matched a console line"),
             Self::RuleViolated(why) | Self::Failed(why) => f.write_str(why),
+            Self::Unfinished => f.write_str("kickvm has not ended yet, or was killed"),
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use crate::common::process::Ended;
 use crate::need_kvm;
+use crate::support::guests::HALT;
 use crate::support::run::run;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs;
 
 /// How a guest ends after it has printed.
 #[derive(Clone, Copy, Debug)]
@@ -99,4 +103,24 @@ fn a_console_that_shows_no_panic_is_warned_about() {
     let warning = "kickvm: warning: 'loglevel=0' on the kernel command line hides a panic from the console";
     check(End::PowerOff, "x\n", &["--append", "loglevel=0"], 0, &[warning]);
     check(End::PowerOff, "x\n", &["--append", "loglevel=0 loglevel=4"], 0, &[]);
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_no_old_report() {
+    need_kvm!();
+    let mut run = run(&HALT, &[]);
+    let (report, junit) = (run.dir.path().join("report"), run.dir.path().join("junit"));
+    let dir = run.dir.path().to_owned();
+    for file in [&report, &junit] {
+        fs::write(file, "an old green, which is longer than the new report".repeat(200)).unwrap();
+    }
+    run.command.arg("--report").arg(&report).arg("--junit").arg(&junit);
+    let mut running = run.start();
+    running.wait_for("up");
+    running.signal(Signal::SIGKILL);
+    running.child.wait().unwrap();
+    let value: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    assert_eq!((&value["outcome"], &value["exit_code"]), (&"unfinished".into(), &125.into()));
+    assert!(fs::read_to_string(junit).unwrap().contains(r#"failures="0" errors="1""#));
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "the kernel and the reports");
 }
