@@ -69,3 +69,21 @@ fn reboot_by_triple_fault_is_121() {
 fn reboot_of_a_stock_kernel_by_triple_fault_is_121() {
     crashes(linux!(Stock));
 }
+
+/// Nothing announces it, as nothing announces the reset of a panic that the console does not show.
+#[track_caller]
+fn resets(guest: Guest, code: i32, stderr: &[&str]) {
+    guest.append("loglevel=7").job("echo b >/proc/sysrq-trigger").run().assert(code, stderr);
+}
+
+#[test]
+fn a_reset_by_sysrq_is_123() {
+    let why = "kickvm: the guest reset, although no program had requested it (--fail-on reset); \
+               '--fail-on -reset' accepts that";
+    resets(linux!(Stock), 123, &[why]);
+}
+
+#[test]
+fn a_reset_by_sysrq_that_is_accepted_is_0() {
+    resets(linux!(Stock).options(&["--fail-on", "-reset"]), 0, &[]);
+}

@@ -1,7 +1,7 @@
 //! A kernel panic is exit code 120, whether the kernel then reboots or waits for ever. Its messages are on standard
 //! output.
 
-use crate::support::guest::Guest;
+use crate::support::guest::{DRAIN, Guest};
 
 const NO_ROOT: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
 /// A kernel command line with which the kernel waits for ever after a panic.
@@ -55,4 +55,19 @@ fn a_stock_kernel_by_sysrq() {
 #[test]
 fn our_kernel_by_sysrq_with_4_cpus() {
     panics_by_sysrq(linux!(BzImage).cpus(4));
+}
+
+/// The kernel writes behind the prompt. It has no panic device, so only the console shows the panic.
+#[test]
+fn a_stock_kernel_behind_a_prompt() {
+    let script = format!("printf 'guest# '\n{DRAIN}\necho c >/proc/sysrq-trigger");
+    let ended = linux!(Stock).job(&script).run();
+    ended.assert(120, &["kickvm: the guest kernel panicked"]);
+    assert!(ended.stdout.contains("guest# ["), "{}", ended.stdout);
+}
+
+#[test]
+fn a_program_that_prints_a_panic_of_a_stock_kernel_is_0() {
+    let script = "echo 'Kernel panic - not syncing: in a program'; reboot -f";
+    linux!(Stock).append("loglevel=7").job(script).run().assert(0, &[]);
 }
