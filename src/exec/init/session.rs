@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use crate::exec::port::{EXEC_PORT_BASE, EXEC_PORT_COUNT};
@@ -20,10 +19,7 @@ pub fn become_command(words: Vec<OsString>) -> u8 {
     let [program, arguments @ ..] = &words[..] else { return NOT_FOUND };
     let error = start_session().err().unwrap_or_else(|| Command::new(program).args(arguments).exec());
     let not_found = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput);
-    // A name without a slash is searched in PATH.
-    let exists = program.as_encoded_bytes().contains(&b'/') && Path::new(program).exists();
-    let hint = if not_found && exists { " (its interpreter or dynamic linker)" } else { "" };
-    eprintln!("kickvm: cannot run '{}': {}{hint}", program.display(), os_error::describe(&error));
+    eprintln!("kickvm: cannot run '{}': {}", program.display(), os_error::describe(&error));
     if not_found { NOT_FOUND } else { NOT_EXECUTABLE }
 }
 
