@@ -231,11 +231,11 @@ unsafe fn run(data: RawFd, file: RawFd, status: RawFd, replacement: Option<&Repl
             received += written.cast_unsigned();
         }
         len = len.min(libc::close(output) as isize);
-        if let Some(Replacement(from, to)) = temporary {
-            if len < 0 || received < total || libc::rename(from.as_ptr(), to.as_ptr()) < 0 {
-                len = -1;
-                libc::unlink(from.as_ptr());
-            }
+        if let Some(Replacement(from, to)) = temporary
+            && (len < 0 || received < total || libc::rename(from.as_ptr(), to.as_ptr()) < 0)
+        {
+            len = -1;
+            libc::unlink(from.as_ptr());
         }
         let errno = if len < 0 { (*libc::__errno_location()).max(1) } else { 0 };
         libc::write(status, (&raw const errno).cast(), 4);
