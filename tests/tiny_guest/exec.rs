@@ -260,7 +260,7 @@ fn an_invalid_option_is_reported_in_one_line() {
     for (options, message) in [
         (
             &["--fail-on", "smoke"][..],
-            "kickvm: invalid value 'smoke' for '--fail-on <EVENT,...>': give oops, lockup, hung-task or warn",
+            "kickvm: invalid value 'smoke' for '--fail-on <CLASS,...>': give one of oops, warn, kasan, ",
         ),
         (
             &["--console", "stdio"],
