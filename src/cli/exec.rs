@@ -72,10 +72,12 @@ impl Exec {
         // A console that the user sees is complete. A quiet kernel prints errors only (kernel_levels.h).
         if self.console == ConsoleConfig::None {
             let fail_on = self.results.fail_on();
-            cmdline += match () {
-                () if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) => " loglevel=7",
-                () if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) => " loglevel=5",
-                () => " quiet",
+            cmdline += if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) {
+                " loglevel=7"
+            } else if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) {
+                " loglevel=5"
+            } else {
+                " quiet"
             };
         }
         let (vmm, paths) = self.machine.into_parts(cmdline, self.results);

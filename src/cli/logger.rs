@@ -24,7 +24,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 struct Logger(Mutex<Writer>);
 
 struct Writer {
-    /// Prepared early, because that asks the file system. `None` once the thread has it.
+    /// Prepared before the guest runs, because fstatfs(2) may block. `None` once the thread has it.
     stderr: Option<FileWriter>,
     /// The queue to the thread, and what is disconnected when the thread has written the last line.
     thread: Option<(SyncSender<String>, Receiver<Infallible>)>,

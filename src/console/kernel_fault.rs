@@ -88,8 +88,8 @@ impl FaultClasses {
         self.0 & other.0 != 0
     }
 
-    /// The default of `--fail-on`. kickvm's command line makes a panic a reset, so a reset that nothing explains may be a
-    /// panic that the console does not show.
+    /// The default of `--fail-on`. kickvm's command line makes a panic a reset, so a reset that nothing explains may be
+    /// a panic that the console does not show.
     pub const DEFAULT: Self = Self::RESET;
 
     /// Adds the class or group `name`, as `--fail-on` takes it, or removes it if the name has a minus.

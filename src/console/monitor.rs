@@ -120,9 +120,13 @@ impl ConsoleMonitor {
 
     /// Examines the line, and begins another. `by_cr` means that the next one is written over it.
     fn finish_line(&mut self, by_cr: bool) {
-        self.check_line(true);
-        let (line, repeated) = (std::mem::take(&mut self.line), std::mem::take(&mut self.repeated));
-        self.keep(&line[repeated..]);
+        let repeated = std::mem::take(&mut self.repeated);
+        if repeated == 0 || self.line.len() > repeated {
+            self.check_line(true);
+            let line = std::mem::take(&mut self.line);
+            self.keep(&line[repeated..]);
+        }
+        self.line.clear(); // it may have ended with its last part
         self.replace_last = by_cr;
     }
 
@@ -284,6 +288,14 @@ mod tests {
         let monitor = monitor(&rules, "start\r\n\r10%\r20%\r\x1b[32mDONE\x1b[0m\r\r\n# ");
         assert_eq!(monitor.verdict(), Some(&Verdict::ExpectationsMet));
         assert_eq!(monitor.log().lines, ["start", "DONE", "# "]);
+    }
+
+    #[test]
+    fn a_line_that_ends_with_its_part_is_one_line() {
+        let rules = Rules { expect: vec!["^never$".into()], ..Rules::default() };
+        let mut monitor = monitor(&rules, &format!("{}\nnext\n{}", "x".repeat(MAX_LINE), "y".repeat(MAX_LINE)));
+        monitor.finish();
+        assert_eq!(monitor.log().lines.iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE, 4, MAX_LINE]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The kernel's messages on the console: where each begins in a line, and what they say about a panic.
+//! The kernel's messages on the console: where each begins in a line, and how they show a panic.
 //!
 //! Every line of a kernel with CONFIG_PRINTK_TIME begins with `[    1.234567] `, or with CONFIG_PRINTK_CALLER with
 //! `[    1.234567][    T1] ` (T for a task, C for a CPU; kernel/printk/printk.c). The kernel writes its lines behind

@@ -1,7 +1,7 @@
 //! The file of a report. It is opened before the run, so that a path that cannot be written is an error at once.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -62,6 +62,7 @@ impl ReportFile {
         if own.is_file() {
             file.set_len(0)?;
             file.write_all(unfinished.as_bytes())?;
+            file.rewind()?; // for a replacement in place
         }
         FileWriter::start_replacement(file, path)
     }

@@ -130,7 +130,8 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Replaces the content of the file by `text`: atomically, if its directory permits that.
+    /// Replaces the content of the file by `text`: atomically, unless its directory does not permit that or it is a mount
+    /// point.
     ///
     /// # Errors
     ///
@@ -206,7 +207,7 @@ unsafe fn run(data: RawFd, file: RawFd, status: RawFd, replacement: Option<&Repl
             if libc::read(data, (&raw mut total).cast(), size_of::<usize>()) <= 0 {
                 libc::_exit(0); // there is no replacement
             }
-            let created = libc::open(from.as_ptr(), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o666);
+            let created = libc::open(from.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o666);
             let mut old: libc::stat = std::mem::zeroed();
             if created >= 0 && libc::fstat(file, &mut old) == 0 {
                 libc::fchown(created, old.st_uid, old.st_gid); // if that is permitted
@@ -230,13 +231,21 @@ unsafe fn run(data: RawFd, file: RawFd, status: RawFd, replacement: Option<&Repl
             }
             received += written.cast_unsigned();
         }
-        len = len.min(libc::close(output) as isize);
-        if let Some(Replacement(from, to)) = temporary
-            && (len < 0 || received < total || libc::rename(from.as_ptr(), to.as_ptr()) < 0)
-        {
-            len = -1;
-            libc::unlink(from.as_ptr());
+        if let Some(Replacement(from, to)) = temporary {
+            if len < 0 || received < total {
+                len = -1;
+                libc::unlink(from.as_ptr());
+            } else if libc::rename(from.as_ptr(), to.as_ptr()) < 0 {
+                // For example, the file is a mount point.
+                libc::ftruncate(file, 0);
+                let copied = libc::sendfile(file, output, &mut 0, total);
+                len = if copied.cast_unsigned() == total { 0 } else { -1 };
+                libc::unlink(from.as_ptr());
+                libc::close(output);
+                output = file;
+            }
         }
+        len = len.min(libc::close(output) as isize);
         let errno = if len < 0 { (*libc::__errno_location()).max(1) } else { 0 };
         libc::write(status, (&raw const errno).cast(), 4);
         libc::_exit(0)

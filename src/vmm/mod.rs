@@ -7,7 +7,8 @@
 //! 1. `load` copies the kernel, the initramfs and the tables into guest memory. `truncate_output` empties the console's
 //!    file.
 //! 2. `subscribe` adds signals, the embedder's subscribers, the timeout, the console and the virtio devices to the
-//!    event loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal raw.
+//!    event loop. The [builder](VmmBuilder) has already added the exit handler. `enter_terminal` makes the terminal
+//!    raw.
 //! 3. [`KvmVm::run`] starts one thread per vCPU. Each thread runs its vCPU, then stores an [`ExitReason`] and kicks the
 //!    exit handler.
 //! 4. The loop calls `event_mgr.run()` until the exit handler's `keep_running()` is false. Power-off, crash, signal,

@@ -1,9 +1,12 @@
 //! What kickvm concludes from a console: no false green and no false red. The guests print a log and end.
 
+use crate::common::TempDir;
 use crate::common::process::Ended;
 use crate::need_kvm;
 use crate::support::guests::HALT;
 use crate::support::run::run;
+use crate::support::stuck::{in_mount_namespace, need_mounts};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
@@ -123,4 +126,35 @@ fn a_run_that_is_killed_leaves_no_old_report() {
     assert_eq!((&value["outcome"], &value["exit_code"]), (&"unfinished".into(), &125.into()));
     assert!(fs::read_to_string(junit).unwrap().contains(r#"failures="0" errors="1""#));
     assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "the kernel and the reports");
+}
+
+/// The new report is shorter than the one of an unfinished run, and must not have a rest of it.
+#[track_caller]
+fn is_replaced_in_place(report: &std::path::Path) {
+    let mut run = run(&HALT, &["--timeout", "1s"]);
+    run.command.arg("--junit").arg(report);
+    run.end().assert_time_out("up", "1s");
+    let text = fs::read_to_string(report).unwrap();
+    assert!(text.starts_with("<?xml") && text.ends_with("</testsuites>\n") && text.contains("exit code 124"), "{text}");
+}
+
+#[test]
+fn a_report_that_is_a_mount_point_is_replaced() {
+    need_mounts!();
+    in_mount_namespace(|| {
+        let dir = TempDir::new();
+        let (report, source) = (dir.file("report", b""), dir.file("source", b""));
+        mount(Some(&source), &report, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        is_replaced_in_place(&report);
+        assert_eq!(fs::read(&source).unwrap(), fs::read(&report).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+        nix::mount::umount(&report).unwrap();
+    });
+}
+
+#[test]
+fn a_report_whose_name_leaves_no_space_for_a_temporary_one_is_replaced() {
+    need_kvm!();
+    let dir = TempDir::new();
+    is_replaced_in_place(&dir.path().join("r".repeat(255)));
 }
