@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use vmm_sys_util::signal::block_signal;
+
 use crate::console::output::is_same_file;
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
@@ -60,6 +62,7 @@ impl ReportFile {
             return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
         }
         if own.is_file() {
+            let _ = block_signal(libc::SIGXFSZ); // a file that must not grow is a write error, not the end
             file.set_len(0)?;
             file.write_all(unfinished.as_bytes())?;
             file.rewind()?; // for a replacement in place

@@ -7,9 +7,11 @@ use crate::support::guests::HALT;
 use crate::support::run::run;
 use crate::support::stuck::{in_mount_namespace, need_mounts};
 use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::process::CommandExt;
 
 /// How a guest ends after it has printed.
 #[derive(Clone, Copy, Debug)]
@@ -157,4 +159,15 @@ fn a_report_whose_name_leaves_no_space_for_a_temporary_one_is_replaced() {
     need_kvm!();
     let dir = TempDir::new();
     is_replaced_in_place(&dir.path().join("r".repeat(255)));
+}
+
+#[test]
+fn a_report_that_must_not_grow_is_an_error() {
+    let mut run = run(&HALT, &[]);
+    let report = run.dir.path().join("report");
+    run.command.arg("--report").arg(&report);
+    // SAFETY: the closure makes one system call.
+    unsafe { run.command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?)) };
+    let why = format!("kickvm: cannot write --report '{}': File too large", report.display());
+    run.end().assert(125, "", &[&why]);
 }
