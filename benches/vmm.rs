@@ -146,7 +146,7 @@ fn minimal() -> Result<PathBuf> {
 /// Runs `command`, which writes the time of its guest's last instruction to stderr, and returns how long it lived after
 /// it.
 fn after_end(mut command: Command) -> Result<Duration> {
-    // KVM waits for grace periods when it takes a machine down, for less long if the last machine's has just begun.
+    // The last VM must be destroyed: its grace periods would shorten those of the next.
     std::thread::sleep(Duration::from_millis(100));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let output = child.spawn()?.wait_with_output()?;

@@ -16,12 +16,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 
 use super::async_io::{close_all_but, wait_for};
+use super::fork::fork;
 
 /// Bytes copied at once: the default capacity of a pipe (pipe(7)).
 const BLOCK: usize = 64 << 10;
@@ -48,7 +48,7 @@ impl FileWriter {
         if in_memory || !file.metadata()?.is_file() {
             return Ok(Self { file, process: None, truncate: false });
         }
-        Self::fork(file, None)
+        Self::start_process(file, None)
     }
 
     /// Prepares to replace `file`, which is at `path`, by one text: [`replace_with`](Self::replace_with).
@@ -64,22 +64,15 @@ impl FileWriter {
         let mut temporary = path.clone();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let name = |path: OsString| CString::new(path.into_vec()).map_err(io::Error::other);
-        Self::fork(file, Some(Replacement(name(temporary)?, name(path)?)))
+        Self::start_process(file, Some(Replacement(name(temporary)?, name(path)?)))
     }
 
-    fn fork(file: File, replacement: Option<Replacement>) -> io::Result<Self> {
+    fn start_process(file: File, replacement: Option<Replacement>) -> io::Result<Self> {
         let ((data, pipe), (status, result)) = (io::pipe()?, io::pipe()?);
-        // A key such as Ctrl-C is for this process, which then lets the writer end.
-        let mut mask = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-        // SAFETY: the child calls `run` and nothing else.
-        let forked = unsafe { fork() };
-        if let Ok(ForkResult::Child) = forked {
-            // SAFETY: this is the child, and the descriptors are open in it.
-            unsafe { run(data.as_raw_fd(), file.as_raw_fd(), result.as_raw_fd(), replacement.as_ref()) };
-        }
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        let Ok(ForkResult::Parent { child }) = forked else {
+        // SAFETY: `run` makes only system calls. The descriptors are open in the child.
+        let child =
+            unsafe { fork(|| run(data.as_raw_fd(), file.as_raw_fd(), result.as_raw_fd(), replacement.as_ref())) };
+        let Ok(child) = child else {
             return Ok(Self { file, process: None, truncate: replacement.is_some() }); // the host allows no process
         };
         let process = Process { id: child, status, replaces: replacement.is_some() };

@@ -14,11 +14,13 @@
 pub(crate) mod async_io;
 pub(crate) mod coalesced_port;
 pub(crate) mod file_writer;
+mod fork;
 pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;
 pub mod rlimit;
 pub(crate) mod tap;
 pub(crate) mod vectored_io;
+pub(crate) mod vm_close;
 pub(crate) mod wait;
 pub mod winsize;

@@ -16,7 +16,8 @@
 //! 5. [`KvmVm::shutdown`] kicks every vCPU out of `KVM_RUN` and joins the threads, for about a second at most.
 //!    `virtio.stop` ends the devices' I/O or abandons it.
 //! 6. The terminal is restored. `drain` writes the last output; the `on_exit` hook and the console's rules may replace
-//!    the reason. The reason, the vCPUs, the console log and the notes become the [`Outcome`].
+//!    the reason. The reason, the vCPUs, the console log and the notes become the [`Outcome`]. Another process waits
+//!    until KVM has destroyed the VM.
 //!
 //! `exit_handler.rs` has the exit handler, `vcpu_threads.rs` the vCPU threads, `timeout_and_signals.rs` the timeout and
 //! the signals, `vm.rs` the VM's creation, `virtio.rs` and `platform_devices.rs` its devices, `outcome.rs` the reasons
@@ -68,6 +69,7 @@ use crate::console::{ConsoleIo, Drain};
 use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
+use crate::sys::vm_close::VmCloser;
 use crate::vcpu::Buses;
 use builder::Hooks;
 use virtio::VirtioDevices;
@@ -132,6 +134,10 @@ impl Vmm {
         notes.append(&mut drain.notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         let console = self.console().monitor().log();
+        // Without this process, the drop waits for KVM. A thread that is stuck could delay fork(2).
+        let closer = notes.is_empty().then(|| VmCloser::start(&**self.vm.fd()));
+        drop(self);
+        drop(closer);
         Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
     }
 

@@ -2,9 +2,12 @@
 
 use crate::common::process::{end, kickvm};
 use crate::support::guests::{HALT, HELLO, SPIN};
-use crate::support::run::run;
-use crate::{guest, halt, need_kvm, never, outb, print_serial};
+use crate::support::run::{in_own_process, run};
+use crate::{guest, halt, need_kvm, never, outb, print_serial, this_test};
+use nix::errno::Errno;
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, wait};
 
 guest!(RESET_BY_I8042, outb!("0x64", "0xfe"), never!(),);
 guest!(RESET_BY_ACPI, outb!("0x602", "1"), never!(),);
@@ -33,6 +36,17 @@ guest!(PVPANIC, "mov dx, 0x505; in al, dx; cmp al, 1; jne 6f", outb!("0x505", "1
 fn a_guest_prints_and_powers_off() {
     need_kvm!();
     run(&HELLO, &[]).end().assert(0, "Hello from a tiny guest\r\n", &[]);
+}
+
+#[test]
+fn the_process_that_waits_for_kvm_ends_soon_after_the_run() {
+    need_kvm!();
+    in_own_process(this_test!(), || {
+        set_child_subreaper(true).unwrap(); // so that its parent is this process
+        run(&HELLO, &[]).end().assert(0, "Hello from a tiny guest\r\n", &[]);
+        assert!(matches!(wait(), Ok(WaitStatus::Exited(_, 0))));
+        assert_eq!(wait(), Err(Errno::ECHILD));
+    });
 }
 
 #[test]
