@@ -99,12 +99,21 @@ impl FaultClasses {
     /// The message states the names.
     pub fn change(self, name: &str) -> Result<Self, String> {
         let (remove, name) = name.strip_prefix('-').map_or((false, name), |name| (true, name));
-        let found = CLASSES.iter().chain(&GROUPS).find(|(known, _)| *known == name);
-        let (_, classes) = found.ok_or_else(|| {
+        let classes = Self::named(name).ok_or_else(|| {
             let names = CLASSES.iter().chain(&GROUPS[..2]).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             format!("give one of {names}, or several with commas; -NAME removes one")
         })?;
-        Ok(if remove { Self(self.0 & !classes.0) } else { self | *classes })
+        Ok(if remove { Self(self.0 & !classes.0) } else { self | classes })
+    }
+
+    /// The class or group with this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        CLASSES.iter().chain(&GROUPS).find(|(known, _)| *known == name).map(|(_, classes)| *classes)
+    }
+
+    /// The names of its classes.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        CLASSES.iter().filter(move |(_, class)| self.intersects(*class)).map(|(name, _)| *name)
     }
 
     /// The classes of the fault that `message` reports: the message of a kernel, without its prefix.
@@ -214,8 +223,7 @@ impl BitOr for FaultClasses {
 
 impl fmt::Display for FaultClasses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = CLASSES.iter().filter(|(_, class)| self.intersects(*class)).map(|(name, _)| *name);
-        f.write_str(&names.collect::<Vec<_>>().join(","))
+        f.write_str(&self.names().collect::<Vec<_>>().join(","))
     }
 }
 

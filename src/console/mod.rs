@@ -17,9 +17,12 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod allow_list;
 mod drain;
 pub mod escape_keys;
 mod escape_sequences;
+mod fault_report;
+mod fault_title;
 pub mod input;
 mod kernel_fault;
 mod monitor;
@@ -28,7 +31,9 @@ mod printk;
 mod rules;
 pub mod terminal;
 
+pub use allow_list::Allowed;
 pub use drain::Drain;
+pub use fault_report::Fault;
 pub use kernel_fault::FaultClasses;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
 pub use rules::{Rules, Verdict};
