@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::allow_list::{AllowList, Allowed};
 use super::fault_title::title;
 use super::kernel_fault::FaultClasses;
+use super::kernel_log::for_each_message;
 use super::printk::{Origin, PANIC_BEGIN, Part};
 
 /// Faults with different titles that are kept.
@@ -119,6 +120,27 @@ impl FaultReports {
     /// The faults whose reports are complete, in the order of their first reports.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
+    }
+
+    /// Adds the faults of the kernel's log. Of those that the console has shown, too, the log has the whole report.
+    /// Returns the number of records that the log lacks.
+    pub fn add_kernel_log(&mut self, records: &[u8]) -> u64 {
+        let mut log = Self::new(self.fail_on, std::mem::take(&mut self.allow));
+        let overwritten = for_each_message(records, |part| log.add(part));
+        log.close_all();
+        self.violation = self.violation.take().or(log.violation);
+        self.allow = log.allow;
+        for fault in self.faults.drain(..) {
+            let first = fault.lines.first();
+            let is_known = log.faults.iter().any(|known| known.lines.iter().any(|line| Some(line) == first));
+            match log.faults.iter_mut().find(|known| known.title == fault.title) {
+                Some(known) => known.count = known.count.max(fault.count),
+                None if is_known => {}
+                None => log.faults.push(fault),
+            }
+        }
+        (self.faults, self.omitted) = (log.faults, log.omitted.max(self.omitted));
+        overwritten
     }
 
     /// Whether faults of `classes` fail the run.
@@ -277,6 +299,16 @@ mod tests {
             line("C1", "RIP: 0010:g+0x1/0x2"),
         ];
         assert_eq!(seen(&log.concat()), [("KASAN: a Read in f".into(), 2, 1), ("BUG: soft lockup in g".into(), 2, 1)]);
+    }
+
+    #[test]
+    fn the_kernels_log_adds_what_the_console_has_not_shown() {
+        let mut shown = reports("BUG: a\n---[ end trace 0 ]---\nUBSAN: b in c.c:1\nOops: 0");
+        let log = "6,3,100,-;BUG: a\n4,4,200,-;WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n3,5,300,-;UBSAN: b in c.c:1\n\
+                   6,6,400,-;Call Trace:\n6,7,400,-; g+0x1/0x2\n12,8,400,-;BUG: of a program";
+        assert_eq!(shown.add_kernel_log(log.as_bytes()), 3);
+        let titles: Vec<_> = shown.faults().iter().map(|fault| fault.title.as_str()).collect();
+        assert_eq!(titles, ["BUG: a", "WARNING in f", "UBSAN: b in g", "Oops"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::allow_list::AllowList;
 use super::escape_sequences::EscapeFilter;
 use super::fault_report::{Fault, FaultReports};
 use super::kernel_fault::FaultClasses;
+use super::kernel_log::KernelLog;
 use super::printk::{BANNER, KernelEnd, Origin, Part, Printk};
 use super::rules::{Matcher, Rules, Verdict};
 
@@ -129,6 +130,22 @@ impl ConsoleMonitor {
             self.finish_line(false);
         }
         self.close_reports();
+    }
+
+    /// Examines the kernel's log after [`finish`](Self::finish). Returns a remark about what it lacks.
+    pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
+        let lack = match &log.records {
+            None => "the kernel's log cannot be read (CONFIG_PRINTK)".to_owned(),
+            Some(records) => match self.faults.add_kernel_log(records) {
+                0 => String::new(),
+                lost => format!("the kernel's log lacks {lost} messages; '--append log_buf_len=16M' makes room"),
+            },
+        };
+        let violation = self.faults.violation.clone();
+        let unseen = || format!("{lack}, and the console does not show all faults that --fail-on is about");
+        let unseen = (log.hidden_on_console && !lack.is_empty()).then(unseen);
+        self.verdict = self.verdict.take().or(violation.or(unseen).map(Verdict::RuleViolated));
+        Some(lack).filter(|lack| !lack.is_empty() && !log.hidden_on_console)
     }
 
     /// No report of a fault continues.

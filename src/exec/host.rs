@@ -2,6 +2,7 @@
 //! standard streams, forwards signals and window sizes to the command, and determines how the run ended.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +11,14 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Message, MessageReader, Pages, Producer, ProtocolError, Stream};
+use super::files::FileReceiver;
 use super::pages::GuestPages;
 use super::port::{self, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use super::stream::OutputStream;
-use crate::console::Drain;
 use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
+use crate::console::{Drain, KernelLog};
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
@@ -52,6 +54,9 @@ pub struct ExecHost {
     wake_interrupt: Arc<Serial>,
     pages: Option<GuestPages>, // once init has published them
     events: MessageReader,
+    files: FileReceiver,
+    expected_files: usize, // the first is the kernel's log
+    hidden_on_console: bool,
     controls: Producer,
 
     stdin: Option<Stdin>,
@@ -95,12 +100,19 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 
 impl ExecHost {
     /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run.
+    /// the time from the signal that is forwarded to the command to the end of the run. Init sends `files`, of which the
+    /// first is the kernel's log. `hidden_on_console` is that of [`KernelLog`].
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(
+        builder: VmmBuilder,
+        kill_after: Duration,
+        has_terminal: bool,
+        files: &[OsString],
+        hidden_on_console: bool,
+    ) -> Result<(VmmBuilder, Self), Error> {
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -121,6 +133,9 @@ impl ExecHost {
             wake_interrupt,
             pages: None,
             events: MessageReader::new(Stream::Events),
+            files: FileReceiver::new(),
+            expected_files: files.len(),
+            hidden_on_console,
             controls: Producer::new(Stream::Controls),
             stdin,
             stdin_ring: Producer::new(Stream::Stdin),
@@ -159,9 +174,15 @@ impl ExecHost {
                 self.send_size()?; // it may have changed since the job was written
             }
         }
+        self.receive_files()?;
         self.receive_events()?;
         self.pump_output(ops)?;
         self.pump_input(ops, data == STDIN)
+    }
+
+    /// Receives the files that init sends.
+    fn receive_files(&mut self) -> Result<(), ProtocolError> {
+        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.expected_files))
     }
 
     /// Handles the messages from init.
@@ -296,7 +317,7 @@ impl ExecHost {
     /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from
     /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
-        let rings = self.receive_events().and_then(|()| {
+        let rings = self.receive_files().and_then(|()| self.receive_events()).and_then(|()| {
             let Some(pages) = &self.pages else { return Ok(()) };
             // `map` writes the rest of both streams, even if the first ring is invalid.
             self.outputs.each_mut().map(|stream| stream.finish(pages, drain)).into_iter().collect()
@@ -308,6 +329,9 @@ impl ExecHost {
                 _ => reason,
             };
         }
+        let hidden_on_console = self.hidden_on_console;
+        let mut files = self.files.files.drain(..);
+        drain.kernel_log = files.next().map(|records| KernelLog { records, hidden_on_console });
         let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);

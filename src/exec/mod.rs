@@ -22,6 +22,7 @@
 //! ```
 
 mod channel;
+mod files;
 mod host;
 mod init;
 mod job;
@@ -68,6 +69,8 @@ pub struct ExecConfig {
     pub kill_after: Duration,
 }
 
+/// The kernel's log.
+const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of the first process, and the number of serial ports that the driver supports.
 const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 
@@ -85,7 +88,10 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
     }
     let separate_stderr = !io::stderr().is_terminal();
-    let job = Job { command, cwd, env, modules, terminal, separate_stderr };
+    let fail_on = vmm.rules.fail_on;
+    let files = if fail_on.need_messages() { vec![KERNEL_LOG.into()] } else { Vec::new() };
+    let job = Job { command, cwd, env, modules, terminal, separate_stderr, files };
+    let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
@@ -103,7 +109,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal)?;
+    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal, &job.files, hidden_on_console)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
