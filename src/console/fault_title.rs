@@ -167,7 +167,7 @@ fn function(lines: &[String], classes: F) -> Option<&str> {
     }
     let is_one_of = |begins: &[&str], name: &str| begins.iter().any(|begin| name.starts_with(begin));
     let waits = classes.intersects(F::HUNG_TASK | F::RCU | F::LOCKUP | F::ATOMIC | F::LOCKDEP);
-    let acts = |name: &&str| !is_one_of(&REPORTERS, name) && !(waits && is_one_of(&WAITERS, name));
+    let acts = |name: &&str| !(is_one_of(&REPORTERS, name) || waits && is_one_of(&WAITERS, name));
     let locks = lines.iter().filter(|line| classes.intersects(F::LOCKDEP) && line.contains(", at: "));
     // The addresses before the call trace are those of earlier events.
     let is_trace = |line: &String| line.trim_start().to_ascii_lowercase().starts_with("call trace:");
