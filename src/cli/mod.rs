@@ -49,7 +49,7 @@ Exit codes:
   124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
   128+n  signal n (SIGTERM, SIGINT, SIGHUP, SIGQUIT) stopped kickvm
-  0-255  exec: the command's own status"
+  0-255  exec: the command's own status; with --reserve-codes 0-119, 126 and 127"
 )]
 pub struct Cli {
     /// What to do.
@@ -78,6 +78,8 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
+
+A status of the exit port is at most 119, so no other exit code is the guest's; see 'kickvm --help'.
 
 Example:
   kickvm run --kernel vmlinuz --initramfs initramfs.gz --memory 512M --cpus 2")]

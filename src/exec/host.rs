@@ -17,6 +17,7 @@ use crate::console::Drain;
 use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
+use crate::device::exit_port::MAX_STATUS;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
@@ -39,8 +40,8 @@ pub struct Timings {
     pub started: Option<Instant>,
     /// The first byte of the command's output arrived.
     pub first_byte: Option<Instant>,
-    /// The command ended.
-    pub ended: Option<Instant>,
+    /// The command ended, with this status.
+    pub ended: Option<(Instant, u8)>,
 }
 
 /// The subscriber.
@@ -63,6 +64,7 @@ pub struct ExecHost {
 
     kill_after: Duration,
     kill_timer: Timer,
+    reserve_codes: bool,
     forwarded_signal: Option<i32>,
     end: Option<ExitReason>, // as init has reported it
     /// The kernel's version banner.
@@ -85,8 +87,15 @@ fn agent_exit(code: u8, kind: &'static str, by_program: bool, message: String) -
     ExitReason::Agent(AgentExit { code, kind, by_program, message })
 }
 
-fn command_exit(status: u8) -> ExitReason {
-    agent_exit(status, "command", true, format!("the command ended with status {status}"))
+/// The end of a run by the command. With `reserve_codes` its status is neither a code of kickvm nor 128 to 255, which
+/// shells and container engines use for a process that was killed or did not start.
+fn command_exit(status: u8, reserve_codes: bool) -> ExitReason {
+    let (mut code, mut message) = (status, format!("the command ended with status {status}"));
+    if reserve_codes && matches!(status, code::PANIC..=code::FAILED | code::SIGNAL..) {
+        code = MAX_STATUS;
+        message += &format!(", which --reserve-codes turns into {code}");
+    }
+    agent_exit(code, "command", true, message)
 }
 
 fn protocol_error(error: &ProtocolError) -> ExitReason {
@@ -95,12 +104,18 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 
 impl ExecHost {
     /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run.
+    /// the time from the signal that is forwarded to the command to the end of the run. With `reserve_codes`, a run
+    /// whose command was sent a signal ends with that signal.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(
+        builder: VmmBuilder,
+        kill_after: Duration,
+        reserve_codes: bool,
+        has_terminal: bool,
+    ) -> Result<(VmmBuilder, Self), Error> {
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -130,6 +145,7 @@ impl ExecHost {
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
             kill_after,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
+            reserve_codes,
             forwarded_signal: None,
             end: None,
             banner: None,
@@ -176,8 +192,10 @@ impl ExecHost {
                 }
                 Message::Started => drop(self.timings.started.get_or_insert(now)),
                 Message::Ended(status) => {
-                    self.timings.ended.get_or_insert(now);
-                    self.exit_handler.exit(self.end.get_or_insert(command_exit(status)).clone());
+                    self.timings.ended.get_or_insert((now, status));
+                    let stopped = self.forwarded_signal.filter(|_| self.reserve_codes).map(ExitReason::Signal);
+                    let end = stopped.unwrap_or_else(|| command_exit(status, self.reserve_codes));
+                    self.exit_handler.exit(self.end.get_or_insert(end).clone());
                 }
                 Message::Warning(text) => log::warn!("warning: {text}"),
                 Message::Failed(error) => {
@@ -341,6 +359,22 @@ impl MutEventSubscriber for ExecHost {
         let winsize = self.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
         if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {
             self.exit_handler.exit(ExitReason::Failed(format!("cannot wait for the command: {error}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_codes_are_never_the_status_of_a_command() {
+        for status in 0..=u8::MAX {
+            assert_eq!(command_exit(status, false).code(), status);
+            let expected = if matches!(status, 120..=125 | 128..) { 119 } else { status };
+            let end = command_exit(status, true);
+            assert!((end.code(), end.decided_by_guest()) == (expected, true), "{end:?}");
+            assert!(end.to_string().starts_with(&format!("the command ended with status {status}")), "{end}");
         }
     }
 }

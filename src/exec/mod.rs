@@ -17,7 +17,9 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let config = ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after };
+//! let reserve_codes = false;
+//! let config =
+//!     ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after, reserve_codes };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
@@ -66,6 +68,8 @@ pub struct ExecConfig {
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
+    /// Whether a command's status of 120 to 125 or 128 to 255 ends as 119, and a forwarded signal decides the code.
+    pub reserve_codes: bool,
 }
 
 /// The path of the first process, and the number of serial ports that the driver supports.
@@ -77,7 +81,8 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after, reserve_codes } =
+        config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
@@ -103,7 +108,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal)?;
+    let (builder, host) = ExecHost::new(builder, kill_after, reserve_codes, has_terminal)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
