@@ -66,12 +66,37 @@ pub enum Command {
     Run(Box<Run>),
     /// Run one command in a fresh guest, and end with the command's exit status.
     Exec(Box<Exec>),
+    /// Process the reports of runs.
+    #[command(subcommand)]
+    Report(Report),
     /// Run an embedded guest, which needs no files, and print each step of the exit-handler pattern.
     Demo,
     /// Check whether this host can run guests; for each problem, print a remedy where one is known.
     ///
     /// The exit code is 0 if Linux can boot on this host, else 125.
     Doctor,
+}
+
+/// What `kickvm report` can do.
+#[derive(Debug, Subcommand)]
+pub enum Report {
+    /// Merge JUnit files into one, which has all their test suites and the sums of their counts.
+    ///
+    /// The exit code is 0 if all files were merged, whatever the results of their tests. It is 125 if a file is
+    /// missing, empty, no JUnit file, or without a test case; then the merged file has a test case with an error in its
+    /// place. The report of a run that has not ended counts as an error, too.
+    Merge(Merge),
+}
+
+/// The options of `kickvm report merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// JUnit files, of kickvm or of other programs
+    #[arg(value_name = "FILE", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// File to write, instead of standard output; replaced atomically
+    #[arg(long, short, value_name = "PATH")]
+    pub output: Option<PathBuf>,
 }
 
 /// The options of `kickvm run`.
