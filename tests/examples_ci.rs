@@ -85,7 +85,7 @@ fn is_one_exec(commands: &[String]) {
 
 #[test]
 fn the_commands_in_the_yaml_files_parse() {
-    for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml"] {
+    for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml", "buildkite.yml"] {
         let document: Value = serde_norway::from_str(&template(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut found = Vec::new();
         texts(&document, &mut found);
@@ -98,6 +98,46 @@ fn the_command_in_the_unit_parses() {
     let unit = template("kickvm-guest.service").replace("\\\n", " ");
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     is_one_exec(&[command.to_owned()]);
+}
+
+/// The list of arguments is also YAML.
+#[test]
+fn the_command_of_the_nomad_job_parses() {
+    let job = template("nomad.hcl");
+    let (_, arguments) = job.split_once("args = ").unwrap();
+    let arguments: Vec<String> = serde_norway::from_str(&arguments[..=arguments.find(']').unwrap()]).unwrap();
+    is_one_exec(&[format!("kickvm \"{}\"", arguments.join("\" \""))]);
+}
+
+/// `tests/tiny_guest/slurm.rs` runs the other script.
+#[test]
+fn the_command_in_the_script_for_nextest_parses() {
+    let script = template("in-guest").replace("\\\n", " ");
+    let command = script.lines().map(str::trim).find(|line| line.starts_with("kickvm exec ")).unwrap();
+    is_one_exec(&[command.to_owned()]);
+}
+
+/// What kickvm could not run is tried again; each verdict is final. The API server checks these rules besides the schema
+/// (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
+#[test]
+fn the_engines_retry_by_exit_code() {
+    let job: Value = serde_norway::from_str(&template("kubernetes-job.yaml")).unwrap();
+    let (job, pod) = (&job["spec"], &job["spec"]["template"]["spec"]);
+    assert_eq!((&job["completionMode"], &job["completions"]), (&json!("Indexed"), &json!(8)));
+    assert_eq!(pod["restartPolicy"], "Never");
+    assert!(job["backoffLimitPerIndex"].is_u64() && job.get("backoffLimit").is_none());
+    let final_codes = &job["podFailurePolicy"]["rules"][1];
+    assert_eq!(final_codes["action"], "FailIndex");
+    let codes = &final_codes["onExitCodes"];
+    assert_eq!((&codes["containerName"], &codes["operator"]), (&pod["containers"][0]["name"], &json!("NotIn")));
+    assert_eq!(codes["values"], json!([122, 125, 137, 143]));
+
+    let pipeline: Value = serde_norway::from_str(&template("buildkite.yml")).unwrap();
+    assert_eq!(pipeline["steps"][0]["retry"]["automatic"][0]["exit_status"], json!([122, 125, -1]));
+
+    for name in ["kubernetes-job.yaml", "buildkite.yml", "nomad.hcl", "slurm.sbatch", "in-guest"] {
+        assert!(template(name).contains("--reserve-codes"), "{name}");
+    }
 }
 
 /// Each job of the workflow has a time limit and no rights but reading, and takes its actions at a major version.

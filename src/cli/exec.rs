@@ -27,6 +27,10 @@ Exit codes: the command's status, 0 to 255. It is 128+n if signal n killed the c
 executed, 127 if it is not found. If kickvm decides the exit code (120 to 125, 128+n; see 'kickvm --help'), a line on
 standard error states why.
 
+With --reserve-codes, a command's status of 120 to 125 or 128 to 255 ends as 119; a line on standard error and the
+reports have it. If a signal was sent to the command, the run ends with 128+n, whatever the status. So 0 to 119, 126 and
+127 are the command's; 120 to 125 are kickvm's; and more than 127 means that kickvm was stopped, or killed, by a signal.
+
 Examples:
   kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
   kickvm exec --kernel vmlinuz --root rootfs --workdir /src --timeout 10m --memory 2G --cpus 2 -- make check")]
@@ -56,6 +60,9 @@ pub struct Exec {
     #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     #[arg(allow_hyphen_values = true)]
     kill_after: Duration,
+    /// Keep the exit codes 120 to 125 and 128+n for kickvm: such a status of the command ends as 119
+    #[arg(long)]
+    reserve_codes: bool,
     /// How the run is judged and reported.
     #[command(flatten)]
     pub results: Results,
@@ -85,6 +92,7 @@ impl Exec {
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,
             kill_after: self.kill_after,
+            reserve_codes: self.reserve_codes,
         };
         (config, paths)
     }

@@ -50,7 +50,7 @@ Exit codes:
   124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
   128+n  signal n (SIGTERM, SIGINT, SIGHUP, SIGQUIT) stopped kickvm
-  0-255  exec: the command's own status"
+  0-255  exec: the command's own status; with --reserve-codes 0-119, 126 and 127"
 )]
 pub struct Cli {
     /// What to do.
@@ -67,6 +67,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Run one command in a fresh guest, and end with the command's exit status.
     Exec(Box<Exec>),
+    /// Process the reports of runs.
+    #[command(subcommand)]
+    Report(Report),
     /// Run an embedded guest, which needs no files, and print each step of the exit-handler pattern.
     Demo,
     /// Check whether this host can run guests; for each problem, print a remedy where one is known.
@@ -75,10 +78,34 @@ pub enum Command {
     Doctor,
 }
 
+/// What `kickvm report` can do.
+#[derive(Debug, Subcommand)]
+pub enum Report {
+    /// Merge JUnit files into one, which has all their test suites and the sums of their counts.
+    ///
+    /// The exit code is 0 if all files were merged, whatever the results of their tests. It is 125 if a file is
+    /// missing, empty, no JUnit file, or without a test case; then the merged file has a test case with an error in its
+    /// place. The report of a run that has not ended counts as an error, too.
+    Merge(Merge),
+}
+
+/// The options of `kickvm report merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// JUnit files, of kickvm or of other programs
+    #[arg(value_name = "FILE", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// File to write, instead of standard output; replaced atomically
+    #[arg(long, short, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+}
+
 /// The options of `kickvm run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
+
+A status of the exit port is at most 119, so no other exit code is the guest's; see 'kickvm --help'.
 
 Example:
   kickvm run --kernel vmlinuz --initramfs initramfs.gz --memory 512M --cpus 2")]

@@ -2,7 +2,6 @@
 //! standard streams, forwards signals and window sizes to the command, and determines how the run ended.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
 use crate::console::{Drain, KernelLog};
+use crate::device::exit_port::MAX_STATUS;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
@@ -41,8 +41,23 @@ pub struct Timings {
     pub started: Option<Instant>,
     /// The first byte of the command's output arrived.
     pub first_byte: Option<Instant>,
-    /// The command ended.
-    pub ended: Option<Instant>,
+    /// The command ended, with this status.
+    pub ended: Option<(Instant, u8)>,
+}
+
+/// What distinguishes one run from another.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// The time from the signal that is forwarded to the command to the end of the run.
+    pub kill_after: Duration,
+    /// A run whose command was sent a signal ends with that signal, and see `command_exit`.
+    pub reserve_codes: bool,
+    /// The command has a terminal.
+    pub has_terminal: bool,
+    /// The number of files that init sends. The first is the kernel's log.
+    pub files: usize,
+    /// See [`KernelLog::hidden_on_console`].
+    pub hidden_on_console: bool,
 }
 
 /// The subscriber.
@@ -55,8 +70,6 @@ pub struct ExecHost {
     pages: Option<GuestPages>, // once init has published them
     events: MessageReader,
     files: FileReceiver,
-    expected_files: usize, // the first is the kernel's log
-    hidden_on_console: bool,
     controls: Producer,
 
     stdin: Option<Stdin>,
@@ -66,7 +79,7 @@ pub struct ExecHost {
     outputs: [OutputStream; 2],      // standard output and standard error
     winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
 
-    kill_after: Duration,
+    options: HostOptions,
     kill_timer: Timer,
     forwarded_signal: Option<i32>,
     end: Option<ExitReason>, // as init has reported it
@@ -90,8 +103,15 @@ fn agent_exit(code: u8, kind: &'static str, by_program: bool, message: String) -
     ExitReason::Agent(AgentExit { code, kind, by_program, message })
 }
 
-fn command_exit(status: u8) -> ExitReason {
-    agent_exit(status, "command", true, format!("the command ended with status {status}"))
+/// The end of a run by the command. With `reserve_codes` its status is neither a code of kickvm nor 128 to 255, which
+/// shells and container engines use for a process that was killed or did not start.
+fn command_exit(status: u8, reserve_codes: bool) -> ExitReason {
+    let (mut code, mut message) = (status, format!("the command ended with status {status}"));
+    if reserve_codes && matches!(status, code::PANIC..=code::FAILED | code::SIGNAL..) {
+        code = MAX_STATUS;
+        message += &format!(", which --reserve-codes turns into {code}");
+    }
+    agent_exit(code, "command", true, message)
 }
 
 fn protocol_error(error: &ProtocolError) -> ExitReason {
@@ -99,20 +119,13 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run. Init sends `files`, of which the
-    /// first is the kernel's log. `hidden_on_console` is that of [`KernelLog`].
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(
-        builder: VmmBuilder,
-        kill_after: Duration,
-        has_terminal: bool,
-        files: &[OsString],
-        hidden_on_console: bool,
-    ) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(builder: VmmBuilder, options: HostOptions) -> Result<(VmmBuilder, Self), Error> {
+        let has_terminal = options.has_terminal;
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -134,8 +147,6 @@ impl ExecHost {
             pages: None,
             events: MessageReader::new(Stream::Events),
             files: FileReceiver::new(),
-            expected_files: files.len(),
-            hidden_on_console,
             controls: Producer::new(Stream::Controls),
             stdin,
             stdin_ring: Producer::new(Stream::Stdin),
@@ -143,7 +154,7 @@ impl ExecHost {
             stdin_closed: false,
             outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
-            kill_after,
+            options,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
             forwarded_signal: None,
             end: None,
@@ -182,7 +193,7 @@ impl ExecHost {
 
     /// Receives the files that init sends.
     fn receive_files(&mut self) -> Result<(), ProtocolError> {
-        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.expected_files))
+        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.options.files))
     }
 
     /// Handles the messages from init.
@@ -197,8 +208,10 @@ impl ExecHost {
                 }
                 Message::Started => drop(self.timings.started.get_or_insert(now)),
                 Message::Ended(status) => {
-                    self.timings.ended.get_or_insert(now);
-                    self.exit_handler.exit(self.end.get_or_insert(command_exit(status)).clone());
+                    self.timings.ended.get_or_insert((now, status));
+                    let stopped = self.forwarded_signal.filter(|_| self.options.reserve_codes).map(ExitReason::Signal);
+                    let end = stopped.unwrap_or_else(|| command_exit(status, self.options.reserve_codes));
+                    self.exit_handler.exit(self.end.get_or_insert(end).clone());
                 }
                 Message::Warning(text) => log::warn!("warning: {text}"),
                 Message::Failed(error) => {
@@ -307,7 +320,7 @@ impl ExecHost {
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
         let runs = self.timings.started.is_some() && self.end.is_none();
-        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.kill_after).is_err() {
+        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.options.kill_after).is_err() {
             return false;
         }
         self.forwarded_signal = Some(number);
@@ -329,7 +342,7 @@ impl ExecHost {
                 _ => reason,
             };
         }
-        let hidden_on_console = self.hidden_on_console;
+        let hidden_on_console = self.options.hidden_on_console;
         let mut files = self.files.files.drain(..);
         drain.kernel_log = files.next().map(|records| KernelLog { records, hidden_on_console });
         let failure = self.outputs.iter().find_map(OutputStream::failure);
@@ -365,6 +378,22 @@ impl MutEventSubscriber for ExecHost {
         let winsize = self.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
         if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {
             self.exit_handler.exit(ExitReason::Failed(format!("cannot wait for the command: {error}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_codes_are_never_the_status_of_a_command() {
+        for status in 0..=u8::MAX {
+            assert_eq!(command_exit(status, false).code(), status);
+            let expected = if matches!(status, 120..=125 | 128..) { 119 } else { status };
+            let end = command_exit(status, true);
+            assert!((end.code(), end.decided_by_guest()) == (expected, true), "{end:?}");
+            assert!(end.to_string().starts_with(&format!("the command ended with status {status}")), "{end}");
         }
     }
 }

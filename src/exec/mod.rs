@@ -17,7 +17,9 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let config = ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after };
+//! let reserve_codes = false;
+//! let config =
+//!     ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after, reserve_codes };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
@@ -44,7 +46,7 @@ use crate::boot;
 use crate::console::terminal;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
-use host::ExecHost;
+use host::{ExecHost, HostOptions};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 
@@ -67,6 +69,8 @@ pub struct ExecConfig {
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
+    /// Whether a command's status of 120 to 125 or 128 to 255 ends as 119, and a forwarded signal decides the code.
+    pub reserve_codes: bool,
 }
 
 /// The kernel's log.
@@ -80,7 +84,8 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after, reserve_codes } =
+        config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
@@ -91,7 +96,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let fail_on = vmm.rules.fail_on;
     let files = if fail_on.need_messages() { vec![KERNEL_LOG.into()] } else { Vec::new() };
     let job = Job { command, cwd, env, modules, terminal, separate_stderr, files };
-    let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
+    let cmdline = vmm.cmdline.clone();
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
@@ -109,7 +114,14 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal, &job.files, hidden_on_console)?;
+    let options = HostOptions {
+        kill_after,
+        reserve_codes,
+        has_terminal,
+        files: job.files.len(),
+        hidden_on_console: fail_on.are_hidden_by(&cmdline),
+    };
+    let (builder, host) = ExecHost::new(builder, options)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));

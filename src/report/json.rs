@@ -30,6 +30,7 @@ pub fn json(report: &Report) -> String {
         "outcome": outcome.reason.word(),
         "exit_code": outcome.reason.code(),
         "decided_by": if outcome.reason.decided_by_guest() { "guest" } else { "kickvm" },
+        "command_status": timings.ended.map(|(_, status)| status),
         "reason": outcome.reason.to_string(),
         "began_at": run.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         "seconds": {
@@ -42,7 +43,7 @@ pub fn json(report: &Report) -> String {
             "to_init": after(timings.init),
             "to_command": after(timings.started),
             "to_first_output": after(timings.first_byte),
-            "to_exit": after(timings.ended),
+            "to_exit": after(timings.ended.map(|(when, _)| when)),
         },
         "exits": exits(&outcome.stats()),
         "vcpus": outcome.vcpus.iter().map(vcpu).collect::<Value>(),

@@ -32,7 +32,7 @@ pub fn junit(report: &Report) -> String {
 }
 
 /// Escapes text for XML 1.0, which cannot represent most control characters.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let invalid = |c: char| c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{fffe}' | '\u{ffff}');
     let text = text.replace(invalid, "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")

@@ -1,5 +1,5 @@
 //! Reports a run: messages on standard error, JSON (`resources/report.schema.json` describes it),
-//! and a JUnit test case.
+//! and a JUnit test case. [`merge()`] makes one JUnit file of several.
 //!
 //! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything
 //! runs. Its [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
@@ -20,11 +20,13 @@
 mod file;
 mod json;
 mod junit;
+mod merge;
 mod summary;
 mod symbols;
 
 pub use json::{VERSION, json};
 pub use junit::junit;
+pub use merge::merge;
 pub use summary::{ReportPaths, RunReporter};
 
 use std::path::PathBuf;

@@ -101,7 +101,8 @@ impl RunReporter {
             stats.busiest_ports(10).iter().for_each(|(port, count)| log::debug!("port {port:#x}: {count} exits"));
         }
         let (reason, code) = (&outcome.reason, outcome.reason.code());
-        log::log!(if reason.is_quiet() { log::Level::Info } else { log::Level::Error }, "{reason}");
+        let replaced = reason.decided_by_guest() && timings.ended.is_some_and(|(_, status)| status != code);
+        log::log!(if reason.is_quiet() && !replaced { log::Level::Info } else { log::Level::Error }, "{reason}");
         outcome.notes.iter().for_each(|note| log::warn!("{note}"));
         outcome.console.faults.iter().for_each(log_fault);
         outcome

@@ -72,7 +72,8 @@ fn an_incomplete_command_line_is_one_line() {
     for (args, line) in [
         (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
-        (&[], "missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned()),
+        (&[], "missing subcommand: expected run, exec, report, demo or doctor; see 'kickvm --help'".to_owned()),
+        (&["report"], "missing subcommand: expected merge; see 'kickvm report --help'".to_owned()),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
         (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
     ] {
