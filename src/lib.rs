@@ -36,6 +36,7 @@
 //!     [`exec::run_if_init`] as the guest's first process.
 //! 12. [`report`] turns an [`Outcome`](vmm::Outcome) into messages, JSON and JUnit. [`doctor`] checks the host
 //!     and has the demonstration guest.
+//! 13. [`matrix`] runs one command for each combination of kernels, vCPUs and kernel command lines.
 //!
 //! The pattern of steps 3 to 6 in one piece, without KVM:
 //!
@@ -130,6 +131,8 @@ pub mod doctor;
 pub mod event;
 #[cfg(feature = "vmm")]
 pub mod exec;
+#[cfg(feature = "vmm")]
+pub mod matrix;
 #[cfg(feature = "vmm")]
 pub mod memory;
 #[cfg(feature = "vmm")]

@@ -42,16 +42,22 @@ fn run() -> Result<u8, String> {
     }
 }
 
-fn run_vm(run: cli::Run) -> Result<u8, String> {
+fn run_vm(mut run: cli::Run) -> Result<u8, String> {
     log::set_max_level(run.results.level());
+    if let Some(matrix) = run.matrix()? {
+        return matrix.run();
+    }
     let (config, paths) = run.into_parts();
     let reporter = RunReporter::new(&[], &config, paths)?;
     let outcome = Vmm::try_from(config).and_then(Vmm::run);
     Ok(reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default()))
 }
 
-fn run_command(exec: cli::Exec) -> Result<u8, String> {
+fn run_command(mut exec: cli::Exec) -> Result<u8, String> {
     log::set_max_level(exec.results.level());
+    if let Some(matrix) = exec.matrix()? {
+        return matrix.run();
+    }
     let (config, paths) = exec.into_parts();
     let reporter = RunReporter::new(&config.command, &config.vmm, paths)?;
     let outcome = exec::run(config);

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Machine, Results, values};
+use super::{Machine, Results, combinations, values};
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
+use crate::matrix::Matrix;
 use crate::report::ReportPaths;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
@@ -72,6 +73,15 @@ pub struct Exec {
 }
 
 impl Exec {
+    /// Returns the runs if there are several. Otherwise this is one.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used for several runs.
+    pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+    }
+
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();

@@ -13,6 +13,7 @@
 //! assert_eq!((config.memory, config.cmdline.as_str()), (1 << 30, "console=ttyS0 panic=-1 quiet"));
 //! ```
 
+mod combinations;
 mod exec;
 pub mod logger;
 mod values;
@@ -20,6 +21,7 @@ mod values;
 pub use exec::Exec;
 use values::AllowFile;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use log::LevelFilter;
 
 use crate::boot::Image;
 use crate::console::{FaultClasses, Rules};
+use crate::matrix::{Matrix, Selection};
 use crate::report::ReportPaths;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig};
 
@@ -114,7 +117,7 @@ pub struct Run {
     machine: Machine,
     /// Kernel command line, passed on unchanged. The default is "console=ttyS0 panic=-1", with hvc0 if --console is
     /// virtio
-    #[arg(long, value_name = "TEXT", conflicts_with = "append", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["append", "append_each"], allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Destination of the guest's console: stdio, virtio, none, stderr, or file=PATH
     ///
@@ -135,6 +138,15 @@ pub struct Run {
 }
 
 impl Run {
+    /// Returns the runs if there are several. Otherwise this is one.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used for several runs.
+    pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+    }
+
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (VMMConfig, ReportPaths) {
         let default = if self.console == ConsoleConfig::Virtio { VIRTIO_CMDLINE } else { DEFAULT_CMDLINE };
@@ -152,18 +164,33 @@ impl Run {
 /// The guest's kernel, processors, memory and devices.
 #[derive(Debug, Args)]
 struct Machine {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content
-    #[arg(long, short, value_name = "PATH")]
-    kernel: PathBuf,
+    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content; repeatable
+    ///
+    /// With several kernels, values of --cpus or texts of --append-each, each combination is a run of its own; the exit
+    /// code is that of the worst.
+    #[arg(long, short, value_name = "PATH", required = true)]
+    kernel: Vec<PathBuf>,
     /// Initramfs archive; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
     /// Text to append to the default kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Number of vCPUs, 1 to 254
+    /// Text to append in a run of its own; repeatable
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append_each: Vec<String>,
+    /// Number of vCPUs, 1 to 254, or several with commas
     #[arg(long, short, value_name = "N", default_value = "1", value_parser = values::cpus, allow_hyphen_values = true)]
-    cpus: u8,
+    #[arg(value_delimiter = ',')]
+    cpus: Vec<u8>,
+    /// How many of several runs are executed at the same time (default: as many as processors and memory permit)
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// The first failure ends all other runs
+    #[arg(long)]
+    fail_fast: bool,
+    #[arg(long, hide = true, value_parser = Selection::parse)]
+    combination: Option<Selection>,
     /// RAM, at least 2M and a multiple of 4K
     #[arg(long, short, value_name = "SIZE", value_parser = values::memory, allow_hyphen_values = true)]
     #[arg(default_value = "256M")]
@@ -232,6 +259,8 @@ pub struct Results {
     /// ports
     #[arg(short, action = clap::ArgAction::Count)]
     verbose: u8,
+    #[arg(skip)]
+    label: String,
 }
 
 impl Results {
@@ -253,13 +282,13 @@ impl Machine {
         if results.symbols.is_some() {
             cmdline += " nokaslr"; // the addresses of System.map are valid without KASLR only
         }
-        if let Some(append) = self.append {
-            cmdline = format!("{cmdline} {append}");
+        for text in self.append.iter().chain(&self.append_each) {
+            cmdline = format!("{cmdline} {text}");
         }
         let config = VMMConfig {
             initramfs: self.initramfs,
             cmdline,
-            cpus: self.cpus,
+            cpus: self.cpus.first().copied().unwrap_or(1),
             memory: self.memory,
             disks: self.disk,
             nets: self.net,
@@ -273,9 +302,12 @@ impl Machine {
                 allow: results.allow.into_iter().flat_map(|file| file.0).collect(),
                 ..Rules::default()
             },
-            ..VMMConfig::new(Image::File(self.kernel))
+            ..VMMConfig::new(Image::File(self.kernel.into_iter().next().unwrap_or_default()))
         };
-        (config, ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols })
+        (
+            config,
+            ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols, label: results.label },
+        )
     }
 }
 

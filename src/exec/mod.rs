@@ -96,7 +96,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let fail_on = vmm.rules.fail_on;
     let files = if fail_on.need_messages() { vec![KERNEL_LOG.into()] } else { Vec::new() };
     let job = Job { command, cwd, env, modules, terminal, separate_stderr, files };
-    let cmdline = vmm.cmdline.clone();
+    let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
@@ -114,13 +114,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let options = HostOptions {
-        kill_after,
-        reserve_codes,
-        has_terminal,
-        files: job.files.len(),
-        hidden_on_console: fail_on.are_hidden_by(&cmdline),
-    };
+    let options = HostOptions { kill_after, reserve_codes, has_terminal, files: job.files.len(), hidden_on_console };
     let (builder, host) = ExecHost::new(builder, options)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());

@@ -58,6 +58,18 @@ pub fn merge(inputs: &[PathBuf], output: Option<&Path>) -> Result<(bool, Option<
     }
 }
 
+/// Merges the JUnit files with these names and texts. One that cannot be merged, or has an error instead of a text, is a
+/// test case with an error.
+pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a str>)>) -> String {
+    let mut merged = Merged::default();
+    for (name, text) in texts {
+        if let Err(why) = text.map_err(str::to_owned).and_then(|text| merged.push(text)) {
+            merged.push_error(name, &why);
+        }
+    }
+    merged.into_xml()
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let input = InputFile::open(path, "JUnit file").map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();

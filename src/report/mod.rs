@@ -24,9 +24,10 @@ mod merge;
 mod summary;
 mod symbols;
 
+pub(crate) use file::ReportFile;
 pub use json::{VERSION, json};
 pub use junit::junit;
-pub use merge::merge;
+pub use merge::{merge, merge_texts};
 pub use summary::{ReportPaths, RunReporter};
 
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub struct Run {
     pub mode: &'static str,
     /// The command and its arguments; empty without a command.
     pub command: Vec<String>,
+    /// The name of the run among several; empty for a single one.
+    pub label: String,
     /// The path of the kernel; empty for an embedded guest.
     pub kernel: PathBuf,
     /// The guest's RAM in bytes.

@@ -31,6 +31,8 @@ pub struct ReportPaths {
     pub junit: Option<PathBuf>,
     /// The kernel's `System.map`.
     pub symbols: Option<PathBuf>,
+    /// The name of the run among several; empty for a single one.
+    pub label: String,
 }
 
 /// Reports a run. It is created before the run.
@@ -50,7 +52,7 @@ impl RunReporter {
     ///
     /// A file cannot be used; the message names it.
     pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
-        let ReportPaths { json, junit, symbols } = &paths;
+        let ReportPaths { json, junit, symbols, label } = &paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {
@@ -62,6 +64,7 @@ impl RunReporter {
         let run = Run {
             mode: if command.is_empty() { "run" } else { "exec" },
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            label: label.clone(),
             kernel: match &config.image {
                 Image::File(path) => path.clone(),
                 Image::Raw(_) => PathBuf::new(),

@@ -18,6 +18,7 @@ fn report(reason: ExitReason) -> Report {
     let run = Run {
         mode: "exec",
         command: vec!["sh".into(), "-c".into(), "echo \"<&>\" \u{1b}[0m\u{0}".into()],
+        label: String::new(),
         kernel: "/boot/vmlinuz".into(),
         memory: 256 << 20,
         began_at: SystemTime::now(),

@@ -11,6 +11,7 @@ mod devices;
 mod ends;
 mod exec;
 mod library;
+mod matrix;
 mod merge;
 mod output;
 mod smp;
