@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Machine, Results};
 use crate::matrix::{Matrix, default_jobs};
+use crate::report::annotate::CiService;
 use crate::vmm::ConsoleConfig;
 
 /// Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
@@ -14,7 +15,7 @@ pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleCon
         let (label, kernel, cpus, append) = all.into_iter().nth(selection.index).ok_or("no such --combination")?;
         (machine.kernel, machine.cpus, machine.append_each) = (vec![kernel], vec![cpus], append.into_iter().collect());
         (results.report, results.junit) = (Some(selection.json()), Some(selection.junit()));
-        results.label = label;
+        (results.label, results.annotate) = (label, CiService::Off); // the parent shows all runs
         selection.end_with_parent();
         return Ok(None);
     }
@@ -31,6 +32,7 @@ pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleCon
         labels: all.into_iter().map(|(label, ..)| label).collect(),
         jobs: machine.jobs.map_or_else(|| default_jobs(most, machine.memory), usize::from),
         fail_fast: machine.fail_fast,
+        ci: results.annotate,
         json: results.report.take(),
         junit: results.junit.take(),
         inputs: machine.kernel.iter().chain(&machine.initramfs).chain(&results.symbols).cloned().chain(disks).collect(),

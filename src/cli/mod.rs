@@ -32,6 +32,7 @@ use crate::boot::Image;
 use crate::console::{FaultClasses, Rules};
 use crate::matrix::{Matrix, Selection};
 use crate::report::ReportPaths;
+use crate::report::annotate::CiService;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig};
 
 /// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
@@ -255,6 +256,11 @@ pub struct Results {
     /// Write a report of the run as a JUnit test case
     #[arg(long, value_name = "PATH")]
     junit: Option<PathBuf>,
+    /// Show errors and a summary on the page of a CI service: auto, github, gitlab or off
+    ///
+    /// auto is the service that runs kickvm. On GitHub Actions, the guest's output cannot contain workflow commands.
+    #[arg(long, value_name = "SERVICE", default_value = "auto", value_parser = values::ci_service)]
+    annotate: CiService,
     /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
     /// ports
     #[arg(short, action = clap::ArgAction::Count)]
@@ -306,7 +312,13 @@ impl Machine {
         };
         (
             config,
-            ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols, label: results.label },
+            ReportPaths {
+                json: results.report,
+                junit: results.junit,
+                symbols: results.symbols,
+                label: results.label,
+                ci: results.annotate,
+            },
         )
     }
 }

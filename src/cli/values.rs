@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::console::Allowed;
 use crate::device::virtio::block::ID_BYTES;
+use crate::report::annotate::CiService;
 use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
@@ -27,6 +28,17 @@ pub fn allow(path: OsString) -> Result<AllowFile, String> {
     let text = std::fs::read(&path).map_err(|error| format!("cannot read the file: {}", os_error::describe(&error)))?;
     let text = String::from_utf8(text).map_err(|_| "the file is not UTF-8 text".to_owned())?;
     Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text)))
+}
+
+/// The CI service that shows the run.
+pub fn ci_service(text: &str) -> Result<CiService, String> {
+    match text {
+        "auto" => Ok(CiService::detect()),
+        "github" => Ok(CiService::GitHub),
+        "gitlab" => Ok(CiService::GitLab),
+        "off" => Ok(CiService::Off),
+        _ => Err("give auto, github, gitlab or off".to_owned()),
+    }
 }
 
 /// A number of vCPUs.

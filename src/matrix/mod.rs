@@ -27,9 +27,10 @@ use nix::sys::signal::Signal;
 
 use crate::event::{EventSet, Poll, Signals, Token};
 use crate::report::ReportFile;
+use crate::report::annotate::{Annotator, CiService};
 use crate::vmm::code;
 use child::Child;
-use summary::{Ended, decisive, json, junit, table};
+use summary::{Ended, decisive, entries, json, junit, table};
 
 /// How often the processes are checked.
 const CHECK_PERIOD: Duration = Duration::from_millis(20);
@@ -47,6 +48,8 @@ pub struct Matrix {
     pub jobs: usize,
     /// Whether the first failure ends all other runs.
     pub fail_fast: bool,
+    /// The service that shows the runs on its page.
+    pub ci: CiService,
     /// Receives all runs as JSON.
     pub json: Option<PathBuf>,
     /// Receives all runs as JUnit test suites.
@@ -113,11 +116,13 @@ impl Matrix {
         taken.extend(self.json.as_deref());
         let junit_file = ReportFile::open("--junit", self.junit.as_deref(), &taken, &junit(&self.labels, &none))?;
 
+        let annotator = Annotator::start(self.ci);
         let (ended, signal) = self.run_all(directory)?;
         table(&self.labels, &ended).iter().for_each(|line| log::warn!("{line}"));
         let deadline = Instant::now() + WRITE_TIME;
         let written = json_file.is_none_or(|file| file.write(&json(&self.labels, &ended), deadline));
         let written = junit_file.is_none_or(|file| file.write(&junit(&self.labels, &ended), deadline)) && written;
+        annotator.finish(&entries(&self.labels, &ended));
         let failed = (!written).then_some(code::FAILED);
         let stopped = signal.map(|number| code::SIGNAL.saturating_add(u8::try_from(number).unwrap_or(127)));
         Ok(stopped.unwrap_or_else(|| worst(decisive(&ended).chain(failed))))

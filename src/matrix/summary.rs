@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::Selection;
+use crate::report::annotate::Entry;
 use crate::report::{VERSION, merge_texts};
 use crate::vmm::code;
 
@@ -85,6 +86,29 @@ pub(super) fn table(labels: &[String], ended: &[Ended]) -> Vec<String> {
         lines.push(line.trim_end().to_owned());
     }
     lines
+}
+
+/// What a CI service shows of the runs that were not stopped.
+pub(super) fn entries(labels: &[String], ended: &[Ended]) -> Vec<Entry> {
+    let ended = runs(labels, ended).filter_map(|(label, run)| Some((label, run.filter(|run| !run.stopped)?)));
+    let entry = |(label, run): (&String, &Ended)| {
+        let lines = |lines: &Value| {
+            lines.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let faults = run.report["faults"].as_array().into_iter().flatten().filter(|fault| fault["allowed"] == false);
+        let title =
+            |fault: &Value| (fault["title"].as_str().unwrap_or("").to_owned(), fault["count"].as_u64().unwrap_or(1));
+        Entry {
+            name: label.clone(),
+            code: run.code,
+            outcome: run.text("outcome").to_owned(),
+            reason: run.text("reason").to_owned(),
+            seconds: run.report["seconds"]["wall"].as_f64().unwrap_or(0.0),
+            log: lines(faults.clone().next().map_or(&run.report["console"], |fault| &fault["report"])),
+            faults: faults.map(title).collect(),
+        }
+    };
+    ended.map(entry).collect()
 }
 
 /// All runs as JSON.

@@ -9,8 +9,7 @@ use crate::vmm::ExitReason;
 pub fn junit(report: &Report) -> String {
     let Report { run, wall, outcome, .. } = report;
     let (reason, code, seconds) = (&outcome.reason, outcome.reason.code(), wall.as_secs_f64());
-    let name = if run.command.is_empty() { run.kernel.to_string_lossy().into_owned() } else { run.command.join(" ") };
-    let name = if run.label.is_empty() { name } else { format!("{name} [{}]", run.label) };
+    let name = run.name();
     // A guest that ends with a bad status, or a violated rule, is a failure. Any other bad end is an error.
     let failed = code != 0 && (reason.decided_by_guest() || matches!(reason, ExitReason::RuleViolated(_)));
     let (failures, errors) = (u8::from(failed), u8::from(code != 0 && !failed));

@@ -17,6 +17,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
+pub mod annotate;
 mod file;
 mod json;
 mod junit;
@@ -53,6 +54,15 @@ pub struct Run {
     pub began_at: SystemTime,
     /// The start on the monotonic clock.
     pub began: Instant,
+}
+
+impl Run {
+    /// The command or the kernel, with the name among several.
+    pub fn name(&self) -> String {
+        let name =
+            if self.command.is_empty() { self.kernel.to_string_lossy().into_owned() } else { self.command.join(" ") };
+        if self.label.is_empty() { name } else { format!("{name} [{}]", self.label) }
+    }
 }
 
 /// A run that has ended.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::annotate::{Annotator, CiService, Entry, titles};
 use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
@@ -33,6 +34,8 @@ pub struct ReportPaths {
     pub symbols: Option<PathBuf>,
     /// The name of the run among several; empty for a single one.
     pub label: String,
+    /// The service that shows the run on its page.
+    pub ci: CiService,
 }
 
 /// Reports a run. It is created before the run.
@@ -43,6 +46,7 @@ pub struct RunReporter {
     json: Option<ReportFile>,
     junit: Option<ReportFile>,
     symbols: Symbols,
+    annotator: Annotator,
 }
 
 impl RunReporter {
@@ -52,7 +56,7 @@ impl RunReporter {
     ///
     /// A file cannot be used; the message names it.
     pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
-        let ReportPaths { json, junit, symbols, label } = &paths;
+        let ReportPaths { json, junit, symbols, label, ci } = &paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {
@@ -85,12 +89,13 @@ impl RunReporter {
             json: json_file,
             junit: junit_file,
             symbols: symbols.unwrap_or_default(),
+            annotator: Annotator::start(*ci),
         })
     }
 
     /// Reports `outcome`, and returns the exit code.
     pub fn finish(self, outcome: Outcome, timings: Timings) -> u8 {
-        let Self { run, console_hidden, json: json_file, junit: junit_file, symbols } = self;
+        let Self { run, console_hidden, json: json_file, junit: junit_file, symbols, annotator } = self;
         let report = Report { wall: run.began.elapsed(), run, outcome, timings };
         let outcome = &report.outcome;
         // The files come first: messages may have to wait for a reader of standard error.
@@ -122,7 +127,24 @@ impl RunReporter {
         if console_hidden && !reason.is_quiet() && !matches!(reason, ExitReason::Failed(_) | ExitReason::Signal(_)) {
             log_console(&outcome.console.lines, reason);
         }
-        if written || code != code::OK { code } else { code::FAILED }
+        let code = if written || code != code::OK { code } else { code::FAILED };
+        annotator.finish(&[entry(&report, code)]);
+        code
+    }
+}
+
+/// What a CI service shows.
+fn entry(report: &Report, code: u8) -> Entry {
+    let Report { run, wall, outcome, .. } = report;
+    let failing = outcome.console.faults.iter().find(|fault| !fault.allowed);
+    Entry {
+        name: run.name(),
+        code,
+        outcome: outcome.reason.word().to_owned(),
+        reason: outcome.reason.to_string(),
+        seconds: wall.as_secs_f64(),
+        faults: titles(&outcome.console.faults),
+        log: failing.map_or(&outcome.console.lines, |fault| &fault.lines).clone(),
     }
 }
 

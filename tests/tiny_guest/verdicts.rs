@@ -241,3 +241,30 @@ fn a_fault_before_the_expected_line_fails_the_run() {
         "kickvm: the guest kernel reported a fault (--fail-on warn): WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2";
     check(End::Hang, &log, &["--fail-on", "warn", "--expect", "^PASS"], 123, &[violated]);
 }
+
+#[test]
+fn a_ci_service_shows_errors_and_takes_no_commands_from_the_guest() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let summary = dir.file("summary", b"before\n");
+    let log = format!("{BANNER}::error::of the guest\r\n{OOPS}");
+    let mut code = vec![0x66, 0xba, 0xf8, 0x03];
+    code.extend(log.bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    code.extend([0xb0, 7, 0xe6, 0xf4]); // mov al, 7; out 0xf4, al
+    let mut github = run(&code, &["--fail-on", "oops"]);
+    github.command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &summary);
+    let ended = github.end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(123), log.as_str()));
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    let token = lines[0].strip_prefix("::stop-commands::").unwrap();
+    assert_eq!((token.len(), lines[2]), (39, format!("::{token}::").as_str()));
+    assert!(lines[3].starts_with("::error title=") && lines[3].contains(&TITLE.replace(':', "%3A")), "{lines:?}");
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(summary.starts_with("before\n### kickvm\n") && summary.contains("#PF: supervisor read"), "{summary}");
+
+    let ended = run(&code, &["--fail-on", "oops", "--annotate", "gitlab"]).end();
+    assert!(ended.stderr.contains(":kickvm_") && ended.stderr.contains("| RIP: 0010:do_it"), "{ended:?}");
+    let mut off = run(&code, &["--fail-on", "oops", "--annotate", "off"]);
+    off.command.env("GITHUB_ACTIONS", "true");
+    assert_eq!(off.end().stderr.lines().count(), 1);
+}
