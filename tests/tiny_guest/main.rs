@@ -13,6 +13,7 @@ mod exec;
 mod library;
 mod merge;
 mod output;
+mod slurm;
 mod smp;
 mod stuck_output;
 mod terminal;
