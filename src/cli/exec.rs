@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Machine, Results, values};
-use crate::console::FaultClasses;
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
 use crate::report::ReportPaths;
@@ -76,15 +75,11 @@ impl Exec {
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // A console that the user sees is complete. A quiet kernel prints errors only (kernel_levels.h).
+        // A console that the user sees is complete. A quiet kernel prints errors only.
         if self.console == ConsoleConfig::None {
-            let fail_on = self.results.fail_on();
-            cmdline += if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) {
-                " loglevel=7"
-            } else if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) {
-                " loglevel=5"
-            } else {
-                " quiet"
+            cmdline += &match self.results.fail_on().console_level() {
+                4 => " quiet".to_owned(),
+                level => format!(" loglevel={level}"),
             };
         }
         let (vmm, paths) = self.machine.into_parts(cmdline, self.results);

@@ -18,6 +18,7 @@ pub mod logger;
 mod values;
 
 pub use exec::Exec;
+use values::AllowFile;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -210,6 +211,12 @@ pub struct Results {
     #[arg(long, value_name = "CLASS,...", value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(value_parser = |name: &str| FaultClasses::NONE.change(name).map(|_| name.to_owned()))]
     fail_on: Vec<String>,
+    /// File of faults that --fail-on permits: one regular expression a line, for the title or the first line of the
+    /// fault's report, after "CLASS: " if it is for one class only. Lines that begin with # are comments; repeatable
+    ///
+    /// With -v, kickvm lists the expressions that no fault has matched.
+    #[arg(long, value_name = "FILE", value_parser = values::os(values::allow))]
+    allow: Vec<AllowFile>,
     /// The kernel's System.map: at a timeout, kickvm names the function that each vCPU is in
     ///
     /// This adds nokaslr to the default kernel command line.
@@ -261,7 +268,11 @@ impl Machine {
             balloon: self.balloon,
             timeout: self.timeout,
             port_stats: results.verbose >= 2,
-            rules: Rules { fail_on: results.fail_on(), ..Rules::default() },
+            rules: Rules {
+                fail_on: results.fail_on(),
+                allow: results.allow.into_iter().flat_map(|file| file.0).collect(),
+                ..Rules::default()
+            },
             ..VMMConfig::new(Image::File(self.kernel))
         };
         (config, ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols })

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::console::Allowed;
 use crate::device::virtio::block::ID_BYTES;
+use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
 /// A parser of values that need not be UTF-8, such as paths.
@@ -14,6 +16,17 @@ pub fn os<T: Clone + Send + Sync + 'static>(
     parse: fn(OsString) -> Result<T, String>,
 ) -> impl TypedValueParser<Value = T> {
     OsStringValueParser::new().try_map(parse)
+}
+
+/// The entries of a file for `--allow`.
+#[derive(Clone, Debug)]
+pub struct AllowFile(pub Vec<Allowed>);
+
+/// Reads a file for `--allow`.
+pub fn allow(path: OsString) -> Result<AllowFile, String> {
+    let text = std::fs::read(&path).map_err(|error| format!("cannot read the file: {}", os_error::describe(&error)))?;
+    let text = String::from_utf8(text).map_err(|_| "the file is not UTF-8 text".to_owned())?;
+    Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text)))
 }
 
 /// A number of vCPUs.

@@ -78,10 +78,37 @@ impl FaultClasses {
     pub const CI: Self = Self(Self::ALL.0 & !(Self::OOM.0 | Self::TAINT.0));
 
     /// Classes of which some messages have the level KERN_WARNING or KERN_NOTICE.
-    pub const PRINTED_AS_WARNING: Self =
+    const PRINTED_AS_WARNING: Self =
         Self(Self::WARN.0 | Self::LOCKDEP.0 | Self::RCU.0 | Self::REFCOUNT.0 | Self::OOM.0 | Self::TAINT.0);
     /// Classes of which some messages have the level KERN_INFO.
-    pub const PRINTED_AS_INFORMATION: Self = Self::LEAK;
+    const PRINTED_AS_INFORMATION: Self = Self::LEAK;
+
+    /// The console log level that shows the faults of these classes (include/linux/kern_levels.h): messages of lower
+    /// levels are printed.
+    pub fn console_level(self) -> u8 {
+        if self.intersects(Self::PRINTED_AS_INFORMATION) {
+            7
+        } else if self.intersects(Self::PRINTED_AS_WARNING) {
+            5
+        } else {
+            4
+        }
+    }
+
+    /// Whether a kernel with this command line does not show all of these faults on its console.
+    pub fn are_hidden_by(self, cmdline: &str) -> bool {
+        let level = cmdline.split(' ').fold(7, |level, word| match word {
+            "quiet" => 4,
+            "debug" | "ignore_loglevel" => 10,
+            word => word.strip_prefix("loglevel=").and_then(|number| number.parse().ok()).unwrap_or(level),
+        });
+        level < self.console_level()
+    }
+
+    /// Whether the set has classes that the kernel's messages show.
+    pub fn need_messages(self) -> bool {
+        self.0 & !Self::RESET.0 != 0
+    }
 
     /// Whether the sets have a class in common.
     pub fn intersects(self, other: Self) -> bool {
@@ -99,12 +126,21 @@ impl FaultClasses {
     /// The message states the names.
     pub fn change(self, name: &str) -> Result<Self, String> {
         let (remove, name) = name.strip_prefix('-').map_or((false, name), |name| (true, name));
-        let found = CLASSES.iter().chain(&GROUPS).find(|(known, _)| *known == name);
-        let (_, classes) = found.ok_or_else(|| {
+        let classes = Self::named(name).ok_or_else(|| {
             let names = CLASSES.iter().chain(&GROUPS[..2]).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             format!("give one of {names}, or several with commas; -NAME removes one")
         })?;
-        Ok(if remove { Self(self.0 & !classes.0) } else { self | *classes })
+        Ok(if remove { Self(self.0 & !classes.0) } else { self | classes })
+    }
+
+    /// The class or group with this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        CLASSES.iter().chain(&GROUPS).find(|(known, _)| *known == name).map(|(_, classes)| *classes)
+    }
+
+    /// The names of its classes.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        CLASSES.iter().filter(move |(_, class)| self.intersects(*class)).map(|(name, _)| *name)
     }
 
     /// The classes of the fault that `message` reports: the message of a kernel, without its prefix.
@@ -214,8 +250,7 @@ impl BitOr for FaultClasses {
 
 impl fmt::Display for FaultClasses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = CLASSES.iter().filter(|(_, class)| self.intersects(*class)).map(|(name, _)| *name);
-        f.write_str(&names.collect::<Vec<_>>().join(","))
+        f.write_str(&self.names().collect::<Vec<_>>().join(","))
     }
 }
 

@@ -17,19 +17,26 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod allow_list;
 mod drain;
 pub mod escape_keys;
 mod escape_sequences;
+mod fault_report;
+mod fault_title;
 pub mod input;
 mod kernel_fault;
+mod kernel_log;
 mod monitor;
 pub mod output;
 mod printk;
 mod rules;
 pub mod terminal;
 
+pub use allow_list::Allowed;
 pub use drain::Drain;
+pub use fault_report::Fault;
 pub use kernel_fault::FaultClasses;
+pub use kernel_log::KernelLog;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
 pub use rules::{Rules, Verdict};
 
@@ -147,6 +154,11 @@ impl ConsoleIo {
     /// Discards output from now on, so that no vCPU waits for room.
     pub fn close(&self) {
         self.ports.iter().for_each(|port| port.close());
+    }
+
+    /// Examines the kernel's log; see [`ConsoleMonitor::add_kernel_log`].
+    pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
+        self.monitor.add_kernel_log(log)
     }
 
     /// The monitor, which has examined all output once [`finish`](Self::finish) has returned.

@@ -4,9 +4,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::allow_list::AllowList;
 use super::escape_sequences::EscapeFilter;
+use super::fault_report::{Fault, FaultReports};
 use super::kernel_fault::FaultClasses;
-use super::printk::{BANNER, KernelEnd, Origin, Printk};
+use super::kernel_log::KernelLog;
+use super::printk::{BANNER, KernelEnd, Origin, Part, Printk};
 use super::rules::{Matcher, Rules, Verdict};
 
 /// Lines that are kept.
@@ -19,6 +22,8 @@ const OVERLAP: usize = 512;
 const PROMPT_SILENCE: Duration = Duration::from_millis(200);
 /// The silence after the last line of a panic by which the kernel has stopped.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
+/// The silence by which the report of a fault is complete.
+const REPORT_SILENCE: Duration = Duration::from_millis(500);
 
 /// The console of a run that has ended.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +36,12 @@ pub struct ConsoleLog {
     pub killed: Option<String>,
     /// The kernel's banner.
     pub banner: Option<String>,
+    /// The faults that the kernel has reported.
+    pub faults: Vec<Fault>,
+    /// The number of further faults, for which there was no room.
+    pub omitted_faults: u32,
+    /// The entries of [`Rules::allow`] that no fault has matched, with their places.
+    pub unused_allow: Vec<String>,
 }
 
 /// Examines the output on the event loop's thread.
@@ -51,6 +62,7 @@ pub struct ConsoleMonitor {
     prompt_checked: bool,
     printk: Printk,
     end: KernelEnd,
+    faults: FaultReports,
     matcher: Matcher,
     verdict: Option<Verdict>,
 }
@@ -62,7 +74,8 @@ impl ConsoleMonitor {
     ///
     /// The message names the rule that is not a valid regular expression.
     pub fn new(rules: &Rules) -> Result<Self, String> {
-        Ok(Self { matcher: Matcher::new(rules)?, ..Self::default() })
+        let faults = FaultReports::new(rules.fail_on, AllowList::new(&rules.allow)?);
+        Ok(Self { matcher: Matcher::new(rules)?, faults, ..Self::default() })
     }
 
     /// Appends output to the backlog.
@@ -116,6 +129,29 @@ impl ConsoleMonitor {
         if !self.line.is_empty() {
             self.finish_line(false);
         }
+        self.close_reports();
+    }
+
+    /// Examines the kernel's log after [`finish`](Self::finish). Returns a remark about what it lacks.
+    pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
+        let lack = match &log.records {
+            None => "the kernel's log cannot be read (CONFIG_PRINTK)".to_owned(),
+            Some(records) => match self.faults.add_kernel_log(records) {
+                0 => String::new(),
+                lost => format!("the kernel's log lacks {lost} messages; '--append log_buf_len=16M' makes room"),
+            },
+        };
+        let violation = self.faults.violation.clone();
+        let unseen = || format!("{lack}, and the console does not show all faults that --fail-on is about");
+        let unseen = (log.hidden_on_console && !lack.is_empty()).then(unseen);
+        self.verdict = self.verdict.take().or(violation.or(unseen).map(Verdict::RuleViolated));
+        Some(lack).filter(|lack| !lack.is_empty() && !log.hidden_on_console)
+    }
+
+    /// No report of a fault continues.
+    fn close_reports(&mut self) {
+        self.faults.close_all();
+        self.verdict = self.verdict.take().or(self.faults.violation.clone().map(Verdict::RuleViolated));
     }
 
     /// Examines the line, and begins another. `by_cr` means that the next one is written over it.
@@ -152,7 +188,8 @@ impl ConsoleMonitor {
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
         let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE) }
+        let report = self.faults.is_open().then_some(REPORT_SILENCE);
+        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE).or(report) }
     }
 
     /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
@@ -160,6 +197,9 @@ impl ConsoleMonitor {
     pub fn on_silence(&mut self) -> bool {
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);
+        }
+        if self.is_idle() {
+            self.close_reports();
         }
         self.is_idle() && self.end.stopped
     }
@@ -172,7 +212,7 @@ impl ConsoleMonitor {
     /// Whether a reset of the guest is a failure: no program had requested it, as far as the console shows. `false` if
     /// the kernel has printed nothing.
     pub fn reset_is_fault(&self) -> bool {
-        self.matcher.fails_on(FaultClasses::RESET) && self.printk.was_seen() && self.end.reset_is_unrequested()
+        self.faults.fails_on(FaultClasses::RESET) && self.printk.was_seen() && self.end.reset_is_unrequested()
     }
 
     /// The first verdict of the rules.
@@ -189,14 +229,20 @@ impl ConsoleMonitor {
     pub fn log(&self) -> ConsoleLog {
         let last = Some(&self.line).filter(|line| !line.is_empty());
         let lines = self.lines.iter().chain(last).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-        ConsoleLog { lines, ..self.log.clone() }
+        let (faults, omitted_faults) = (self.faults.faults().to_vec(), self.faults.omitted);
+        let unused_allow = self.faults.unused().map(|entry| format!("'{}' ({})", entry.expression, entry.place));
+        ConsoleLog { lines, faults, omitted_faults, unused_allow: unused_allow.collect(), ..self.log.clone() }
     }
 
     /// Examines the line as it is now.
     fn check_line(&mut self, complete: bool) {
-        let Self { printk, end, log, verdict, matcher, .. } = self;
-        printk.split(&String::from_utf8_lossy(&self.line), |text, origin| {
-            end.check(text, origin, complete);
+        let Self { printk, end, log, faults, verdict, matcher, .. } = self;
+        printk.split(&String::from_utf8_lossy(&self.line), |part| {
+            let &Part { text, origin, .. } = part;
+            end.check(part, complete);
+            if complete {
+                faults.add(part);
+            }
             if complete && origin != Origin::Program {
                 log.killed = oom_victim(text).map(str::to_owned).or(log.killed.take());
                 if log.banner.is_none() && text.starts_with(BANNER) {
@@ -204,7 +250,11 @@ impl ConsoleMonitor {
                 }
             }
             if verdict.is_none() {
-                *verdict = matcher.check(text, origin, complete);
+                let matched = matcher.check(text, complete);
+                if matched.is_some() {
+                    faults.close_all(); // a fault before this line counts first
+                }
+                *verdict = faults.violation.clone().map(Verdict::RuleViolated).or(matched);
             }
         });
     }

@@ -32,33 +32,46 @@ pub(super) enum Origin {
     Program,
 }
 
+/// A part of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    /// Without the prefix.
+    pub text: &'a str,
+    pub origin: Origin,
+    /// The task or CPU in the prefix, such as `T1`; empty without one.
+    pub caller: &'a str,
+    /// The time in the prefix, in microseconds; 0 without one.
+    pub time: u64,
+}
+
 /// Distinguishes the messages of a kernel from other text.
 #[derive(Debug, Default)]
 pub(super) struct Printk(Prefixes);
 
 impl Printk {
-    /// Calls `part` with each part of a console line, and its origin. A part ends where a message of the kernel begins.
-    /// Prefixes are left out.
-    pub fn split(&mut self, line: &str, mut part: impl FnMut(&str, Origin)) {
+    /// Calls `take` with each part of a console line. A part ends where a message of the kernel begins.
+    pub fn split(&mut self, line: &str, mut take: impl FnMut(&Part<'_>)) {
         if self.0 == Prefixes::Unknown && line.starts_with(BANNER) {
             self.0 = Prefixes::Never;
         }
-        let mut origin = if matches!(self.0, Prefixes::Always(_)) { Origin::Program } else { Origin::Unknown };
-        let (mut from, mut at) = (0, 0);
+        let origin = if matches!(self.0, Prefixes::Always(_)) { Origin::Program } else { Origin::Unknown };
+        let mut part = Part { text: line, origin, caller: "", time: 0 };
+        let mut at = 0;
         while let Some(offset) = line[at..].find('[') {
             at += offset;
             match parse_prefix(&line[at..], at > 0).filter(|prefix| self.accept(prefix)) {
-                Some(Prefix { text, .. }) => {
-                    if at > from {
-                        part(&line[from..at], origin);
+                Some(prefix) => {
+                    part.text = &part.text[..part.text.len() - (line.len() - at)];
+                    if !part.text.is_empty() {
+                        take(&part);
                     }
-                    from = line.len() - text.len();
-                    (at, origin) = (from, Origin::Kernel);
+                    part = prefix;
+                    at = line.len() - prefix.text.len();
                 }
                 None => at += 1,
             }
         }
-        part(&line[from..], origin);
+        take(&part);
     }
 
     /// Whether the kernel has printed its banner.
@@ -67,7 +80,7 @@ impl Printk {
     }
 
     /// Whether this is the prefix of a message of this kernel.
-    fn accept(&mut self, prefix: &Prefix<'_>) -> bool {
+    fn accept(&mut self, prefix: &Part<'_>) -> bool {
         if prefix.text.starts_with(BANNER) {
             self.0 = Prefixes::Always(prefix.time); // a new kernel, perhaps one that kexec has started
             return true;
@@ -84,14 +97,9 @@ impl Printk {
 /// How a kernel's banner begins (init/version.c).
 pub(super) const BANNER: &str = "Linux version ";
 
-/// A prefix of printk, and the text after it.
-struct Prefix<'a> {
-    time: u64, // in microseconds
-    text: &'a str,
-}
-
-/// Parses a prefix. One in the `middle` of a line has the exact width of the kernel's, `[%5lu.%06lu]`.
-fn parse_prefix(line: &str, middle: bool) -> Option<Prefix<'_>> {
+/// Parses a prefix and the text after it. One in the `middle` of a line has the exact width of the kernel's,
+/// `[%5lu.%06lu]`.
+fn parse_prefix(line: &str, middle: bool) -> Option<Part<'_>> {
     let (stamp, mut text) = line.strip_prefix('[')?.split_once(']')?;
     let (seconds, fraction) = stamp.trim_start_matches(' ').split_once('.')?;
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -101,19 +109,17 @@ fn parse_prefix(line: &str, middle: bool) -> Option<Prefix<'_>> {
     }
     let microseconds = fraction.get(..6).unwrap_or(fraction).parse::<u64>().ok()?;
     let time = seconds.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(microseconds)?;
-    let caller = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    if let Some((caller, rest)) = caller
-        && caller
-            .trim_start_matches(' ')
-            .strip_prefix(['T', 'C'])
-            .is_some_and(|number| !number.is_empty() && is_number(number))
+    let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let mut caller = "";
+    if let Some((id, rest)) = in_brackets.map(|(id, rest)| (id.trim_start_matches(' '), rest))
+        && id.strip_prefix(['T', 'C']).is_some_and(|number| !number.is_empty() && is_number(number))
     {
-        text = rest;
+        (caller, text) = (id, rest);
     }
-    Some(Prefix { time, text: text.strip_prefix(' ').unwrap_or(text) })
+    Some(Part { text: text.strip_prefix(' ').unwrap_or(text), origin: Origin::Kernel, caller, time })
 }
 
-const PANIC_BEGIN: &str = "Kernel panic - not syncing";
+pub(super) const PANIC_BEGIN: &str = "Kernel panic - not syncing";
 const PANIC_END: &str = "---[ end Kernel panic";
 /// What the kernel prints before an orderly end (kernel/reboot.c), and never after a panic.
 const ORDERLY_END: [&str; 3] = ["reboot: Restarting system", "reboot: Power down", "reboot: System halted"];
@@ -139,7 +145,7 @@ pub(super) struct KernelEnd {
 
 impl KernelEnd {
     /// Examines a part of a line. `complete` is false for a line without its end.
-    pub fn check(&mut self, text: &str, origin: Origin, complete: bool) {
+    pub fn check(&mut self, &Part { text, origin, .. }: &Part<'_>, complete: bool) {
         // A kernel without prefixes may write into the middle of a line.
         let prints = |message: &str| match origin {
             Origin::Kernel => text.starts_with(message),
@@ -166,7 +172,7 @@ mod tests {
 
     fn parts(printk: &mut Printk, line: &str) -> Vec<(String, Origin)> {
         let mut parts = Vec::new();
-        printk.split(line, |text, origin| parts.push((text.to_owned(), origin)));
+        printk.split(line, |part| parts.push((part.text.to_owned(), part.origin)));
         parts
     }
 
@@ -212,7 +218,7 @@ mod tests {
 
     fn end_after(lines: &[&str]) -> KernelEnd {
         let (mut printk, mut end) = (Printk::default(), KernelEnd::default());
-        lines.iter().for_each(|line| printk.split(line, |text, origin| end.check(text, origin, true)));
+        lines.iter().for_each(|line| printk.split(line, |part| end.check(part, true)));
         end
     }
 

@@ -10,13 +10,14 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Message, MessageReader, Pages, Producer, ProtocolError, Stream};
+use super::files::FileReceiver;
 use super::pages::GuestPages;
 use super::port::{self, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use super::stream::OutputStream;
-use crate::console::Drain;
 use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
+use crate::console::{Drain, KernelLog};
 use crate::device::exit_port::MAX_STATUS;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
@@ -44,6 +45,21 @@ pub struct Timings {
     pub ended: Option<(Instant, u8)>,
 }
 
+/// What distinguishes one run from another.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// The time from the signal that is forwarded to the command to the end of the run.
+    pub kill_after: Duration,
+    /// A run whose command was sent a signal ends with that signal, and see `command_exit`.
+    pub reserve_codes: bool,
+    /// The command has a terminal.
+    pub has_terminal: bool,
+    /// The number of files that init sends. The first is the kernel's log.
+    pub files: usize,
+    /// See [`KernelLog::hidden_on_console`].
+    pub hidden_on_console: bool,
+}
+
 /// The subscriber.
 #[derive(Debug)]
 pub struct ExecHost {
@@ -53,6 +69,7 @@ pub struct ExecHost {
     wake_interrupt: Arc<Serial>,
     pages: Option<GuestPages>, // once init has published them
     events: MessageReader,
+    files: FileReceiver,
     controls: Producer,
 
     stdin: Option<Stdin>,
@@ -62,9 +79,8 @@ pub struct ExecHost {
     outputs: [OutputStream; 2],      // standard output and standard error
     winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
 
-    kill_after: Duration,
+    options: HostOptions,
     kill_timer: Timer,
-    reserve_codes: bool,
     forwarded_signal: Option<i32>,
     end: Option<ExitReason>, // as init has reported it
     /// The kernel's version banner.
@@ -103,19 +119,13 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run. With `reserve_codes`, a run
-    /// whose command was sent a signal ends with that signal.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(
-        builder: VmmBuilder,
-        kill_after: Duration,
-        reserve_codes: bool,
-        has_terminal: bool,
-    ) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(builder: VmmBuilder, options: HostOptions) -> Result<(VmmBuilder, Self), Error> {
+        let has_terminal = options.has_terminal;
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -136,6 +146,7 @@ impl ExecHost {
             wake_interrupt,
             pages: None,
             events: MessageReader::new(Stream::Events),
+            files: FileReceiver::new(),
             controls: Producer::new(Stream::Controls),
             stdin,
             stdin_ring: Producer::new(Stream::Stdin),
@@ -143,9 +154,8 @@ impl ExecHost {
             stdin_closed: false,
             outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
-            kill_after,
+            options,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
-            reserve_codes,
             forwarded_signal: None,
             end: None,
             banner: None,
@@ -175,9 +185,15 @@ impl ExecHost {
                 self.send_size()?; // it may have changed since the job was written
             }
         }
+        self.receive_files()?;
         self.receive_events()?;
         self.pump_output(ops)?;
         self.pump_input(ops, data == STDIN)
+    }
+
+    /// Receives the files that init sends.
+    fn receive_files(&mut self) -> Result<(), ProtocolError> {
+        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.options.files))
     }
 
     /// Handles the messages from init.
@@ -193,8 +209,8 @@ impl ExecHost {
                 Message::Started => drop(self.timings.started.get_or_insert(now)),
                 Message::Ended(status) => {
                     self.timings.ended.get_or_insert((now, status));
-                    let stopped = self.forwarded_signal.filter(|_| self.reserve_codes).map(ExitReason::Signal);
-                    let end = stopped.unwrap_or_else(|| command_exit(status, self.reserve_codes));
+                    let stopped = self.forwarded_signal.filter(|_| self.options.reserve_codes).map(ExitReason::Signal);
+                    let end = stopped.unwrap_or_else(|| command_exit(status, self.options.reserve_codes));
                     self.exit_handler.exit(self.end.get_or_insert(end).clone());
                 }
                 Message::Warning(text) => log::warn!("warning: {text}"),
@@ -304,7 +320,7 @@ impl ExecHost {
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
         let runs = self.timings.started.is_some() && self.end.is_none();
-        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.kill_after).is_err() {
+        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.options.kill_after).is_err() {
             return false;
         }
         self.forwarded_signal = Some(number);
@@ -314,7 +330,7 @@ impl ExecHost {
     /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from
     /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
-        let rings = self.receive_events().and_then(|()| {
+        let rings = self.receive_files().and_then(|()| self.receive_events()).and_then(|()| {
             let Some(pages) = &self.pages else { return Ok(()) };
             // `map` writes the rest of both streams, even if the first ring is invalid.
             self.outputs.each_mut().map(|stream| stream.finish(pages, drain)).into_iter().collect()
@@ -326,6 +342,9 @@ impl ExecHost {
                 _ => reason,
             };
         }
+        let hidden_on_console = self.options.hidden_on_console;
+        let mut files = self.files.files.drain(..);
+        drain.kernel_log = files.next().map(|records| KernelLog { records, hidden_on_console });
         let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);

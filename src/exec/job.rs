@@ -29,14 +29,16 @@ pub struct Job {
     pub terminal: Option<WinSize>,
     /// Whether standard error is a pipe even if the command gets a terminal.
     pub separate_stderr: bool,
+    /// Files whose content is sent after the command has ended.
+    pub files: Vec<OsString>,
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, files } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr);
+        let fields = (command, cwd, env, modules, terminal, separate_stderr, files);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -46,9 +48,9 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr) = serde_json::from_slice(content)?;
+        let (command, cwd, env, modules, terminal, separate_stderr, files) = serde_json::from_slice(content)?;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, files })
     }
 }
 
@@ -68,6 +70,7 @@ mod tests {
             modules: vec!["virtio_net".into()],
             terminal: Some(WinSize { rows: 24, cols: 80 }),
             separate_stderr: true,
+            files: vec![odd.clone()],
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

@@ -24,6 +24,7 @@
 //! ```
 
 mod channel;
+mod files;
 mod host;
 mod init;
 mod job;
@@ -45,7 +46,7 @@ use crate::boot;
 use crate::console::terminal;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
-use host::ExecHost;
+use host::{ExecHost, HostOptions};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 
@@ -72,6 +73,8 @@ pub struct ExecConfig {
     pub reserve_codes: bool,
 }
 
+/// The kernel's log.
+const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of the first process, and the number of serial ports that the driver supports.
 const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 
@@ -90,7 +93,10 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
     }
     let separate_stderr = !io::stderr().is_terminal();
-    let job = Job { command, cwd, env, modules, terminal, separate_stderr };
+    let fail_on = vmm.rules.fail_on;
+    let files = if fail_on.need_messages() { vec![KERNEL_LOG.into()] } else { Vec::new() };
+    let job = Job { command, cwd, env, modules, terminal, separate_stderr, files };
+    let cmdline = vmm.cmdline.clone();
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
@@ -108,7 +114,14 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, reserve_codes, has_terminal)?;
+    let options = HostOptions {
+        kill_after,
+        reserve_codes,
+        has_terminal,
+        files: job.files.len(),
+        hidden_on_console: fail_on.are_hidden_by(&cmdline),
+    };
+    let (builder, host) = ExecHost::new(builder, options)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));

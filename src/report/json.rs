@@ -7,6 +7,7 @@ use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
 
 use super::Report;
+use crate::console::Fault;
 use crate::vcpu::ExitStats;
 use crate::vmm::VcpuSummary;
 
@@ -56,6 +57,8 @@ pub fn json(report: &Report) -> String {
             "banner": outcome.console.banner,
         },
         "out_of_memory": outcome.console.killed,
+        "faults": outcome.console.faults.iter().map(fault).collect::<Value>(),
+        "omitted_faults": outcome.console.omitted_faults,
         "notes": outcome.notes,
         "console": outcome.console.lines,
     });
@@ -64,6 +67,17 @@ pub fn json(report: &Report) -> String {
 
 fn vcpu(vcpu: &VcpuSummary) -> Value {
     json!({ "id": vcpu.id, "rip": vcpu.rip.map(|rip| format!("{rip:#x}")), "exits": exits(&vcpu.stats) })
+}
+
+fn fault(fault: &Fault) -> Value {
+    json!({
+        "title": fault.title,
+        "classes": fault.classes.names().collect::<Vec<_>>(),
+        "function": fault.function,
+        "count": fault.count,
+        "allowed": fault.allowed,
+        "report": fault.lines,
+    })
 }
 
 fn exits(stats: &ExitStats) -> Value {

@@ -21,7 +21,10 @@ pub fn junit(report: &Report) -> String {
     if code != 0 {
         let tag = if failed { "failure" } else { "error" };
         let (message, kind) = (escape(&reason.to_string()), reason.word());
-        let _ = writeln!(xml, r#"      <{tag} message="{message}" type="{kind}">exit code {code}</{tag}>"#);
+        let faults = outcome.console.faults.iter().filter(|fault| !fault.allowed);
+        let faults = faults.map(|fault| format!("\n\n{} ({}x)\n{}", fault.title, fault.count, fault.lines.join("\n")));
+        let faults = escape(&faults.collect::<String>());
+        let _ = writeln!(xml, r#"      <{tag} message="{message}" type="{kind}">exit code {code}{faults}</{tag}>"#);
     }
     let console = escape(&outcome.console.lines.join("\n"));
     let _ = writeln!(xml, "      <system-err>{console}</system-err>");

@@ -8,6 +8,7 @@ use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
 use crate::boot::Image;
+use crate::console::Fault;
 use crate::console::output::is_same_file;
 use crate::exec::Timings;
 use crate::vmm::{ConsoleConfig, ExitReason, Outcome, VMMConfig, VcpuSummary, code};
@@ -103,6 +104,12 @@ impl RunReporter {
         let replaced = reason.decided_by_guest() && timings.ended.is_some_and(|(_, status)| status != code);
         log::log!(if reason.is_quiet() && !replaced { log::Level::Info } else { log::Level::Error }, "{reason}");
         outcome.notes.iter().for_each(|note| log::warn!("{note}"));
+        outcome.console.faults.iter().for_each(log_fault);
+        outcome
+            .console
+            .unused_allow
+            .iter()
+            .for_each(|entry| log::info!("no fault matched the --allow expression {entry}"));
         if let (Some(victim), true) = (&outcome.console.killed, code != code::OK) {
             log::error!("the guest ran out of memory and killed {victim}; try more --memory");
         }
@@ -114,6 +121,13 @@ impl RunReporter {
         }
         if written || code != code::OK { code } else { code::FAILED }
     }
+}
+
+fn log_fault(fault: &Fault) {
+    let Fault { title, classes, count, allowed, .. } = fault;
+    let names = classes.names().collect::<Vec<_>>().join(", ");
+    let names = if names.is_empty() { "panic" } else { &names };
+    log::info!("fault: {title} ({names}; {count}x{})", if *allowed { "; permitted by --allow" } else { "" });
 }
 
 /// Logs where each vCPU was.
@@ -146,5 +160,5 @@ fn log_console(lines: &[String], reason: &ExitReason) {
 /// Whether `line` is the one that violated a rule.
 fn violates_rule(line: &str, reason: &ExitReason) -> bool {
     let text = line.split_once("] ").map_or(line, |(_, text)| text);
-    matches!(reason, ExitReason::RuleViolated(why) if !text.is_empty() && why.ends_with(text))
+    matches!(reason, ExitReason::RuleViolated(why) if !text.is_empty() && why.contains(&format!(": {text}")))
 }

@@ -6,11 +6,15 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use nix::sys::wait::waitpid;
 
-use super::async_io::close_all_but;
+use super::async_io::{close_all_but, wait_for};
 use super::fork::fork;
+
+/// The longest time to wait for the process.
+const MAX_START: Duration = Duration::from_millis(100);
 
 /// A process `kickvm-close` that has a copy of a VM's descriptor until this value is dropped.
 #[derive(Debug)]
@@ -26,37 +30,43 @@ impl VmCloser {
     /// The host has no more descriptors or processes.
     pub fn start(vm: &impl AsRawFd) -> io::Result<Self> {
         let (end_of_file, open) = io::pipe()?;
-        let mut kept = [vm.as_raw_fd(), end_of_file.as_raw_fd()];
+        let (started, closed) = io::pipe()?;
+        let mut kept = [vm.as_raw_fd(), end_of_file.as_raw_fd(), closed.as_raw_fd()];
         kept.sort_unstable();
         let start_closer = || {
             // SAFETY: the descriptors of this process have no other owner. The name is a static. Both processes make
             // only system calls.
             unsafe {
-                close_all_but(&kept);
+                close_all_but(&kept); // may block on a file whose server does not answer
                 libc::prctl(libc::PR_SET_NAME, c"kickvm-close".as_ptr());
                 libc::setsid(); // the process group of the run ends with the run
-                let _ = fork(|| wait_for(&end_of_file));
+                let _ = fork(|| wait_for_end_of_file(&end_of_file, &closed));
             }
         };
         // SAFETY: as above.
         let parent = unsafe { fork(start_closer) }?;
-        // From here on the closer's parent is init, so no caller has to wait for the closer.
-        let _ = waitpid(parent, None); // fails if SIGCHLD is ignored, but waits
+        drop(closed);
+        if wait_for(&started, libc::POLLIN, Instant::now() + MAX_START) {
+            // From here on the closer's parent is init, so no caller has to wait for the closer.
+            let _ = waitpid(parent, None); // fails if SIGCHLD is ignored, but waits
+        }
         Ok(Self { _open: open })
     }
 }
 
-fn wait_for(end_of_file: &PipeReader) {
+fn wait_for_end_of_file(pipe: &PipeReader, closed: &PipeWriter) {
     let mut byte = 0u8;
-    // SAFETY: the buffer is a live local of one byte.
-    unsafe { libc::read(end_of_file.as_raw_fd(), (&raw mut byte).cast(), 1) };
+    // SAFETY: the descriptors of this process have no other owner. The buffer is a live local of one byte.
+    unsafe {
+        libc::close(closed.as_raw_fd());
+        libc::read(pipe.as_raw_fd(), (&raw mut byte).cast(), 1);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn the_descriptor_is_open_until_the_closer_is_dropped() {
@@ -64,7 +74,7 @@ mod tests {
         let closer = VmCloser::start(&writer).unwrap();
         drop(writer);
         let soon = Instant::now() + Duration::from_millis(50);
-        assert!(!super::super::async_io::wait_for(&reader, libc::POLLIN, soon), "the copy is open");
+        assert!(!wait_for(&reader, libc::POLLIN, soon), "the copy is open");
         drop(closer);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }

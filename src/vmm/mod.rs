@@ -207,6 +207,7 @@ impl Vmm {
             }
             drain.notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
+        drain.notes.extend(drain.kernel_log.take().and_then(|log| console.add_kernel_log(&log)));
         reason.after_console(console.monitor())
     }
 

@@ -171,3 +171,73 @@ fn a_report_that_must_not_grow_is_an_error() {
     let why = format!("kickvm: cannot write --report '{}': File too large", report.display());
     run.end().assert(125, "", &[&why]);
 }
+
+const OOPS: &str = "[    1.500000][    T7] BUG: kernel NULL pointer dereference, address: 0000000000000000\r\n\
+                    [    1.500100][    T7] #PF: supervisor read access in kernel mode\r\n\
+                    [    1.500150][    C1] other: message of another CPU\r\n\
+                    [    1.500200][    T7] Oops: 0000 [#1] PREEMPT SMP\r\n\
+                    [    1.500300][    T7] RIP: 0010:do_it+0x1/0x20\r\n\
+                    [    1.500400][    T7] Call Trace:\r\n\
+                    [    1.500500][    T7]  caller+0x3/0x4\r\n\
+                    [    1.500600][    T7] ---[ end trace 0000000000000000 ]---\r\n";
+const TITLE: &str = "BUG: unable to handle kernel NULL pointer dereference in do_it";
+
+#[test]
+fn the_report_has_each_fault_with_its_title_and_its_whole_report() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let report = dir.path().join("report.json");
+    let junit = dir.path().join("junit.xml");
+    let log = format!("{BANNER}{OOPS}[    1.600000][    T7] unrelated\r\n{}", OOPS.replace("T7", "T8"));
+    let options = ["--report", report.to_str().unwrap(), "--junit", junit.to_str().unwrap(), "--fail-on", "oops"];
+    let violated = "kickvm: the guest kernel reported a fault (--fail-on oops): \
+                    BUG: kernel NULL pointer dereference, address: 0000000000000000 (in do_it)";
+    check(End::PowerOff, &log, &options, 123, &[violated]);
+    let value: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let [fault] = &value["faults"].as_array().unwrap()[..] else { panic!("{value}") };
+    assert_eq!((&fault["title"], &fault["function"]), (&TITLE.into(), &"do_it".into()));
+    assert_eq!((&fault["count"], &fault["allowed"]), (&2.into(), &false.into()));
+    assert_eq!(fault["classes"], serde_json::json!(["oops"]));
+    let lines = fault["report"].as_array().unwrap();
+    assert_eq!((lines.len(), &lines[6]), (7, &"---[ end trace 0000000000000000 ]---".into()));
+    let junit = fs::read_to_string(junit).unwrap();
+    assert!(junit.contains(&format!("{TITLE} (2x)\nBUG: kernel NULL")), "{junit}");
+}
+
+#[test]
+fn permitted_faults_do_not_fail_a_run() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let allow = |text: &str| dir.file("allow", text.as_bytes()).to_str().unwrap().to_owned();
+    let log = format!("{BANNER}{OOPS}");
+    for (list, code) in [
+        ("# known\n\noops: NULL pointer dereference in do_it$", 0),
+        ("address: 0{16}$", 0),
+        ("warn: do_it", 123),
+        ("do_that", 123),
+    ] {
+        let ended = print_and(End::PowerOff, &log, &["--fail-on", "all", "--allow", &allow(list)]);
+        assert_eq!(ended.code, Some(code), "{list}: {ended:?}");
+    }
+    let ended = print_and(End::PowerOff, &log, &["-v", "--fail-on", "all", "--allow", &allow("do_it\nx: y")]);
+    assert!(ended.stderr.contains(&format!("kickvm: fault: {TITLE} (oops; 1x; permitted by --allow)\n")), "{ended:?}");
+    assert!(ended.stderr.contains("kickvm: no fault matched the --allow expression 'x: y' ("), "{ended:?}");
+    // A panic always fails.
+    let ended = print_and(End::Reset, &format!("{log}{PANIC}"), &["--fail-on", "all", "--allow", &allow(".")]);
+    assert_eq!(ended.code, Some(120));
+    let ended = print_and(End::PowerOff, "", &["--allow", &allow("(")]);
+    assert_eq!(ended.code, Some(125));
+    assert!(ended.stderr.contains("cannot use the expression '(' ("), "{ended:?}");
+    let ended = print_and(End::PowerOff, "", &["--allow", "/nonexistent"]);
+    assert_eq!(ended.code, Some(125));
+    assert!(ended.stderr.contains("'/nonexistent'") && ended.stderr.contains("No such file"), "{ended:?}");
+}
+
+#[test]
+fn a_fault_before_the_expected_line_fails_the_run() {
+    need_kvm!();
+    let log = format!("{BANNER}[    1.500000] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\r\nPASS\r\n");
+    let violated =
+        "kickvm: the guest kernel reported a fault (--fail-on warn): WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2";
+    check(End::Hang, &log, &["--fail-on", "warn", "--expect", "^PASS"], 123, &[violated]);
+}

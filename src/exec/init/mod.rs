@@ -6,6 +6,7 @@
 mod channel;
 mod command;
 mod event_loop;
+mod files;
 mod modules;
 mod session;
 mod system;
@@ -56,6 +57,7 @@ fn run() -> Result<(), String> {
         Ok(running) => {
             let status = event_loop::run(&mut channel, running).map_err(cannot("wait for the command"))?;
             nix::unistd::sync();
+            job.files.iter().for_each(|path| files::send(&mut channel, path));
             channel.send(&Message::Ended(status));
         }
         Err(error) => channel.send(&Message::Failed(error)),
