@@ -120,7 +120,7 @@ fn the_command_in_the_script_for_nextest_parses() {
 /// What kickvm could not run is tried again; each verdict is final. The API server checks these rules besides the schema
 /// (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
 #[test]
-fn the_engines_retry_by_exit_code() {
+fn the_schedulers_retry_by_exit_code() {
     let job: Value = serde_norway::from_str(&template("kubernetes-job.yaml")).unwrap();
     let (job, pod) = (&job["spec"], &job["spec"]["template"]["spec"]);
     assert_eq!((&job["completionMode"], &job["completions"]), (&json!("Indexed"), &json!(8)));
