@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::values::ResultSource;
 use super::{Machine, Results, values};
 use crate::console::FaultClasses;
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
 use crate::report::ReportPaths;
+use crate::results::Format;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
 /// The options of `kickvm exec`.
@@ -57,6 +59,12 @@ pub struct Exec {
     #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     #[arg(allow_hyphen_values = true)]
     kill_after: Duration,
+    /// Find test results on the command's standard output (the default), or on the console; if a test failed, or none has
+    /// a result, the run ends with 123 instead of 0
+    ///
+    /// FORMAT is ktap, tap, junit, go (go test -json) or libtest (cargo test -- --format json, or cargo-nextest).
+    #[arg(id = "test-results", long = "results", value_name = "FORMAT[:stdout|:console]", value_parser = values::results)]
+    test_results: Option<(Format, ResultSource)>,
     /// How the run is judged and reported.
     #[command(flatten)]
     pub results: Results,
@@ -69,10 +77,13 @@ impl Exec {
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
+        let results = |source| self.test_results.filter(|(_, given)| *given == source).map(|(format, _)| format);
         // A console that the user sees is complete. A quiet kernel prints errors only (kernel_levels.h).
         if self.console == ConsoleConfig::None {
             let fail_on = self.results.fail_on();
-            cmdline += if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) {
+            cmdline += if results(ResultSource::Console).is_some()
+                || fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION)
+            {
                 " loglevel=7"
             } else if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) {
                 " loglevel=5"
@@ -80,7 +91,8 @@ impl Exec {
                 " quiet"
             };
         }
-        let (vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        vmm.rules.results = results(ResultSource::Console);
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
             command: self.command,
@@ -90,6 +102,7 @@ impl Exec {
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,
             kill_after: self.kill_after,
+            results: results(ResultSource::Stdout),
         };
         (config, paths)
     }
@@ -127,7 +140,7 @@ fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command};
-    use super::ConsoleConfig;
+    use super::{ConsoleConfig, Format};
     use clap::Parser;
 
     fn parts(arguments: &[&str]) -> super::ExecConfig {
@@ -151,6 +164,18 @@ mod tests {
         assert_eq!(cmdline(&["--console", "stderr", "--append", "a=b"]), "console=ttyS0 panic=-1 a=b");
         assert_eq!(parts(&["--console", "stderr", "true"]).vmm.console, ConsoleConfig::Stderr);
         assert_eq!(cmdline(&["--symbols", "System.map"]), "console=ttyS0 panic=-1 quiet nokaslr");
+    }
+
+    #[test]
+    fn results_on_the_console_need_the_messages_of_the_kernel() {
+        let cases = [("go", Some(Format::Go), None, "quiet"), ("ktap:stdout", Some(Format::Ktap), None, "quiet")];
+        for (text, stdout, console, level) in
+            cases.into_iter().chain([("ktap:console", None, Some(Format::Ktap), "loglevel=7")])
+        {
+            let config = parts(&["--results", text, "true"]);
+            assert_eq!((config.results, config.vmm.rules.results), (stdout, console), "{text}");
+            assert_eq!(config.vmm.cmdline, format!("console=ttyS0 panic=-1 {level}"), "{text}");
+        }
     }
 
     #[test]

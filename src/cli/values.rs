@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::device::virtio::block::ID_BYTES;
+use crate::results::Format;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
 /// A parser of values that need not be UTF-8, such as paths.
@@ -32,6 +33,35 @@ pub fn console(text: &str) -> Result<ConsoleConfig, String> {
         Some(("file", path)) if !path.is_empty() => Ok(ConsoleConfig::File(path.into())),
         _ => Err("give stdio, virtio, none, stderr or file=PATH".to_owned()),
     }
+}
+
+/// Where test results are searched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultSource {
+    /// The command's standard output.
+    Stdout,
+    /// The guest's console.
+    Console,
+}
+
+/// Test results of `exec`: `FORMAT[:SOURCE]`.
+pub fn results(text: &str) -> Result<(Format, ResultSource), String> {
+    let (name, source) = match text.split_once(':') {
+        None | Some((_, "stdout")) => (text.trim_end_matches(":stdout"), ResultSource::Stdout),
+        Some((name, "console")) => (name, ResultSource::Console),
+        Some((_, other)) => return Err(format!("'{other}' is no source of test results; give stdout or console")),
+    };
+    Ok((format(name)?, source))
+}
+
+/// Test results of `run`, which are on the console.
+pub fn console_results(text: &str) -> Result<Format, String> {
+    format(text.strip_suffix(":console").unwrap_or(text))
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    let format = Format::ALL.into_iter().find(|format| format.name() == name);
+    format.ok_or_else(|| "give ktap, tap, junit, go or libtest".to_owned())
 }
 
 /// The values of the options `names` in `parts`, which may have each once. The name of an option with a value ends with

@@ -21,6 +21,7 @@ use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
+use crate::results::ResultParser;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{AgentExit, Error, ExitHandler, ExitReason, VmmBuilder, WrappedExitHandler, code};
 
@@ -95,12 +96,18 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 
 impl ExecHost {
     /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run.
+    /// the time from the signal that is forwarded to the command to the end of the run. `results` reads the command's
+    /// standard output.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(
+        builder: VmmBuilder,
+        kill_after: Duration,
+        has_terminal: bool,
+        results: Option<ResultParser>,
+    ) -> Result<(VmmBuilder, Self), Error> {
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -126,7 +133,10 @@ impl ExecHost {
             stdin_ring: Producer::new(Stream::Stdin),
             input: VecDeque::new(),
             stdin_closed: false,
-            outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
+            outputs: [
+                OutputStream::new(Stream::Stdout, stdout, results),
+                OutputStream::new(Stream::Stderr, stderr, None),
+            ],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
             kill_after,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
@@ -279,6 +289,11 @@ impl ExecHost {
             self.stdin_closed = true;
         }
         if ended || sent > 0 { self.wake() } else { Ok(()) }
+    }
+
+    /// Takes the parser of the test results in standard output.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.outputs[0].results.take()
     }
 
     /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has

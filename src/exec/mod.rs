@@ -17,7 +17,8 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let config = ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after };
+//! let (root, workdir, results) = (None, None, None);
+//! let config = ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, results };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 use crate::boot;
 use crate::console::terminal;
+use crate::results::{Format, ResultParser};
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::ExecHost;
@@ -66,6 +68,8 @@ pub struct ExecConfig {
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
+    /// The format of test results on standard output.
+    pub results: Option<Format>,
 }
 
 /// The path of the first process, and the number of serial ports that the driver supports.
@@ -77,7 +81,8 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after, results } =
+        config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
@@ -103,13 +108,15 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal)?;
+    let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
+    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal, results)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
     let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
     let mut outcome = builder.build().run()?;
-    let host = lock(&host);
+    let mut host = lock(&host);
+    outcome.judge_tests(host.take_results());
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
 }

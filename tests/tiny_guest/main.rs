@@ -12,6 +12,7 @@ mod ends;
 mod exec;
 mod library;
 mod output;
+mod results;
 mod smp;
 mod stuck_output;
 mod terminal;
