@@ -33,6 +33,7 @@ use crate::console::{FaultClasses, Rules};
 use crate::matrix::{Matrix, Selection};
 use crate::report::ReportPaths;
 use crate::report::annotate::CiService;
+use crate::results::Format;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig};
 
 /// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
@@ -50,7 +51,7 @@ Exit codes:
   120    the guest kernel panicked
   121    triple fault
   122    the guest could not continue: KVM internal error, failed entry, unhandled exit
-  123    a rule failed: --reject, --fail-on, or an --expect that was not met
+  123    a rule failed: --reject, --fail-on, an --expect that was not met, or a test of --results
   124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
   128+n  signal n (SIGTERM, SIGINT, SIGHUP, SIGQUIT) stopped kickvm
@@ -133,6 +134,11 @@ pub struct Run {
     /// End with 123 as soon as a console line matches REGEX; repeatable
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     reject: Vec<String>,
+    /// Find test results on the console; if a test failed, or none has a result, the run ends with 123 instead of 0
+    ///
+    /// FORMAT is ktap, tap, junit, go (go test -json) or libtest (cargo test -- --format json, or cargo-nextest).
+    #[arg(id = "test-results", long = "results", value_name = "FORMAT", value_parser = values::console_results)]
+    test_results: Option<Format>,
     /// How the run is judged and reported.
     #[command(flatten)]
     pub results: Results,
@@ -158,6 +164,7 @@ impl Run {
         config.console = self.console;
         config.rules.expect = self.expect;
         config.rules.reject = self.reject;
+        config.rules.results = self.test_results;
         (config, paths)
     }
 }
@@ -253,7 +260,7 @@ pub struct Results {
     /// Write a report of the run as JSON
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
-    /// Write a report of the run as a JUnit test case
+    /// Write a report of the run as a JUnit test case; with --results, each test is one, too
     #[arg(long, value_name = "PATH")]
     junit: Option<PathBuf>,
     /// Show errors and a summary on the page of a CI service: auto, github, gitlab or off

@@ -3,7 +3,7 @@
 //! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and the configured
 //! input and output, and reports to the VMM by a [`ConsoleEvent`].
 //!
-//! This floor imports `event`, `sys` and `device`.
+//! This floor imports `event`, `sys`, `device` and `results`.
 //!
 //! ```
 //! use kickvm::console::{ConsoleMonitor, Rules, Verdict};
@@ -50,6 +50,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{ConsolePort, FLUSH_DELAY, Pending};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
+use crate::results::ResultParser;
 use crate::sys::os_error;
 use escape_keys::Key;
 use input::{InputSink, Stdin};
@@ -164,6 +165,11 @@ impl ConsoleIo {
     /// The monitor, which has examined all output once [`finish`](Self::finish) has returned.
     pub fn monitor(&self) -> &ConsoleMonitor {
         &self.monitor
+    }
+
+    /// Takes the parser of test results; see [`ConsoleMonitor::take_results`].
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.monitor.take_results()
     }
 
     /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why

@@ -1,5 +1,5 @@
-//! Reads the console's output: keeps its last lines, applies the user's rules, and recognises panics and out-of-memory
-//! kills.
+//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises panics
+//! and out-of-memory kills.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::kernel_fault::FaultClasses;
 use super::kernel_log::KernelLog;
 use super::printk::{BANNER, KernelEnd, Origin, Part, Printk};
 use super::rules::{Matcher, Rules, Verdict};
+use crate::results::ResultParser;
 
 /// Lines that are kept.
 const MAX_LINES: usize = 200;
@@ -65,6 +66,7 @@ pub struct ConsoleMonitor {
     faults: FaultReports,
     matcher: Matcher,
     verdict: Option<Verdict>,
+    results: Option<ResultParser>,
 }
 
 impl ConsoleMonitor {
@@ -75,7 +77,8 @@ impl ConsoleMonitor {
     /// The message names the rule that is not a valid regular expression.
     pub fn new(rules: &Rules) -> Result<Self, String> {
         let faults = FaultReports::new(rules.fail_on, AllowList::new(&rules.allow)?);
-        Ok(Self { matcher: Matcher::new(rules)?, faults, ..Self::default() })
+        let results = rules.results.map(|format| ResultParser::new(format, "the console"));
+        Ok(Self { matcher: Matcher::new(rules)?, faults, results, ..Self::default() })
     }
 
     /// Appends output to the backlog.
@@ -156,13 +159,14 @@ impl ConsoleMonitor {
 
     /// Examines the line, and begins another. `by_cr` means that the next one is written over it.
     fn finish_line(&mut self, by_cr: bool) {
-        let repeated = std::mem::take(&mut self.repeated);
+        let repeated = self.repeated;
         if repeated == 0 || self.line.len() > repeated {
             self.check_line(true);
             let line = std::mem::take(&mut self.line);
             self.keep(&line[repeated..]);
         }
         self.line.clear(); // it may have ended with its last part
+        self.repeated = 0;
         self.replace_last = by_cr;
     }
 
@@ -225,6 +229,11 @@ impl ConsoleMonitor {
         self.matcher.missing()
     }
 
+    /// Takes the parser of test results, once all output was examined.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.results.take()
+    }
+
     /// What the report shows of the console.
     pub fn log(&self) -> ConsoleLog {
         let last = Some(&self.line).filter(|line| !line.is_empty());
@@ -236,7 +245,9 @@ impl ConsoleMonitor {
 
     /// Examines the line as it is now.
     fn check_line(&mut self, complete: bool) {
-        let Self { printk, end, log, faults, verdict, matcher, .. } = self;
+        let Self { printk, end, log, faults, verdict, matcher, results, .. } = self;
+        // The rest of a long line is not another line.
+        let mut results = results.as_mut().filter(|_| complete && self.repeated == 0);
         printk.split(&String::from_utf8_lossy(&self.line), |part| {
             let &Part { text, origin, .. } = part;
             end.check(part, complete);
@@ -248,6 +259,9 @@ impl ConsoleMonitor {
                 if log.banner.is_none() && text.starts_with(BANNER) {
                     log.banner = Some(text.to_owned());
                 }
+            }
+            if let Some(results) = &mut results {
+                results.read_line(text, origin == Origin::Kernel);
             }
             if verdict.is_none() {
                 let matched = matcher.check(text, complete);
@@ -271,6 +285,7 @@ fn oom_victim(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Format;
 
     fn monitor(rules: &Rules, text: &str) -> ConsoleMonitor {
         let mut monitor = ConsoleMonitor::new(rules).unwrap();
@@ -369,6 +384,33 @@ mod tests {
             monitor.finish();
             assert_eq!(monitor.panicked(), cut >= end, "{cut}");
         }
+    }
+
+    #[test]
+    fn test_results_are_found_behind_any_prefix_and_once() {
+        let rules = || Rules { results: Some(Format::Ktap), ..Rules::default() };
+        let kunit = "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: a\n    1..2\n    ok 1 b\n    not ok 2 c\nnot ok 1 a\n";
+        let copy: String = kunit.lines().map(|line| format!("[    2.000000] {line}\r\n")).collect();
+        let plain = kunit.replace('\n', "\r\n");
+        for text in [
+            format!("{plain}no end"),
+            format!("[    1.000000] Linux version 6\r\n# {copy}[    9.000000] x\r\n# dmesg\r\n{copy}"),
+            format!("[    1.000000][    T0] Linux version 6\r\n{}", copy.replace("] ", "][    T1] ")),
+            format!(
+                "[    1.000000] Linux version 6\r\nTAP version 13\r\n1..2\r\nok 1 b\r\n{}not ok 2 c\r\n",
+                "x".repeat(9000) + "\r\n"
+            ),
+        ] {
+            let mut monitor = monitor(&rules(), &text);
+            monitor.finish();
+            let results = monitor.take_results().unwrap().finish(true);
+            let failed = results.failure().unwrap().replace("a > ", "");
+            assert_eq!(failed, "1 of 2 tests failed: c", "{text}");
+        }
+        let text = "x".repeat(MAX_LINE - OVERLAP) + "ok 1 " + &"y".repeat(MAX_LINE) + "\n";
+        let mut monitor = monitor(&rules(), &text);
+        monitor.finish();
+        assert_eq!(monitor.take_results().unwrap().finish(true).total(), 0);
     }
 
     #[test]

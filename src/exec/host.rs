@@ -23,6 +23,7 @@ use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
+use crate::results::ResultParser;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{AgentExit, Error, ExitHandler, ExitReason, VmmBuilder, WrappedExitHandler, code};
 
@@ -54,8 +55,10 @@ pub struct HostOptions {
     pub reserve_codes: bool,
     /// The command has a terminal.
     pub has_terminal: bool,
-    /// The number of files that init sends. The first is the kernel's log.
+    /// The number of files that init sends.
     pub files: usize,
+    /// The first of them is the kernel's log.
+    pub has_kernel_log: bool,
     /// See [`KernelLog::hidden_on_console`].
     pub hidden_on_console: bool,
 }
@@ -119,12 +122,17 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `results` reads the
+    /// command's standard output.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(builder: VmmBuilder, options: HostOptions) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(
+        builder: VmmBuilder,
+        options: HostOptions,
+        results: Option<ResultParser>,
+    ) -> Result<(VmmBuilder, Self), Error> {
         let has_terminal = options.has_terminal;
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
@@ -152,7 +160,10 @@ impl ExecHost {
             stdin_ring: Producer::new(Stream::Stdin),
             input: VecDeque::new(),
             stdin_closed: false,
-            outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
+            outputs: [
+                OutputStream::new(Stream::Stdout, stdout, results),
+                OutputStream::new(Stream::Stderr, stderr, None),
+            ],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
             options,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
@@ -315,6 +326,16 @@ impl ExecHost {
         if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
 
+    /// Takes the next file after the kernel's log, if init has sent it.
+    pub fn take_file(&mut self) -> Option<Vec<u8>> {
+        self.files.files.pop().flatten()
+    }
+
+    /// Takes the parser of the test results in standard output.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.outputs[0].results.take()
+    }
+
     /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has
     /// time to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
@@ -343,8 +364,9 @@ impl ExecHost {
             };
         }
         let hidden_on_console = self.options.hidden_on_console;
-        let mut files = self.files.files.drain(..);
-        drain.kernel_log = files.next().map(|records| KernelLog { records, hidden_on_console });
+        if self.options.has_kernel_log && !self.files.files.is_empty() {
+            drain.kernel_log = Some(KernelLog { records: self.files.files.remove(0), hidden_on_console });
+        }
         let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
             return ExitReason::Failed(error);

@@ -17,9 +17,9 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let reserve_codes = false;
+//! let (root, workdir, results, results_file, reserve_codes) = (None, None, None, None, false);
 //! let config =
-//!     ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after, reserve_codes };
+//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results, results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use crate::boot;
 use crate::console::terminal;
+use crate::results::{Format, ResultParser};
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::{ExecHost, HostOptions};
@@ -71,6 +72,10 @@ pub struct ExecConfig {
     pub kill_after: Duration,
     /// Whether a command's status of 120 to 125 or 128 to 255 ends as 119, and a forwarded signal decides the code.
     pub reserve_codes: bool,
+    /// The format of test results on standard output.
+    pub results: Option<Format>,
+    /// A file of the guest with test results, and their format.
+    pub results_file: Option<(Format, OsString)>,
 }
 
 /// The kernel's log.
@@ -84,8 +89,8 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after, reserve_codes } =
-        config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, modules, .. } = config;
+    let ExecConfig { kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
@@ -94,8 +99,10 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     }
     let separate_stderr = !io::stderr().is_terminal();
     let fail_on = vmm.rules.fail_on;
-    let files = if fail_on.need_messages() { vec![KERNEL_LOG.into()] } else { Vec::new() };
-    let job = Job { command, cwd, env, modules, terminal, separate_stderr, files };
+    let has_kernel_log = fail_on.need_messages();
+    let log = has_kernel_log.then(|| KERNEL_LOG.into());
+    let files: Vec<_> = log.into_iter().chain(results_file.iter().map(|(_, path)| path.clone())).collect();
+    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, files };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
@@ -114,14 +121,28 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let options = HostOptions { kill_after, reserve_codes, has_terminal, files: job.files.len(), hidden_on_console };
-    let (builder, host) = ExecHost::new(builder, options)?;
+    let options = HostOptions {
+        kill_after,
+        reserve_codes,
+        has_terminal,
+        files: job.files.len(),
+        has_kernel_log,
+        hidden_on_console,
+    };
+    let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
+    let (builder, host) = ExecHost::new(builder, options, results)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
     let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
     let mut outcome = builder.build().run()?;
-    let host = lock(&host);
+    let mut host = lock(&host);
+    let from_file = results_file.map(|(format, path)| {
+        let mut parser = ResultParser::new(format, &format!("the guest's file '{}'", path.display()));
+        parser.push(&host.take_file().unwrap_or_default());
+        parser
+    });
+    outcome.judge_tests(from_file.or(host.take_results()));
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
 }

@@ -1,5 +1,5 @@
 //! Reports a run: messages on standard error, JSON (`resources/report.schema.json` describes it),
-//! and a JUnit test case. [`merge()`] makes one JUnit file of several.
+//! and JUnit test cases.
 //!
 //! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything
 //! runs. Its [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.

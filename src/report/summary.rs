@@ -28,7 +28,7 @@ const LAST_LINES: usize = 20;
 pub struct ReportPaths {
     /// Receives the run as JSON.
     pub json: Option<PathBuf>,
-    /// Receives the run as a JUnit test case.
+    /// Receives the run and the tests of the guest as JUnit test cases.
     pub junit: Option<PathBuf>,
     /// The kernel's `System.map`.
     pub symbols: Option<PathBuf>,
@@ -107,6 +107,10 @@ impl RunReporter {
             let stats = outcome.stats();
             log::info!("{stats}");
             stats.busiest_ports(10).iter().for_each(|(port, count)| log::debug!("port {port:#x}: {count} exits"));
+        }
+        if let Some(tests) = &outcome.tests {
+            let (passed, failed, skipped) = (tests.passed, tests.failed, tests.skipped + tests.todo);
+            log::info!("{} tests: {passed} passed, {failed} failed, {skipped} skipped", tests.total());
         }
         let (reason, code) = (&outcome.reason, outcome.reason.code());
         let replaced = reason.decided_by_guest() && timings.ended.is_some_and(|(_, status)| status != code);

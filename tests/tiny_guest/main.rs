@@ -14,6 +14,7 @@ mod library;
 mod matrix;
 mod merge;
 mod output;
+mod results;
 mod slurm;
 mod smp;
 mod stuck_output;

@@ -15,14 +15,14 @@ use std::os::unix::process::CommandExt;
 
 /// How a guest ends after it has printed.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub enum End {
     PowerOff,
     Reset,
     Hang,
 }
 
 /// Runs a guest that prints `log` and ends.
-fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
+pub fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
     let mut code = vec![0x66, 0xba, 0xf8, 0x03]; // mov dx, 0x3f8
     code.extend(log.bytes().flat_map(|byte| [0xb0, byte, 0xee])); // mov al, byte; out dx, al
     code.extend_from_slice(match end {
@@ -34,15 +34,15 @@ fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
     run(&code, options).end()
 }
 
-const BANNER: &str = "[    0.000000] Linux version 6.1\r\n";
+pub const BANNER: &str = "[    0.000000] Linux version 6.1\r\n";
 const ORDERLY: &str = "[    9.000000] reboot: Restarting system\r\n";
-const PANIC: &str = "[    2.000000] Kernel panic - not syncing: x\r\n";
-const PANICKED: &str = "kickvm: the guest kernel panicked";
+pub const PANIC: &str = "[    2.000000] Kernel panic - not syncing: x\r\n";
+pub const PANICKED: &str = "kickvm: the guest kernel panicked";
 const UNREQUESTED: &str = "kickvm: the guest reset, although no program had requested it (--fail-on reset); \
                            '--fail-on -reset' accepts that";
 
 #[track_caller]
-fn check(end: End, log: &str, options: &[&str], code: i32, message: &[&str]) {
+pub fn check(end: End, log: &str, options: &[&str], code: i32, message: &[&str]) {
     let ended = print_and(end, log, options);
     let seen: Vec<_> = ended.stderr.lines().filter(|line| !line.starts_with("kickvm: vCPU ")).collect();
     assert_eq!((ended.code, seen), (Some(code), message.to_vec()), "{end:?} after {log:?} with {options:?}");
