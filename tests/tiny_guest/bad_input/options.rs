@@ -59,7 +59,10 @@ fn an_invalid_option_value_is_one_line() {
             vec!["--cmdline", "a", "--append", "b"],
             "the argument '--cmdline <TEXT>' cannot be used with '--append <TEXT>'".to_owned(),
         ),
-        (vec!["--kernel", "x"], "the argument '--kernel <PATH>' cannot be used multiple times".to_owned()),
+        (
+            vec!["--memory", "1G", "--memory", "2G"],
+            "the argument '--memory <SIZE>' cannot be used multiple times".to_owned(),
+        ),
     ] {
         let mut command = kickvm(&["run", "--kernel", "kernel"]);
         command.args(args);
