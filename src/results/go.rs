@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::parser::Reader;
-use super::{CUT_SHORT, MAX_BYTES, MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
+use super::{MAX_BYTES, MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
 
 /// Reads the events.
 #[derive(Debug, Default)]
@@ -114,15 +114,13 @@ impl Reader for Go {
         true
     }
 
-    fn finish(&mut self, complete: bool, results: &mut TestResults) {
+    fn finish(&mut self, results: &mut TestResults) -> bool {
         let packages: Vec<_> =
             self.running.keys().filter(|(_, test)| test.is_empty()).map(|(name, _)| name.clone()).collect();
         for package in packages {
             self.end_tests(&package, results);
             results.set_problem(format!("package '{package}' did not end"));
         }
-        if !complete && results.total() > 0 {
-            results.set_problem(CUT_SHORT);
-        }
+        false
     }
 }

@@ -28,16 +28,17 @@ impl Reader for Junit {
         self.take_bytes(line.as_bytes()) && self.take_bytes(b"\n")
     }
 
-    fn finish(&mut self, _: bool, results: &mut TestResults) {
+    fn finish(&mut self, results: &mut TestResults) -> bool {
         let bytes = std::mem::take(&mut self.0);
         let text = String::from_utf8_lossy(&bytes);
         // Other text may come before the file.
-        let Some(start) = ["<?xml", "<testsuite"].iter().filter_map(|tag| text.find(tag)).min() else { return };
+        let Some(start) = ["<?xml", "<testsuite"].iter().filter_map(|tag| text.find(tag)).min() else { return false };
         if bytes.len() > MAX_FILE {
             results.set_problem(format!("the XML has more than {} MiB", MAX_FILE >> 20));
         } else if let Err(error) = read_xml(&text[start..], results) {
             results.set_problem(format!("the XML is not valid: {error}"));
         }
+        true
     }
 }
 

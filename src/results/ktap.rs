@@ -5,7 +5,7 @@
 
 use super::ktap_line::{Line, begun_test, parse, split_result, yaml_duration};
 use super::parser::Reader;
-use super::{CUT_SHORT, TestCase, TestOutcome, TestResults, append, append_line};
+use super::{TestCase, TestOutcome, TestResults, append, append_line};
 
 /// Levels that are distinguished. Deeper lines are output.
 const MAX_LEVELS: usize = 16;
@@ -262,16 +262,14 @@ impl Reader for Ktap {
         self.extend_next(line, "");
     }
 
-    fn finish(&mut self, complete: bool, results: &mut TestResults) {
+    fn finish(&mut self, results: &mut TestResults) -> bool {
         while self.levels.len() > 1 || self.levels.last().is_some_and(|level| level.indent > 0 && level.name.is_some())
         {
             self.end_without_result(0, results);
         }
-        let Some(level) = self.levels.pop() else { return };
-        let is_cut = !complete && !level.is_complete();
+        let Some(level) = self.levels.pop() else { return false };
+        let is_complete = level.is_complete();
         self.settle(level, "", results);
-        if is_cut && results.total() > 0 {
-            results.set_problem(CUT_SHORT);
-        }
+        is_complete
     }
 }

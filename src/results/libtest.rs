@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::parser::Reader;
-use super::{CUT_SHORT, MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
+use super::{MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
 
 /// Reads the events.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl Reader for Libtest {
         true
     }
 
-    fn finish(&mut self, complete: bool, results: &mut TestResults) {
+    fn finish(&mut self, results: &mut TestResults) -> bool {
         for name in std::mem::take(&mut self.running) {
             let (suite, name) = split(&name);
             results.add(TestCase::new(suite, name, TestOutcome::Failed(NOT_ENDED.to_owned())));
@@ -76,8 +76,6 @@ impl Reader for Libtest {
         if self.failed > results.failed {
             results.set_problem(format!("the test binaries report {} failed tests", self.failed));
         }
-        if !complete && results.total() > 0 {
-            results.set_problem(CUT_SHORT);
-        }
+        false
     }
 }

@@ -24,8 +24,8 @@ pub(super) trait Reader: Debug + Send {
     /// Adds a line to the output of the test that runs, if any.
     fn take_output(&mut self, _line: &str) {}
 
-    /// The end of the text. `complete` means that the tests ended by themselves.
-    fn finish(&mut self, complete: bool, results: &mut TestResults);
+    /// The end of the text. Returns whether no test can be missing behind it.
+    fn finish(&mut self, results: &mut TestResults) -> bool;
 }
 
 /// Finds the test results in the text of a source.
@@ -96,7 +96,9 @@ impl ResultParser {
             self.end_line();
         }
         let finish = |Part { mut reader, mut results }| {
-            reader.finish(complete, &mut results);
+            if !reader.finish(&mut results) && !complete && results.total() > 0 {
+                results.set_problem("the run ended before the tests did");
+            }
             results
         };
         let mut results = finish(self.program);

@@ -261,6 +261,10 @@ fn an_invalid_option_is_reported_in_one_line() {
             &["--console", "stdio"],
             "kickvm: invalid value 'stdio' for '--console <WHERE>': give none, stderr or file=PATH",
         ),
+        (
+            &["--results", "ktap:stderr"],
+            "kickvm: invalid value 'ktap:stderr' for '--results <FORMAT[:stdout|:console]>': 'stderr' is no source of test",
+        ),
         (&["--tiemout", "5s"], "kickvm: unexpected argument '--tiemout' found"),
         (&["--root", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),
         (&["--copy", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),

@@ -31,6 +31,10 @@ fn an_invalid_option_value_is_one_line() {
     let vsock = |value, why| {
         (vec!["--vsock", value], format!("invalid value '{value}' for '--vsock <cid=N,socket=PATH>': {why}"))
     };
+    let results = |value| {
+        let why = "give ktap, tap, junit, go or libtest";
+        (vec!["--results", value], format!("invalid value '{value}' for '--results <FORMAT>': {why}"))
+    };
     for (args, line) in [
         memory("0", "give at least 2M"),
         memory("1M", "give at least 2M"),
@@ -46,6 +50,8 @@ fn an_invalid_option_value_is_one_line() {
         timeout("-1s"),
         console("x"),
         console("file="),
+        results("xml"),
+        results("ktap:stdout"),
         net("", tap),
         net("tap0", tap),
         net("tap=a,tap=b", tap),
