@@ -82,7 +82,7 @@ impl FaultReports {
                 return; // a part of a long line that repeats the end of the one before
             }
             let late = part.time > open.time.saturating_add(MAX_GAP) || open.since.elapsed() > MAX_AGE;
-            if !late && (!begins || panics || open.continues_with(part.text, classes)) {
+            if !late && (!begins || panics || open.continues_with(part.text)) {
                 open.add(part, classes);
                 if ends_report(part.text, open.classes) {
                     self.close(at);
@@ -194,8 +194,8 @@ impl Open {
         }
     }
 
-    /// Whether a message about a fault of `classes` belongs to this report.
-    fn continues_with(&self, text: &str, classes: FaultClasses) -> bool {
+    /// Whether this message about a fault belongs to this report.
+    fn continues_with(&self, text: &str) -> bool {
         use FaultClasses as F;
         let after = |own: F, messages: &[&str]| {
             self.classes.intersects(own) && messages.iter().any(|message| text.starts_with(message))
@@ -206,7 +206,6 @@ impl Open {
             || !self.has_trace && after(F::REFCOUNT | F::LIST | F::LOCKDEP, &["WARNING: ", "kernel BUG at "])
             || !self.has_trace
                 && after(F::OOPS | F::LIST | F::KASAN, &["Oops: ", "invalid opcode", "general protection"])
-            || !self.has_trace && classes == F::WARN && self.classes == F::WARN && self.lines.len() == 1
     }
 }
 

@@ -150,6 +150,8 @@ impl FaultClasses {
             // Other lines name a task, too.
             Some((_, Self::HUNG_TASK)) if !message.contains(" blocked ") => Self::NONE,
             Some((_, classes)) => *classes,
+            // mm/slub.c: "BUG kmalloc-64 (Not tainted): Poison overwritten".
+            None if message.starts_with("BUG ") && is_slab_report(message) => Self::OOPS,
             None if message.starts_with("Out of memory: Killed process ") => Self::OOM,
             None if message.contains("invoked oom-killer: ") => Self::OOM,
             None if message.contains(" new suspected memory leaks") => Self::LEAK,
@@ -232,6 +234,10 @@ const MESSAGES: [(&str, FaultClasses); 63] = {
     ]
 };
 
+fn is_slab_report(message: &str) -> bool {
+    message.contains(" (Not tainted): ") || message.contains(" (Tainted: ")
+}
+
 impl BitAnd for FaultClasses {
     type Output = Self;
 
@@ -288,6 +294,9 @@ mod tests {
             ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f+0x1/0x2", F::WARN),
             ("traps: a.out[77] general protection fault ip:1 sp:2 error:0", F::NONE),
             ("a.out[77]: segfault at 0 ip 1 sp 2 error 4", F::NONE),
+            ("BUG kmalloc-64 (Not tainted): Poison overwritten", F::OOPS),
+            ("BUG kmalloc-64 (Tainted: G    B  ): Object already free", F::OOPS),
+            ("BUG reports are welcome", F::NONE),
             ("debug: BUG: is not at the beginning", F::NONE),
         ] {
             assert_eq!(F::of_message(message), classes, "{message}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::parser::Reader;
-use super::{MAX_BYTES, MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
+use super::{MAX_BYTES, MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds, short};
 
 /// Reads the events.
 #[derive(Debug, Default)]
@@ -79,14 +79,15 @@ impl Reader for Go {
     fn read_line(&mut self, line: &str, results: &mut TestResults) -> bool {
         let Some(event) = super::json_object(line) else { return false };
         let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (action, package, test, output) = (text("Action"), text("Package"), text("Test"), text("Output"));
+        let (action, output) = (text("Action"), text("Output"));
+        let (package, test) = (&*short(text("Package")), &*short(text("Test")));
         let outcome = match action {
             "pass" => TestOutcome::Passed,
             "fail" => TestOutcome::Failed(String::new()),
             "skip" => TestOutcome::Skipped(String::new()),
             "build-output" => {
                 if self.builds.len() < MAX_RUNNING && self.bytes + output.len() <= MAX_BYTES {
-                    self.bytes += append(self.builds.entry(text("ImportPath").to_owned()).or_default(), output);
+                    self.bytes += append(self.builds.entry(short(text("ImportPath"))).or_default(), output);
                 }
                 return true;
             }

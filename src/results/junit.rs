@@ -6,7 +6,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader as XmlReader, XmlVersion};
 
 use super::parser::Reader;
-use super::{TestCase, TestOutcome, TestResults, append, seconds};
+use super::{TestCase, TestOutcome, TestResults, append, seconds, short};
 
 /// Bytes of a file that are read.
 const MAX_FILE: usize = 16 << 20;
@@ -78,7 +78,7 @@ fn read_xml(text: &str, results: &mut TestResults) -> Result<(), String> {
                     ("failure" | "error" | "skipped", Some(case)) => {
                         let message = attribute(&tag, "message").unwrap_or_default();
                         case.outcome = match (name.as_ref(), &case.outcome, attribute(&tag, "type").as_deref()) {
-                            (_, TestOutcome::Failed(_) | TestOutcome::Todo(_), _) => continue,
+                            (_, TestOutcome::Failed(_), _) | ("skipped", TestOutcome::Todo(_), _) => continue,
                             ("skipped", _, Some("todo" | "pytest.xfail")) => TestOutcome::Todo(message),
                             ("skipped", ..) => TestOutcome::Skipped(message),
                             _ => TestOutcome::Failed(message),
@@ -117,7 +117,7 @@ fn read_xml(text: &str, results: &mut TestResults) -> Result<(), String> {
 fn open_suite(tag: &BytesStart<'_>, results: &TestResults) -> Suite {
     let claims = |name: &str| attribute(tag, name).is_some_and(|count| count.parse() != Ok(0));
     Suite {
-        name: attribute(tag, "name").unwrap_or_default(),
+        name: short(&attribute(tag, "name").unwrap_or_default()),
         claimed: claims("failures") || claims("errors"),
         failed_before: results.failed,
     }
@@ -132,7 +132,7 @@ fn close_suite(suite: &Suite, results: &mut TestResults) {
 }
 
 fn open_case(tag: &BytesStart<'_>, suites: &[Suite]) -> TestCase {
-    let names = || suites.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>().join(" > ");
+    let names = || suites.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>().join(" > "); // short names
     let suite = attribute(tag, "classname").filter(|name| !name.is_empty()).unwrap_or_else(names);
     // GoogleTest and CTest have an attribute for tests that were not run.
     let outcome = match attribute(tag, "status").as_deref() {

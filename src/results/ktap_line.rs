@@ -83,7 +83,9 @@ fn directive(text: &str) -> (&str, Option<&'static str>, &str) {
     for (at, _) in text.match_indices('#').filter(|(at, _)| text[..*at].ends_with([' ', '\t'])) {
         let note = text[at + 1..].trim_start();
         let is = |word: &&&str| note.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-        if let Some(word) = DIRECTIVES.iter().find(is) {
+        // Of these words, only SKIP may continue: "SKIPPED".
+        let ends = |word: &str| word == "SKIP" || !note[word.len()..].starts_with(|c: char| c.is_alphanumeric());
+        if let Some(word) = DIRECTIVES.iter().find(|word| is(word) && ends(word)) {
             let rest = note[word.len()..].trim_start_matches(|c: char| c.is_ascii_alphabetic()); // "SKIPPED"
             return (text[..at].trim(), Some(word), rest.trim_start_matches([':', ' ']));
         }

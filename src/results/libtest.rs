@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::parser::Reader;
-use super::{MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds};
+use super::{MAX_RUNNING, NOT_ENDED, TestCase, TestOutcome, TestResults, append, seconds, short};
 
 /// Reads the events.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Reader for Libtest {
     fn read_line(&mut self, line: &str, results: &mut TestResults) -> bool {
         let Some(event) = super::json_object(line) else { return false };
         let text = |name: &str| event.get(name).and_then(Value::as_str);
-        let name = text("name").unwrap_or_default();
+        let name = &*short(text("name").unwrap_or_default());
         let outcome = match (text("type"), text("event")) {
             (Some("suite"), Some("started")) => {
                 self.suites = self.suites.saturating_add(1);

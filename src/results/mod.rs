@@ -246,7 +246,16 @@ impl TestResults {
 /// Cuts `text` to at most `max` bytes.
 fn cut(text: &mut String, max: usize) {
     let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text.truncate(end.unwrap_or(0));
+    if end.is_some_and(|end| end < text.len()) {
+        text.truncate(end.unwrap_or(0));
+        text.shrink_to_fit(); // what was cut off may be large
+    }
+}
+
+/// A name without what is too long.
+fn short(name: &str) -> String {
+    let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at));
+    name[..end.unwrap_or(0)].to_owned()
 }
 
 /// Appends `text` to the output of a test, up to [`MAX_OUTPUT`]. Returns by how many bytes it grew.
