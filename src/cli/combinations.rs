@@ -16,7 +16,7 @@ pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleCon
         (machine.kernel, machine.cpus, machine.append_each) = (vec![kernel], vec![cpus], append.into_iter().collect());
         (results.report, results.junit) = (Some(selection.json()), Some(selection.junit()));
         (results.label, results.annotate) = (label, CiService::Off); // the parent shows all runs
-        selection.end_with_parent();
+        selection.end_with_parent()?;
         return Ok(None);
     }
     if all.len() == 1 {

@@ -32,6 +32,8 @@ pub struct Drain<'a> {
     urgent: bool,
     /// Remarks for the outcome.
     pub notes: Vec<String>,
+    /// Whether the last line of an output has no end.
+    pub unterminated: bool,
     /// The log of the guest's kernel, if the guest has sent it.
     pub kernel_log: Option<KernelLog>,
 }
@@ -43,7 +45,7 @@ impl<'a> Drain<'a> {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;
         let deadline = deadline.map(|deadline| deadline.max(give_up_at));
-        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new(), kernel_log: None }
+        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new(), unterminated: false, kernel_log: None }
     }
 
     /// Whether the run was ended by the user, a signal or a timeout. Then output that is lost is not an error.

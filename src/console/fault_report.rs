@@ -21,6 +21,9 @@ const MAX_GAP: u64 = 1_000_000;
 /// The time after which a report ends although the kernel continues to print.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
+/// How long the kernel's log is examined.
+const LOG_TIME: Duration = Duration::from_millis(500);
+
 /// A fault that the kernel has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -123,10 +126,10 @@ impl FaultReports {
     }
 
     /// Adds the faults of the kernel's log. Of those that the console has shown, too, the log has the whole report.
-    /// Returns the number of records that the log lacks.
-    pub fn add_kernel_log(&mut self, records: &[u8]) -> u64 {
+    /// Returns the number of records that the log lacks, or `None` if there was no time for all.
+    pub fn add_kernel_log(&mut self, records: &[u8]) -> Option<u64> {
         let mut log = Self::new(self.fail_on, std::mem::take(&mut self.allow));
-        let overwritten = for_each_message(records, |part| log.add(part));
+        let overwritten = for_each_message(records, Instant::now() + LOG_TIME, |part| log.add(part));
         log.close_all();
         self.violation = self.violation.take().or(log.violation);
         self.allow = log.allow;
@@ -305,7 +308,7 @@ mod tests {
         let mut shown = reports("BUG: a\n---[ end trace 0 ]---\nUBSAN: b in c.c:1\nOops: 0");
         let log = "6,3,100,-;BUG: a\n4,4,200,-;WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n3,5,300,-;UBSAN: b in c.c:1\n\
                    6,6,400,-;Call Trace:\n6,7,400,-; g+0x1/0x2\n12,8,400,-;BUG: of a program";
-        assert_eq!(shown.add_kernel_log(log.as_bytes()), 3);
+        assert_eq!(shown.add_kernel_log(log.as_bytes()), Some(3));
         let titles: Vec<_> = shown.faults().iter().map(|fault| fault.title.as_str()).collect();
         assert_eq!(titles, ["BUG: a", "WARNING in f", "UBSAN: b in g", "Oops"]);
     }

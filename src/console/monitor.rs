@@ -138,10 +138,11 @@ impl ConsoleMonitor {
     /// Examines the kernel's log after [`finish`](Self::finish). Returns a remark about what it lacks.
     pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
         let lack = match &log.records {
-            None => "the kernel's log cannot be read (CONFIG_PRINTK)".to_owned(),
+            None => "the kernel's log cannot be read".to_owned(),
             Some(records) => match self.faults.add_kernel_log(records) {
-                0 => String::new(),
-                lost => format!("the kernel's log lacks {lost} messages; '--append log_buf_len=16M' makes room"),
+                Some(0) => String::new(),
+                None => "the kernel's log is too long to examine".to_owned(),
+                Some(lost) => format!("the kernel's log lacks {lost} messages; '--append log_buf_len=16M' makes room"),
             },
         };
         let violation = self.faults.violation.clone();
@@ -261,7 +262,7 @@ impl ConsoleMonitor {
                 }
             }
             if let Some(results) = &mut results {
-                results.read_line(text, origin == Origin::Kernel);
+                results.read_part(text, origin == Origin::Kernel);
             }
             if verdict.is_none() {
                 let matched = matcher.check(text, complete);
@@ -271,6 +272,9 @@ impl ConsoleMonitor {
                 *verdict = faults.violation.clone().map(Verdict::RuleViolated).or(matched);
             }
         });
+        if let Some(results) = &mut results {
+            results.end_parts();
+        }
     }
 }
 

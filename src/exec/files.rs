@@ -1,5 +1,5 @@
-//! Files of the guest that init sends after the command has ended, in the order of [`Job::files`](super::job::Job):
-//! each as parts, then the end.
+//! Files of the guest that init sends after the command has ended, the kernel's log and the file of a
+//! [`Job`](super::job::Job): each as parts, then the end.
 //!
 //! ```text
 //!   offset   size   field

@@ -364,8 +364,9 @@ impl ExecHost {
             };
         }
         let hidden_on_console = self.options.hidden_on_console;
-        if self.options.has_kernel_log && !self.files.files.is_empty() {
-            drain.kernel_log = Some(KernelLog { records: self.files.files.remove(0), hidden_on_console });
+        if self.options.has_kernel_log && self.timings.ended.is_some() {
+            let records = if self.files.files.is_empty() { None } else { self.files.files.remove(0) };
+            drain.kernel_log = Some(KernelLog { records, hidden_on_console });
         }
         let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {

@@ -78,8 +78,6 @@ pub struct ExecConfig {
     pub results_file: Option<(Format, OsString)>,
 }
 
-/// The kernel's log.
-const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of the first process, and the number of serial ports that the driver supports.
 const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 
@@ -100,9 +98,9 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let separate_stderr = !io::stderr().is_terminal();
     let fail_on = vmm.rules.fail_on;
     let has_kernel_log = fail_on.need_messages();
-    let log = has_kernel_log.then(|| KERNEL_LOG.into());
-    let files: Vec<_> = log.into_iter().chain(results_file.iter().map(|(_, path)| path.clone())).collect();
-    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, files };
+    let file = results_file.as_ref().map(|(_, path)| path.clone());
+    let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
+    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, kernel_log: has_kernel_log, file };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
@@ -121,14 +119,8 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let options = HostOptions {
-        kill_after,
-        reserve_codes,
-        has_terminal,
-        files: job.files.len(),
-        has_kernel_log,
-        hidden_on_console,
-    };
+    let options =
+        HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
     let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
     let (builder, host) = ExecHost::new(builder, options, results)?;
     let host = Arc::new(Mutex::new(host));

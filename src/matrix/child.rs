@@ -7,7 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,9 +17,6 @@ use crate::vmm::code;
 
 /// Bytes of a line that are printed at once.
 const MAX_LINE: u64 = 64 << 10;
-/// The time for printing the rest of the output after the end of the process.
-const OUTPUT_TIME: Duration = Duration::from_secs(10);
-
 /// The process, and the threads that print its output.
 #[derive(Debug)]
 pub struct Child {
@@ -33,7 +30,8 @@ impl Child {
     pub fn start(selection: Selection, prefix: &str) -> Result<Self, String> {
         let mut arguments = std::env::args_os().skip(1);
         let subcommand = arguments.next().unwrap_or_default();
-        let option = format!("--combination={}:{}", selection.index, selection.directory.display());
+        let (index, parent) = (selection.index, std::process::id());
+        let option = format!("--combination={index}:{parent}:{}", selection.directory.display());
         let arguments = [subcommand, OsString::from(option)].into_iter().chain(arguments);
         // A process group of its own: Ctrl-C is for this process, which passes it on.
         let mut command = Command::new("/proc/self/exe");
@@ -41,13 +39,15 @@ impl Child {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().map_err(|error| format!("cannot start a run: {error}"))?;
         let (printing, printed) = channel();
-        if let Some(stdout) = process.stdout.take() {
+        let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
+        let child = Self { selection, process, printed };
+        if let Some(stdout) = stdout {
             print(stdout, io::stdout(), prefix, printing.clone())?;
         }
-        if let Some(stderr) = process.stderr.take() {
+        if let Some(stderr) = stderr {
             print(stderr, io::stderr(), prefix, printing)?;
         }
-        Ok(Self { selection, process, printed })
+        Ok(child)
     }
 
     /// Sends the process a signal.
@@ -69,10 +69,22 @@ impl Child {
         }
     }
 
-    /// Waits until the output is printed.
-    pub fn finish(self) -> Selection {
-        let _ = self.printed.recv_timeout(OUTPUT_TIME); // disconnected when both threads have ended
-        self.selection
+    /// The combination that it runs.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// Waits until the output is printed, at most until `deadline`.
+    pub fn finish(&self, deadline: Instant) {
+        // Disconnected when both threads have ended.
+        let _ = self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // does nothing if it has ended
+        let _ = self.process.wait();
     }
 }
 

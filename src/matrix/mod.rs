@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::mkdtemp;
 
 use crate::event::{EventSet, Poll, Signals, Token};
 use crate::report::ReportFile;
@@ -34,6 +35,9 @@ use summary::{Ended, decisive, entries, json, junit, table};
 
 /// How often the processes are checked.
 const CHECK_PERIOD: Duration = Duration::from_millis(20);
+/// The time for printing the rest of the output: at the end, and after a signal.
+const OUTPUT_TIME: Duration = Duration::from_secs(10);
+const STALL_TIME: Duration = Duration::from_secs(1);
 /// The code of a run that `--fail-fast` has ended.
 const STOPPED: u8 = code::SIGNAL + 15; // SIGTERM
 /// The time for writing a report.
@@ -63,25 +67,36 @@ pub struct Matrix {
 pub struct Selection {
     /// Its number.
     pub index: usize,
+    /// The process ID of the parent.
+    pub parent: u32,
     /// The directory for its reports.
     pub directory: PathBuf,
 }
 
 impl Selection {
-    /// Parses INDEX:DIRECTORY.
+    /// Parses INDEX:PARENT:DIRECTORY.
     ///
     /// # Errors
     ///
     /// The text has another form.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (index, directory) = text.split_once(':').ok_or("give INDEX:DIRECTORY")?;
-        let index = index.parse().map_err(|_| "give INDEX:DIRECTORY")?;
-        Ok(Self { index, directory: directory.into() })
+        let parse = || {
+            let (index, rest) = text.split_once(':')?;
+            let (parent, directory) = rest.split_once(':')?;
+            Some(Self { index: index.parse().ok()?, parent: parent.parse().ok()?, directory: directory.into() })
+        };
+        parse().ok_or_else(|| "give INDEX:PARENT:DIRECTORY".to_owned())
     }
 
     /// Lets this process end by SIGTERM when its parent ends.
-    pub fn end_with_parent(&self) {
+    ///
+    /// # Errors
+    ///
+    /// The parent has ended.
+    pub fn end_with_parent(&self) -> Result<(), String> {
         let _ = set_pdeathsig(Signal::SIGTERM); // fails only for a number that is no signal
+        let has_parent = std::os::unix::process::parent_id() == self.parent;
+        if has_parent { Ok(()) } else { Err("the process that has started this one has ended".to_owned()) }
     }
 
     /// The file for the report as JSON.
@@ -102,8 +117,10 @@ impl Matrix {
     ///
     /// A process cannot be started, or a report cannot be written.
     pub fn run(self) -> Result<u8, String> {
-        let directory = std::env::temp_dir().join(format!("kickvm-matrix-{}", std::process::id()));
-        std::fs::create_dir(&directory).map_err(|error| format!("cannot create '{}': {error}", directory.display()))?;
+        let template = std::env::temp_dir().join("kickvm-XXXXXX");
+        let directory = mkdtemp(&template);
+        let directory =
+            directory.map_err(|error| format!("cannot create '{}': {}", template.display(), error.desc()))?;
         let result = self.run_in(&directory);
         let _ = std::fs::remove_dir_all(&directory); // it is in a directory for temporary files
         result
@@ -122,7 +139,7 @@ impl Matrix {
         let deadline = Instant::now() + WRITE_TIME;
         let written = json_file.is_none_or(|file| file.write(&json(&self.labels, &ended), deadline));
         let written = junit_file.is_none_or(|file| file.write(&junit(&self.labels, &ended), deadline)) && written;
-        annotator.finish(&entries(&self.labels, &ended));
+        annotator.finish(&entries(&self.labels, &ended), true);
         let failed = (!written).then_some(code::FAILED);
         let stopped = signal.map(|number| code::SIGNAL.saturating_add(u8::try_from(number).unwrap_or(127)));
         Ok(stopped.unwrap_or_else(|| worst(decisive(&ended).chain(failed))))
@@ -136,12 +153,12 @@ impl Matrix {
         let mut poll = Poll::new().map_err(failed)?;
         poll.registry().register(&signals, Token(0), EventSet::IN).map_err(failed)?;
         let width = self.labels.iter().map(String::len).max().unwrap_or(0);
-        let (mut running, mut ended) = (Vec::<Child>::new(), Vec::new());
+        let (mut running, mut printing, mut ended) = (Vec::<Child>::new(), Vec::new(), Vec::new());
         let (mut next, mut signal, mut stop) = (0, None, false);
         let mut events = Vec::with_capacity(1);
         while !running.is_empty() || next < self.labels.len() && !stop {
             while next < self.labels.len() && running.len() < self.jobs && !stop {
-                let selection = Selection { index: next, directory: directory.to_owned() };
+                let selection = Selection { index: next, parent: std::process::id(), directory: directory.to_owned() };
                 running.push(Child::start(selection, &format!("{:width$} | ", self.labels[next]))?);
                 next += 1;
             }
@@ -157,7 +174,9 @@ impl Matrix {
                     at += 1;
                     continue;
                 };
-                let mut run = Ended::read(running.swap_remove(at).finish(), code);
+                let child = running.swap_remove(at);
+                let mut run = Ended::read(child.selection(), code);
+                printing.push(child);
                 run.stopped = stop && signal.is_none() && code == STOPPED;
                 if self.fail_fast && run.code != 0 && !stop {
                     stop = true;
@@ -166,6 +185,8 @@ impl Matrix {
                 ended.push(run);
             }
         }
+        let deadline = Instant::now() + if signal.is_some() { STALL_TIME } else { OUTPUT_TIME };
+        printing.iter().for_each(|child| child.finish(deadline));
         ended.sort_by_key(|run| run.index);
         Ok((ended, signal))
     }

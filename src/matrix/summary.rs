@@ -24,7 +24,7 @@ pub(super) struct Ended {
 
 impl Ended {
     /// Reads the reports of a run.
-    pub fn read(selection: Selection, code: u8) -> Self {
+    pub fn read(selection: &Selection, code: u8) -> Self {
         let report = fs::read(selection.json()).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let junit = fs::read_to_string(selection.junit()).ok();
         Self { index: selection.index, code, stopped: false, report: report.unwrap_or_default(), junit }

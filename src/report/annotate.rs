@@ -12,8 +12,9 @@ use crate::sys::unread::unread_bytes;
 
 /// The target of log records that the logger writes without a prefix.
 pub const TARGET: &str = "annotation";
-/// The most bytes of a log in a summary. GitHub accepts 1 MiB for a step.
+/// The most bytes of a log, and of all logs, in a summary. GitHub accepts 1 MiB for a step.
 const MAX_LOG: usize = 64 << 10;
+const MAX_LOGS: usize = 512 << 10;
 /// How long the CI service may take to read the guest's last output.
 const READ_TIME: Duration = Duration::from_millis(300);
 
@@ -87,8 +88,9 @@ impl Annotator {
         Self { service, token }
     }
 
-    /// Shows the errors and the summary of the runs.
-    pub fn finish(self, entries: &[Entry]) {
+    /// Shows the errors and the summary of the runs. If the guest's output is not `terminated`, GitHub could take its last
+    /// line for a command, so there are no errors then.
+    pub fn finish(self, entries: &[Entry], terminated: bool) {
         let failed = || entries.iter().filter(|entry| entry.code != 0);
         match self.service {
             CiService::Off => {}
@@ -98,8 +100,11 @@ impl Annotator {
                 while unread_bytes(&std::io::stdout()) > 0 && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                log::error!(target: TARGET, "::{}::", self.token);
-                for entry in failed() {
+                let all_read = terminated && unread_bytes(&std::io::stdout()) == 0;
+                if all_read {
+                    log::error!(target: TARGET, "::{}::", self.token);
+                }
+                for entry in failed().filter(|_| all_read) {
                     let (title, message) = (format!("{}: {}", entry.name, entry.title()), &entry.reason);
                     let (title, message) = (escape(&title).replace(':', "%3A").replace(',', "%2C"), escape(message));
                     log::error!(target: TARGET, "::error title={title}::{message} (exit code {})", entry.code);
@@ -147,7 +152,7 @@ fn markdown(entries: &[Entry]) -> String {
             match c {
                 '&' => cell += "&amp;",
                 '<' => cell += "&lt;",
-                '|' | '`' | '*' | '_' | '[' | ']' | '!' | '#' | '~' | '\\' | '@' | ':' => {
+                '|' | '`' | '*' | '_' | '[' | ']' | '!' | '#' | '~' | '\\' | '@' | ':' | '.' | '$' => {
                     let _ = write!(cell, "&#{};", u32::from(c));
                 }
                 c => cell.push(c),
@@ -163,10 +168,11 @@ fn markdown(entries: &[Entry]) -> String {
         let (name, outcome, fault) = (cell(&entry.name), cell(&entry.outcome), cell(fault));
         let _ = writeln!(text, "| {name} | {verdict}: {outcome} | {} | {:.2} s | {fault} |", entry.code, entry.seconds);
     }
+    let room = MAX_LOGS / entries.len().max(1);
     for entry in entries.iter().filter(|entry| entry.code != 0) {
         let mut log = String::new();
         for line in &entry.log {
-            if log.len() + line.len() < MAX_LOG {
+            if log.len() + line.len() < room.min(MAX_LOG) {
                 log = log + &plain(line) + "\n";
             }
         }

@@ -132,7 +132,7 @@ impl RunReporter {
             log_console(&outcome.console.lines, reason);
         }
         let code = if written || code != code::OK { code } else { code::FAILED };
-        annotator.finish(&[entry(&report, code)]);
+        annotator.finish(&[entry(&report, code)], !report.outcome.unterminated);
         code
     }
 }

@@ -15,6 +15,7 @@ fn report(reason: ExitReason) -> Report {
         console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 200], ..ConsoleLog::default() },
         guest: Some((began, began + Duration::from_secs(1))),
         notes: vec!["disk 'x' did not answer".into()],
+        unterminated: false,
         tests: None,
     };
     let run = Run {

@@ -78,7 +78,9 @@ fn read_xml(text: &str, results: &mut TestResults) -> Result<(), String> {
                     ("failure" | "error" | "skipped", Some(case)) => {
                         let message = attribute(&tag, "message").unwrap_or_default();
                         case.outcome = match (name.as_ref(), &case.outcome, attribute(&tag, "type").as_deref()) {
-                            (_, TestOutcome::Failed(_), _) | ("skipped", TestOutcome::Todo(_), _) => continue,
+                            (_, TestOutcome::Failed(_), _) | ("skipped" | "failure", TestOutcome::Todo(_), _) => {
+                                continue;
+                            }
                             ("skipped", _, Some("todo" | "pytest.xfail")) => TestOutcome::Todo(message),
                             ("skipped", ..) => TestOutcome::Skipped(message),
                             _ => TestOutcome::Failed(message),

@@ -35,6 +35,9 @@ pub struct ResultParser {
     /// The kernel's messages interrupt the results of a program, and may have results of their own (KUnit).
     kernel: Option<Part>,
     line: Vec<u8>,
+    /// The parts of a console line of a program, and whether the line has a message of the kernel.
+    part: String,
+    has_message: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl ResultParser {
             Format::Go => (part(Box::<Go>::default()), None),
             Format::Libtest => (part(Box::<Libtest>::default()), None),
         };
-        Self { program, kernel, line: Vec::new() }
+        Self { program, kernel, line: Vec::new(), part: String::new(), has_message: false }
     }
 
     /// Reads the next bytes of a stream or file.
@@ -78,6 +81,28 @@ impl ResultParser {
         self.line.clear();
     }
 
+    /// Reads a part of a console line. A line of a program that a message of the kernel has interrupted continues with the
+    /// next line.
+    pub fn read_part(&mut self, part: &str, by_kernel: bool) {
+        if by_kernel {
+            self.has_message = true;
+            self.read_line(part, true);
+        } else {
+            self.part.push_str(part);
+        }
+        let end = (0..=MAX_LINE.min(self.part.len())).rfind(|end| self.part.is_char_boundary(*end));
+        self.part.truncate(end.unwrap_or(0));
+    }
+
+    /// The console line has ended.
+    pub fn end_parts(&mut self) {
+        let has_message = std::mem::take(&mut self.has_message);
+        if !has_message || !self.part.is_empty() && !continues(&self.part) {
+            let part = std::mem::take(&mut self.part);
+            self.read_line(&part, false);
+        }
+    }
+
     /// Reads a line without its end. `by_kernel` means that the line is a message of the kernel, without its prefix.
     pub fn read_line(&mut self, line: &str, by_kernel: bool) {
         let Self { program, kernel, .. } = self;
@@ -95,6 +120,9 @@ impl ResultParser {
         if complete && !self.line.is_empty() {
             self.end_line();
         }
+        if complete && !self.part.is_empty() {
+            self.end_parts();
+        }
         let finish = |Part { mut reader, mut results }| {
             if !reader.finish(&mut results) && !complete && results.total() > 0 {
                 results.set_problem("the run ended before the tests did");
@@ -105,4 +133,10 @@ impl ResultParser {
         self.kernel.map(finish).into_iter().for_each(|kernel| results.absorb(kernel));
         results
     }
+}
+
+/// Whether an interrupted line may be a result: the rest is then necessary.
+fn continues(part: &str) -> bool {
+    let part = part.trim_start();
+    ["not ok", "ok"].iter().any(|word| word.starts_with(part) || part.starts_with(word)) || part.starts_with(['{', '<'])
 }

@@ -140,7 +140,15 @@ impl Vmm {
         drop(self);
         drop(closer);
         let guest = Some((started, kicked));
-        let mut outcome = Outcome { reason, vcpus: shutdown.vcpus, console, guest, notes, tests: None };
+        let mut outcome = Outcome {
+            reason,
+            vcpus: shutdown.vcpus,
+            console,
+            guest,
+            notes,
+            unterminated: drain.unterminated,
+            tests: None,
+        };
         outcome.judge_tests(results);
         Ok(outcome)
     }

@@ -44,6 +44,8 @@ pub struct Outcome {
     pub guest: Option<(Instant, Instant)>,
     /// Further remarks for the user, such as a disk that did not answer.
     pub notes: Vec<String>,
+    /// Whether the last line of an output has no end.
+    pub unterminated: bool,
     /// The test results that were asked for.
     pub tests: Option<TestResults>,
 }
@@ -53,7 +55,7 @@ impl Outcome {
     pub fn failed(why: impl fmt::Display) -> Self {
         let reason = ExitReason::Failed(why.to_string());
         let console = ConsoleLog::default();
-        Self { reason, vcpus: Vec::new(), console, guest: None, notes: Vec::new(), tests: None }
+        Self { reason, vcpus: Vec::new(), console, guest: None, notes: Vec::new(), unterminated: false, tests: None }
     }
 
     /// Adds the test results that `parser` has found, if there is one. A run that would have ended with 0 violates a

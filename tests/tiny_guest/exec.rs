@@ -263,7 +263,7 @@ fn an_invalid_option_is_reported_in_one_line() {
         ),
         (
             &["--results", "ktap:stderr"],
-            "kickvm: invalid value 'ktap:stderr' for '--results <FORMAT[:stdout|:console]>': 'stderr' is no source of test",
+            "kickvm: invalid value 'ktap:stderr' for '--results <FORMAT[:stdout|:console|:file=PATH]>': 'stderr' is no source of test",
         ),
         (&["--tiemout", "5s"], "kickvm: unexpected argument '--tiemout' found"),
         (&["--root", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),

@@ -55,3 +55,10 @@ fn another_bad_end_keeps_its_code_and_the_tests_are_in_the_reports() {
     assert_eq!(code(End::Hang, &["--results", "ktap", "--expect", "^not ok 1 list"]), Some(123));
     assert_eq!(code(End::Hang, &["--results", "ktap", "--reject", "^not ok 1 list"]), Some(123));
 }
+
+#[test]
+fn a_message_of_the_kernel_in_a_result_does_not_change_it() {
+    need_kvm!();
+    let log = format!("{BANNER}1..2\r\nok 1 a\r\nnot [    1.000000] usb 1-1: x\r\nok 2 b\r\n");
+    check(End::PowerOff, &log, &["--results", "ktap"], 123, &["kickvm: 1 of 2 tests failed: b"]);
+}

@@ -253,14 +253,21 @@ fn a_ci_service_shows_errors_and_takes_no_commands_from_the_guest() {
     code.extend([0xb0, 7, 0xe6, 0xf4]); // mov al, 7; out 0xf4, al
     let mut github = run(&code, &["--fail-on", "oops"]);
     github.command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &summary);
-    let ended = github.end();
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(123), log.as_str()));
-    let lines: Vec<_> = ended.stderr.lines().collect();
+    let output = github.command.output().unwrap(); // reads, as a CI service does
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(123), log.as_bytes()));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = stderr.lines().collect();
     let token = lines[0].strip_prefix("::stop-commands::").unwrap();
     assert_eq!((token.len(), lines[2]), (39, format!("::{token}::").as_str()));
     assert!(lines[3].starts_with("::error title=") && lines[3].contains(&TITLE.replace(':', "%3A")), "{lines:?}");
     let summary = fs::read_to_string(summary).unwrap();
     assert!(summary.starts_with("before\n### kickvm\n") && summary.contains("#PF: supervisor read"), "{summary}");
+
+    // What the service could take for a command is not followed by the end of the fence.
+    let end = code.len() - 4;
+    code.splice(end..end, "::error::x".bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    let output = run(&code, &["--annotate", "github"]).command.output().unwrap();
+    assert!(output.stdout.ends_with(b"::error::x") && !String::from_utf8_lossy(&output.stderr).contains("::error"));
 
     let ended = run(&code, &["--fail-on", "oops", "--annotate", "gitlab"]).end();
     assert!(ended.stderr.contains(":kickvm_") && ended.stderr.contains("| RIP: 0010:do_it"), "{ended:?}");

@@ -80,20 +80,22 @@ impl GuestChannel {
         self.ring_doorbell();
     }
 
-    /// Sends a part of a file. kickvm is notified when there is no room, or by the next message.
-    pub fn send_part(&mut self, part: &[u8]) {
-        self.put(Stream::Files, part);
+    /// Sends a part of a file. kickvm is notified when there is no room, or by the next message. Returns whether there
+    /// was room.
+    pub fn send_part(&mut self, part: &[u8]) -> bool {
+        self.put(Stream::Files, part)
     }
 
-    fn put(&mut self, stream: Stream, bytes: &[u8]) {
+    fn put(&mut self, stream: Stream, bytes: &[u8]) -> bool {
         for _ in 0..MAX_SEND_TIME {
             let ring = if stream == Stream::Files { &mut self.files } else { &mut self.events };
             if ring.push_all(&self.memory, bytes) == Ok(true) {
-                return;
+                return true;
             }
             self.ring_doorbell();
             std::thread::sleep(Duration::from_millis(1));
         }
+        false
     }
 
     /// Reads what the serial port has received, so that it is no longer readable.

@@ -8,9 +8,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use super::channel::GuestChannel;
 use crate::exec::files::{MAX_PART, UNREADABLE};
 
-/// Sends the content of `path`. Of `/dev/kmsg` that is what the kernel has logged until now.
-pub fn send(channel: &mut GuestChannel, path: &OsStr) {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+/// Opens a file.
+///
+/// # Errors
+///
+/// The error of open(2).
+pub fn open(path: &OsStr) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Sends the content of a file. Of `/dev/kmsg` that is what the kernel has logged until now.
+pub fn send(channel: &mut GuestChannel, file: io::Result<File>) {
     let end = file.and_then(|file| send_parts(channel, file)).map_or(UNREADABLE, |()| 0);
     channel.send_part(&end.to_le_bytes());
 }
@@ -22,7 +30,9 @@ fn send_parts(channel: &mut GuestChannel, mut file: File) -> io::Result<()> {
             Ok(0) => return Ok(()),
             Ok(len) => {
                 part[..4].copy_from_slice(&u32::try_from(len).unwrap_or(UNREADABLE).to_le_bytes());
-                channel.send_part(&part[..4 + len]);
+                if !channel.send_part(&part[..4 + len]) {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // The kernel has overwritten the next records (Documentation/ABI/testing/dev-kmsg).
