@@ -174,7 +174,7 @@ impl Run {
 struct Machine {
     /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content; repeatable
     ///
-    /// With several kernels, values of --cpus or texts of --append-each, each combination is a run of its own; the exit
+    /// With several kernels, values of --cpus or texts of --append-each, each combination is a separate run; the exit
     /// code is that of the worst.
     #[arg(long, short, value_name = "PATH", required = true)]
     kernel: Vec<PathBuf>,
@@ -184,7 +184,7 @@ struct Machine {
     /// Text to append to the default kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Text to append in a run of its own; repeatable
+    /// Text to append in a separate run; repeatable
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     append_each: Vec<String>,
     /// Number of vCPUs, 1 to 254, or several with commas

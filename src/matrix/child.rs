@@ -1,4 +1,4 @@
-//! A run in a process of its own.
+//! A run in a separate process.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ impl Child {
         let (index, parent) = (selection.index, std::process::id());
         let option = format!("--combination={index}:{parent}:{}", selection.directory.display());
         let arguments = [subcommand, OsString::from(option)].into_iter().chain(arguments);
-        // A process group of its own: Ctrl-C is for this process, which passes it on.
+        // In a new process group: Ctrl-C is for this process, which passes it on.
         let mut command = Command::new("/proc/self/exe");
         command.args(arguments).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -88,7 +88,7 @@ impl Drop for Child {
     }
 }
 
-/// Prints the lines of `source` on a thread of its own.
+/// Prints the lines of `source` on another thread.
 fn print(
     source: impl Read + Send + 'static,
     mut sink: impl Write + Send + 'static,

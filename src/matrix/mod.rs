@@ -1,6 +1,6 @@
 //! Several runs of one command, one for each combination of kernels, vCPUs and kernel command lines.
 //!
-//! Each run is a process of its own: kickvm with the same arguments and the hidden option `--combination`, which selects
+//! Each run is a separate process: kickvm with the same arguments and the hidden option `--combination`, which selects
 //! one combination and the directory for its reports. This process prints the output of all with a prefix, and then
 //! a table and the reports of all.
 //!
