@@ -65,3 +65,8 @@ fn a_file(exec: Exec) {
     let ended = exec.options(&["--results", "junit:file=/tmp/x.xml", "--fail-on", "oops"]).sh(write);
     ended.assert_verdict(123, "kickvm: 1 of 2 tests failed: b");
 }
+
+fn a_file_without_an_end(exec: Exec) {
+    let ended = exec.options(&["--results", "ktap:file=/dev/zero"]).sh("true");
+    ended.assert_verdict(123, "kickvm: the guest's file '/dev/zero' has no test results (--results ktap)");
+}
