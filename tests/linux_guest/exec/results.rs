@@ -11,7 +11,8 @@ on_kernel!(
     a_test_that_fails,
     a_crash_between_tests,
     results_of_the_kernel,
-    a_file
+    a_file,
+    a_file_without_an_end
 );
 
 const PASSED: &str = "TAP version 13\n1..2\n# selftests: a: b\n# TAP version 13\n# 1..1\n# ok 1 c\nok 1 selftests: a: b\n\
