@@ -208,7 +208,8 @@ mod tests {
     fn a_title_has_the_fault_and_its_function() {
         for (report, title) in [
             (
-                "BUG: kernel NULL pointer dereference, address: 0|Oops: 0002 [#1]|RIP: 0010:f.isra.0@|Call Trace:| g@",
+                "BUG: kernel NULL pointer dereference, address: 0|Oops: 0002 [#1]|RIP: 0010:f.isra.0@|\
+                 Call Trace:| g@",
                 "BUG: unable to handle kernel NULL pointer dereference in f",
             ),
             (
@@ -220,11 +221,14 @@ mod tests {
             ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f@", "WARNING in f"),
             ("WARNING: kernel/x.c:3 at f@, CPU#0: sh/77", "WARNING in f"),
             (
-                "refcount_t: underflow; use-after-free.|WARNING: CPU: 0 PID: 1 at lib/refcount.c:28 refcount_warn_saturate@|RIP: 0010:refcount_warn_saturate@|Call Trace:| <TASK>| ? __warn@| f@",
+                "refcount_t: underflow; use-after-free.|\
+                 WARNING: CPU: 0 PID: 1 at lib/refcount.c:28 refcount_warn_saturate@|\
+                 RIP: 0010:refcount_warn_saturate@|Call Trace:| <TASK>| ? __warn@| f@",
                 "WARNING: refcount bug in f",
             ),
             (
-                "list_add corruption. next->prev should be prev|kernel BUG at lib/list_debug.c:29!|RIP: 0010:__list_add_valid_or_report@|Call Trace:| f@",
+                "list_add corruption. next->prev should be prev|kernel BUG at lib/list_debug.c:29!|\
+                 RIP: 0010:__list_add_valid_or_report@|Call Trace:| f@",
                 "BUG: corrupted list in f",
             ),
             (
@@ -238,11 +242,13 @@ mod tests {
             ("BUG: KFENCE: use-after-free read in f@", "KFENCE: use-after-free read in f"),
             ("BUG: KCSAN: data-race in f@ / g@", "KCSAN: data-race in f / g"),
             (
-                "UBSAN: array-index-out-of-bounds in lib/x.c:3:4|Call Trace:| dump_stack_lvl@| __ubsan_handle_out_of_bounds@| f@",
+                "UBSAN: array-index-out-of-bounds in lib/x.c:3:4|Call Trace:| dump_stack_lvl@|\
+                  __ubsan_handle_out_of_bounds@| f@",
                 "UBSAN: array-index-out-of-bounds in f",
             ),
             (
-                "WARNING: possible circular locking dependency detected|sh/1 is trying to acquire lock:|ff (a){+.+.}-{3:3}, at: f@|but task is already holding lock:|ff (b){+.+.}-{3:3}, at: g@",
+                "WARNING: possible circular locking dependency detected|sh/1 is trying to acquire lock:|\
+                 ff (a){+.+.}-{3:3}, at: f@|but task is already holding lock:|ff (b){+.+.}-{3:3}, at: g@",
                 "possible deadlock in f",
             ),
             ("[ INFO: possible recursive locking detected ]|(a), at: [<ff>] f@", "possible deadlock in f"),
@@ -253,7 +259,8 @@ mod tests {
                 "WARNING: suspicious RCU usage in f",
             ),
             (
-                "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]|hardirqs last  enabled at (1): [<ff>] g@|RIP: 0010:f@",
+                "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]|\
+                 hardirqs last  enabled at (1): [<ff>] g@|RIP: 0010:f@",
                 "BUG: soft lockup in f",
             ),
             ("rcu: INFO: rcu_preempt self-detected stall on CPU|RIP: 0010:f@", "INFO: rcu detected stall in f"),
@@ -262,7 +269,8 @@ mod tests {
                 "INFO: task hung in f",
             ),
             (
-                "BUG: sleeping function called from invalid context at x.c:1|[<ff>] g@|Call Trace:| __might_resched@| f@",
+                "BUG: sleeping function called from invalid context at x.c:1|[<ff>] g@|Call Trace:|\
+                  __might_resched@| f@",
                 "BUG: sleeping function called from invalid context in f",
             ),
             ("kmemleak: 3 new suspected memory leaks (see /sys)", "memory leak"),
