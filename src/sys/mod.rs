@@ -19,6 +19,7 @@ pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;
 pub mod rlimit;
+pub(crate) mod shared_process;
 pub(crate) mod tap;
 pub(crate) mod unread;
 pub(crate) mod vectored_io;

@@ -61,6 +61,19 @@ pub struct VsockConfig {
     pub socket: PathBuf,
 }
 
+/// A directory of the host that the guest can mount (virtio-fs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareConfig {
+    /// The directory.
+    pub path: PathBuf,
+    /// The name by which the guest mounts it, at most 36 bytes.
+    pub tag: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Whether the guest may ignore changes that the host makes.
+    pub stable: bool,
+}
+
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VMMConfig {
@@ -82,6 +95,8 @@ pub struct VMMConfig {
     pub nets: Vec<NetConfig>,
     /// Attachment between host and guest.
     pub vsock: Option<VsockConfig>,
+    /// Shared directories.
+    pub shares: Vec<ShareConfig>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
     /// Bytes of RAM that a balloon takes from the guest at first; `None` for no balloon.
@@ -116,6 +131,7 @@ impl VMMConfig {
             disks: Vec::new(),
             nets: Vec::new(),
             vsock: None,
+            shares: Vec::new(),
             rng: true,
             balloon: None,
             timeout: None,

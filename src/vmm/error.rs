@@ -71,6 +71,14 @@ pub enum Error {
         /// The cause.
         source: HostError,
     },
+    /// A directory cannot be shared.
+    #[error("cannot share '{path}': {source}")]
+    Share {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// The cause.
+        source: HostError,
+    },
     /// The event loop cannot be set up.
     #[error("cannot set up the event loop: {}", os_error::describe(&(*.0).into()))]
     Event(#[from] event::Error),
@@ -97,7 +105,7 @@ pub enum Error {
         memory: boot::ByteSize,
     },
     /// More virtio devices than interrupts.
-    #[error("a VM has at most {0} virtio devices (disks, network interfaces, vsock, rng, console and balloon)")]
+    #[error("a VM has at most {0} virtio devices (disks, network interfaces, vsock, shares, rng, console and balloon)")]
     TooManyDevices(usize),
 }
 

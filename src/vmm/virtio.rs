@@ -11,7 +11,7 @@ use vm_memory::MmapRegion;
 
 use super::Subscriber;
 use super::builder::irqfd;
-use super::config::{NetConfig, VMMConfig, VsockConfig};
+use super::config::{NetConfig, ShareConfig, VMMConfig, VsockConfig};
 use super::error::Error;
 use super::fast_path::FastPath;
 use crate::boot::ByteSize;
@@ -20,6 +20,7 @@ use crate::device::Bus;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::block::{Block, Disk};
 use crate::device::virtio::console::{self, Console};
+use crate::device::virtio::fs::{Fs, Server, Share};
 use crate::device::virtio::net::Net;
 use crate::device::virtio::net::tap::Tap;
 use crate::device::virtio::rng::Rng;
@@ -40,6 +41,7 @@ pub struct VirtioDevices {
     /// The number of frames that each network interface has dropped, by the name of its tap.
     dropped: Vec<(String, Arc<AtomicU64>)>,
     disks: Vec<(PathBuf, Arc<Mutex<Virtio<Block>>>)>,
+    shares: Vec<(PathBuf, Server)>,
     fast_path: Arc<FastPath>,
 }
 
@@ -61,7 +63,8 @@ impl VirtioDevices {
         let registers = MmapRegion::new(VIRTIO_GSIS.len() * REGISTERS).map_err(io::Error::other);
         let registers = Arc::new(registers.map_err(Error::host("map the registers of virtio devices"))?);
         let fast_path = Arc::new(FastPath::new(vm.clone(), ram.clone(), registers));
-        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), disks: Vec::new(), fast_path };
+        let (disks, shares) = (Vec::new(), Vec::new());
+        let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), disks, shares, fast_path };
         for disk in &config.disks {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
             let path = disk.path.clone();
@@ -87,6 +90,13 @@ impl VirtioDevices {
             let listener = UdsListener::bind(path);
             let listener = listener.map_err(|source| Error::Vsock { path: path.clone(), source })?;
             devices.attach(Vsock::new(*cid, listener), bus)?;
+        }
+        for ShareConfig { path, tag, read_only, stable } in &config.shares {
+            let share = Share::open(path, *read_only, *stable);
+            let share = share.map_err(|source| Error::Share { path: path.clone(), source })?;
+            let device = devices.attach(Fs::new(tag), bus)?;
+            let server = Server::start(share, device, ram.memory()).map_err(Error::host("start a file server"))?;
+            devices.shares.push((path.clone(), server));
         }
         if let Some(port) = hvc {
             let console = Console::new(port.clone()).map_err(Error::host("create a virtio console"))?;
@@ -124,8 +134,8 @@ impl VirtioDevices {
         Ok(virtio)
     }
 
-    /// Stops the disks, whether they answer or not: requests that do not end in time are abandoned. Returns a note for
-    /// each disk with such requests, and logs how many frames the network interfaces have dropped. To be called on the
+    /// Stops the disks and shares, whether they answer or not: requests that do not end in time are abandoned. Returns a note for
+    /// each with such requests, and logs how many frames the network interfaces have dropped. To be called on the
     /// event loop's thread after its end, when no vCPU runs any more.
     pub fn stop(&mut self) -> Vec<String> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
@@ -138,6 +148,13 @@ impl VirtioDevices {
             }
         }
         let deadline = Instant::now() + CLOSE_TIMEOUT;
+        for (path, server) in &self.shares {
+            let count = server.stop(deadline);
+            if count > 0 {
+                let requests = if count == 1 { "request" } else { "requests" };
+                notes.push(format!("share '{}' did not answer: {count} {requests} abandoned", path.display()));
+            }
+        }
         for (_, disk) in &self.disks {
             disk.lock().unwrap_or_else(PoisonError::into_inner).device.wait(deadline);
         }
@@ -160,14 +177,13 @@ impl Drop for VirtioDevices {
 fn interrupt(vm: &Arc<VmFd>, gsi: u32, synchronous: bool) -> Result<Interrupt, Error> {
     if synchronous {
         let vm = vm.clone();
-        return Ok(Box::new(move || {
+        return Ok(Interrupt::Inject(Box::new(move || {
             // An edge. It cannot fail: the GSI exists, as an irqfd would have had the same number.
             let _ = vm.set_irq_line(gsi, true);
             let _ = vm.set_irq_line(gsi, false);
-        }));
+        })));
     }
-    let irqfd = irqfd(vm, gsi, "connect a virtio device's interrupt")?;
-    Ok(Box::new(move || drop(irqfd.write(1)))) // if the counter is full, the interrupt is pending already
+    irqfd(vm, gsi, "connect a virtio device's interrupt").map(Interrupt::Irqfd)
 }
 
 fn open_net(config: &NetConfig) -> Result<Net, Error> {

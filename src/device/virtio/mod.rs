@@ -1,4 +1,4 @@
-//! Virtio devices (OASIS virtio 1.3): disk, network, socket, console, entropy and balloon.
+//! Virtio devices (OASIS virtio 1.3): disk, network, socket, file system, console, entropy and balloon.
 //!
 //! ```text
 //!   guest driver                        event loop
@@ -25,6 +25,7 @@
 pub mod balloon;
 pub mod block;
 pub mod console;
+pub mod fs;
 pub mod net;
 pub mod rng;
 #[cfg(test)]
@@ -36,6 +37,10 @@ pub use crate::sys::vectored_io::Buffer;
 pub use transport::{
     Buffers, Chain, INT_VRING, INTERRUPT_ACK, QUEUE_NOTIFY, REGISTERS, RegisterPage, Registers, Virtio, Virtqueue,
 };
+
+use std::fmt;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::event::{EventOps, Events};
 
@@ -88,6 +93,11 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Whether threads of the device process the queues, by [`Virtio::work`]. Then the event loop does not.
+    fn has_workers(&self) -> bool {
+        false
+    }
+
     /// Processes the queues of a [`synchronous`](VirtioDevice::synchronous) device. Called on a vCPU's thread.
     fn process_inline(&mut self, _queues: &mut [Virtqueue]) {}
 
@@ -114,6 +124,26 @@ pub struct DeviceContext<'a, 'b> {
     pub config_changed: bool,
 }
 
-/// A function that raises the device's interrupt. For a [`synchronous`](VirtioDevice::synchronous) device it should
-/// inject the interrupt itself, because the driver waits on the calling thread; a kernel thread does so for an irqfd.
-pub type Interrupt = Box<dyn Fn() + Send>;
+/// How the device's interrupt is raised.
+pub enum Interrupt {
+    /// A write of 1 to this irqfd.
+    Irqfd(EventFd),
+    /// A call, for a [`synchronous`](VirtioDevice::synchronous) device: its driver waits on the calling thread, and the
+    /// interrupt of an irqfd is injected by a thread of the kernel.
+    Inject(Box<dyn Fn() + Send>),
+}
+
+impl Interrupt {
+    fn raise(&self) {
+        match self {
+            Self::Irqfd(irqfd) => drop(irqfd.write(1)), // if the counter is full, the interrupt is pending already
+            Self::Inject(inject) => inject(),
+        }
+    }
+}
+
+impl fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interrupt").finish_non_exhaustive()
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
+use super::{Interrupt, REGISTERS, RegisterPage, Registers, Virtio, VirtioDevice};
 use crate::device::Device;
 use crate::event::{EventManager, SubscriberOps};
 
@@ -85,8 +85,7 @@ impl<D: VirtioDevice> Driver<D> {
     pub fn with_memory(device: D, memory: GuestMemoryMmap) -> Self {
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let page = RegisterPage::new(Arc::new(MmapRegion::new(REGISTERS).unwrap()), 0);
-        let irqfd = irq.try_clone().unwrap();
-        let interrupt = Box::new(move || irqfd.write(1).unwrap());
+        let interrupt = Interrupt::Irqfd(irq.try_clone().unwrap());
         let virtio = Virtio::new(device, &memory, interrupt, page, Box::new(|| {})).unwrap();
         let virtio = Arc::new(Mutex::new(virtio));
         let mut manager = EventManager::new().unwrap();

@@ -258,7 +258,7 @@ unsafe fn clone_process(stack_end: *mut libc::c_void) -> io::Result<(i32, OwnedF
 /// # Safety
 ///
 /// As for the call itself.
-unsafe fn syscall(number: libc::c_long, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
+pub unsafe fn syscall(number: libc::c_long, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
     let result;
     // SAFETY: the kernel changes no register but these, and the caller answers for the memory.
     unsafe {

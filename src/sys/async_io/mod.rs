@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
 use io_process::{Call, IoProcess, MAX_CALLS};
-pub(super) use io_process::{close_all_but, wait_for};
+pub(super) use io_process::{close_all_but, syscall, wait_for};
 use uring::Uring;
 
 /// The most operations in flight.

@@ -160,6 +160,6 @@ fn more_disks_than_the_limit() {
         command.arg(format!("--disk={n}"));
     }
     let line =
-        "kickvm: a VM has at most 17 virtio devices (disks, network interfaces, vsock, rng, console and balloon)";
+        "kickvm: a VM has at most 17 virtio devices (disks, network interfaces, vsock, shares, rng, console and balloon)";
     end(command).assert(125, "", &[line]);
 }

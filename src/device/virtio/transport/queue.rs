@@ -100,7 +100,7 @@ impl Virtqueue {
     pub(super) fn end_turn(&mut self, interrupt: &Interrupt) {
         let added = std::mem::take(&mut self.pending_used);
         if added > 0 && self.needs_interrupt(added).unwrap_or(true) {
-            interrupt();
+            interrupt.raise();
         }
     }
 
@@ -161,6 +161,15 @@ impl Virtqueue {
             }
         }
         false
+    }
+
+    /// Makes the driver notify the queue of its next request, although the last one is not complete. Notifies the queue
+    /// itself if there is one already.
+    pub fn rearm(&mut self) {
+        self.notifications_disabled = false;
+        if self.queue.enable_notification(&self.memory).unwrap_or(false) {
+            self.notify();
+        }
     }
 
     fn try_pop(&mut self, chain: &mut Chain) -> Result<bool, Fault> {

@@ -8,6 +8,7 @@ mod reset;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -141,6 +142,20 @@ impl<D: VirtioDevice> Virtio<D> {
         self.queues.iter().map(|queue| &queue.doorbell)
     }
 
+    /// The descriptors that the device's workers need: those of [`doorbells`](Virtio::doorbells), and the irqfd.
+    pub(in crate::device::virtio) fn descriptors(&self) -> Vec<RawFd> {
+        let irqfd = if let Interrupt::Irqfd(irqfd) = &self.interrupt { Some(irqfd) } else { None };
+        self.doorbells().chain(irqfd).map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// Processes the queues on a thread of the device. They are empty before DRIVER_OK and during a reset.
+    pub fn work(&mut self, turn: impl FnOnce(&mut D, &mut [Virtqueue])) {
+        self.take_turn(turn);
+        if self.resetting {
+            self.try_complete_reset();
+        }
+    }
+
     fn store_config(&self) {
         self.page.write(VIRTIO_MMIO_CONFIG, self.device.config());
     }
@@ -162,7 +177,7 @@ impl<D: VirtioDevice> Virtio<D> {
     fn notify_config(&self) {
         if self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
             self.page.store(VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
-            (self.interrupt)();
+            self.interrupt.raise();
         }
     }
 
@@ -312,7 +327,7 @@ fn set_half(register: &mut u64, select: u32, value: u32) {
 impl<D: VirtioDevice> MutEventSubscriber for Virtio<D> {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let mut config_changed = false;
-        self.take_turn(|device, queues| {
+        self.work(|device, queues| {
             let mut ctx = DeviceContext { queues, ops, config_changed };
             device.process(events, &mut ctx);
             config_changed = ctx.config_changed;
@@ -320,13 +335,10 @@ impl<D: VirtioDevice> MutEventSubscriber for Virtio<D> {
         if config_changed {
             self.config_changed();
         }
-        if self.resetting {
-            self.try_complete_reset();
-        }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        for (index, queue) in (0..).zip(&self.queues) {
+        for (index, queue) in (0..).zip(&self.queues).filter(|_| !self.device.has_workers()) {
             let events = Events::with_data(&queue.doorbell, index, EventSet::IN | EventSet::EDGE_TRIGGERED);
             // Fails only if the kernel is out of memory; then this queue is not served.
             let _ = ops.add(events);
