@@ -16,6 +16,7 @@ pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleCon
         (machine.kernel, machine.cpus, machine.append_each) = (vec![kernel], vec![cpus], append.into_iter().collect());
         (results.report, results.junit) = (Some(selection.json()), Some(selection.junit()));
         (results.label, results.annotate) = (label, CiService::Off); // the parent shows all runs
+        results.log.iter_mut().for_each(|log| log.as_mut_os_string().push(format!(".{}", selection.index + 1)));
         selection.end_with_parent()?;
         return Ok(None);
     }

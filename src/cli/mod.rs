@@ -263,6 +263,12 @@ pub struct Results {
     /// Write a report of the run as a JUnit test case; with --results, each test is one, too
     #[arg(long, value_name = "PATH")]
     junit: Option<PathBuf>,
+    /// Write all output of the run to a file: the console, the command's streams and the messages of kickvm, each line
+    /// after its time in seconds and its source
+    ///
+    /// Each of several runs has a file of its own: PATH.1, PATH.2 and so on.
+    #[arg(long, value_name = "PATH")]
+    log: Option<PathBuf>,
     /// Show errors and a summary on the page of a CI service: auto, github, gitlab or off
     ///
     /// auto is the service that runs kickvm. On GitHub Actions, the guest's output cannot contain workflow commands.
@@ -323,6 +329,7 @@ impl Machine {
                 json: results.report,
                 junit: results.junit,
                 symbols: results.symbols,
+                log: results.log,
                 label: results.label,
                 ci: results.annotate,
             },

@@ -119,11 +119,12 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     vmm.cmdline = format!("{} {CMDLINE}{first}", vmm.cmdline);
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
+    let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =
         HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
     let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
-    let (builder, host) = ExecHost::new(builder, options, results)?;
+    let (builder, host) = ExecHost::new(builder, options, &log, results)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::boot::Image;
-use crate::console::Rules;
+use crate::console::{Rules, RunLog};
 
 /// The destination of the guest's console.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct VsockConfig {
 }
 
 /// One virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VMMConfig {
     /// The kernel.
     pub image: Image,
@@ -92,6 +92,8 @@ pub struct VMMConfig {
     pub port_stats: bool,
     /// Lines that the console must show and must not show.
     pub rules: Rules,
+    /// Receives all output of the run.
+    pub log: RunLog,
 }
 
 /// The default command line: a serial console, and an immediate reboot after a panic.
@@ -121,6 +123,7 @@ impl VMMConfig {
             timeout: None,
             port_stats: false,
             rules: Rules::default(),
+            log: RunLog::default(),
         }
     }
 
