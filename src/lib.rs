@@ -30,12 +30,14 @@
 //! 8. [`device`]: what the guest can access. [`device::serial::Serial`] is the largest of the platform devices;
 //!    [`device::virtio`] has one transport and a file or folder for each kind of device.
 //! 9. [`memory`] maps guest RAM. [`boot`] turns files into guest memory; [`boot::layout`] is the memory map.
-//! 10. [`console`]: the user's side of the guest's console, and the monitor that examines its lines.
+//! 10. [`console`]: the user's side of the guest's console, and the monitor that examines its lines. [`results`] finds
+//!     test results in them.
 //! 11. [`exec`] runs one command in a guest, through the same [`VmmBuilder`](vmm::VmmBuilder) as any embedder:
 //!     [`exec::run`] on the host,
 //!     [`exec::run_if_init`] as the guest's first process.
 //! 12. [`report`] turns an [`Outcome`](vmm::Outcome) into messages, JSON and JUnit. [`doctor`] checks the host
 //!     and has the demonstration guest.
+//! 13. [`matrix`] runs one command for each combination of kernels, vCPUs and kernel command lines.
 //!
 //! The pattern of steps 3 to 6 in one piece, without KVM:
 //!
@@ -79,6 +81,7 @@
 //!   report    a run as JSON, JUnit and messages
 //!   exec      one command in a guest: root file system, channel, host side, init
 //!   vmm       Vmm::run, builder, KvmVm, exit handler, outcome, configuration
+//!   results   test results in the text of a source
 //!   console   terminal, input, output, escape keys, console monitor
 //!   vcpu      one virtual CPU: CPUID, registers, run loop, exits as values, kick
 //!   boot      kernel, initramfs, command line, ACPI tables, memory map
@@ -131,9 +134,13 @@ pub mod event;
 #[cfg(feature = "vmm")]
 pub mod exec;
 #[cfg(feature = "vmm")]
+pub mod matrix;
+#[cfg(feature = "vmm")]
 pub mod memory;
 #[cfg(feature = "vmm")]
 pub mod report;
+#[cfg(feature = "vmm")]
+pub mod results;
 #[cfg(feature = "vmm")]
 pub mod sys;
 #[cfg(feature = "vmm")]

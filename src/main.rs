@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use log::LevelFilter;
 
 use kickvm::cli::{self, Cli, Command, logger};
-use kickvm::report::RunReporter;
+use kickvm::report::{self, RunReporter};
 use kickvm::sys::{os_error, rlimit};
 use kickvm::vmm::{Outcome, Vmm, code};
 use kickvm::{console, doctor, exec};
@@ -35,27 +35,39 @@ fn run() -> Result<u8, String> {
     match Cli::try_parse().map(|cli| cli.command) {
         Ok(Command::Run(run)) => run_vm(*run),
         Ok(Command::Exec(exec)) => run_command(*exec),
+        Ok(Command::Report(cli::Report::Merge(merge))) => run_merge(&merge),
         Ok(Command::Demo) => run_demo(),
         Ok(Command::Doctor) => run_doctor(),
         Err(error) => usage(&error),
     }
 }
 
-fn run_vm(run: cli::Run) -> Result<u8, String> {
+fn run_vm(mut run: cli::Run) -> Result<u8, String> {
     log::set_max_level(run.results.level());
+    if let Some(matrix) = run.matrix()? {
+        return matrix.run();
+    }
     let (config, paths) = run.into_parts();
     let reporter = RunReporter::new(&[], &config, paths)?;
     let outcome = Vmm::try_from(config).and_then(Vmm::run);
     Ok(reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default()))
 }
 
-fn run_command(exec: cli::Exec) -> Result<u8, String> {
+fn run_command(mut exec: cli::Exec) -> Result<u8, String> {
     log::set_max_level(exec.results.level());
+    if let Some(matrix) = exec.matrix()? {
+        return matrix.run();
+    }
     let (config, paths) = exec.into_parts();
     let reporter = RunReporter::new(&config.command, &config.vmm, paths)?;
     let outcome = exec::run(config);
     let (outcome, timings) = outcome.unwrap_or_else(|error| (Outcome::failed(error), exec::Timings::default()));
     Ok(reporter.finish(outcome, timings))
+}
+
+fn run_merge(merge: &cli::Merge) -> Result<u8, String> {
+    let (complete, xml) = report::merge(&merge.inputs, merge.output.as_deref())?;
+    xml.map_or(Ok(code::OK), |xml| print(&xml)).map(|_| if complete { code::OK } else { code::FAILED })
 }
 
 fn run_demo() -> Result<u8, String> {
@@ -85,13 +97,16 @@ fn usage(error: &clap::Error) -> Result<u8, String> {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => print(&text),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if std::env::args_os().len() > 1 => {
+            Err("missing subcommand: expected merge; see 'kickvm report --help'".to_owned())
+        }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Err("missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned())
+            Err("missing subcommand: expected run, exec, report, demo or doctor; see 'kickvm --help'".to_owned())
         }
         _ => {
             let sentence: Vec<_> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
             let sentence = sentence.join(" ");
-            let known = ["run", "exec", "demo", "doctor"];
+            let known = ["run", "exec", "report", "demo", "doctor"];
             let command = std::env::args_os().nth(1).and_then(|word| known.into_iter().find(|known| word == *known));
             let help = command.map_or("kickvm --help".to_owned(), |command| format!("kickvm {command} --help"));
             Err(format!("{}; see '{help}'", sentence.trim_start_matches("error: ")))

@@ -1,5 +1,5 @@
 //! The CI templates in `examples/ci`, this repository's own workflows and its action are valid: the files pass their own
-//! schemas and linters, and kickvm parses the commands.
+//! schemas and linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such files.
 #![cfg(feature = "vmm")]
 
 #[path = "common/can_run.rs"]
@@ -8,13 +8,44 @@ mod can_run;
 use can_run::can_run;
 use clap::Parser;
 use kickvm::cli;
+use kickvm::exec::Timings;
+use kickvm::report::{self, Report, Run};
+use kickvm::results::{Format, ResultParser};
+use kickvm::vmm::{ExitReason, Outcome};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// A report of a run whose tests passed, failed and were skipped.
+fn junit_report() -> String {
+    let run = Run {
+        mode: "exec",
+        command: vec!["a <&> \u{1}".into()],
+        label: String::new(),
+        kernel: "vmlinuz".into(),
+        memory: 0,
+        began_at: SystemTime::now(),
+        began: Instant::now(),
+    };
+    let mut outcome = Outcome { reason: ExitReason::ExpectationsMet, ..Outcome::failed("") };
+    let mut parser = ResultParser::new(Format::Ktap, "the console");
+    parser.push(b"1..4\nok 1 a # time=1234567ms\n# \xff\x00]]>\nnot ok 2 <b>\nok 3 c # SKIP \"\nok 4 d # TODO x\n");
+    outcome.judge_tests(Some(parser));
+    report::junit(&Report { run, wall: Duration::from_secs(12345), outcome, timings: Timings::default() })
+}
+
+fn template(name: &str) -> String {
+    read(&format!("examples/ci/{name}"))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_norway::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The linters are Debian packages and Python packages. Without a network they may be missing.
@@ -22,7 +53,10 @@ fn read(path: &str) -> String {
 fn the_templates_pass_their_linters() {
     const LINTER_MISSING: i32 = 125;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check-ci");
-    let output = Command::new(script).output().unwrap();
+    let junit = std::env::temp_dir().join(format!("kickvm-{}.xml", std::process::id()));
+    fs::write(&junit, junit_report()).unwrap();
+    let output = Command::new(script).arg(&junit).output().unwrap();
+    fs::remove_file(junit).unwrap();
     let messages = String::from_utf8_lossy(&output.stderr);
     let possible = if output.status.code() == Some(LINTER_MISSING) { Err(messages.trim().to_owned()) } else { Ok(()) };
     if can_run(this_test!(), possible) {
@@ -81,7 +115,7 @@ fn is_one_exec(commands: &[String]) {
 
 #[test]
 fn the_commands_in_the_yaml_files_parse() {
-    for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml"] {
+    for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml", "buildkite.yml"] {
         let document = yaml(&format!("examples/ci/{name}"));
         let mut found = Vec::new();
         texts(&document, &mut found);
@@ -91,13 +125,49 @@ fn the_commands_in_the_yaml_files_parse() {
 
 #[test]
 fn the_command_in_the_unit_parses() {
-    let unit = read("examples/ci/kickvm-guest.service").replace("\\\n", " ");
+    let unit = template("kickvm-guest.service").replace("\\\n", " ");
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     is_one_exec(&[command.to_owned()]);
 }
 
-fn yaml(path: &str) -> Value {
-    serde_norway::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+/// The list of arguments is also YAML.
+#[test]
+fn the_command_of_the_nomad_job_parses() {
+    let job = template("nomad.hcl");
+    let (_, arguments) = job.split_once("args = ").unwrap();
+    let arguments: Vec<String> = serde_norway::from_str(&arguments[..=arguments.find(']').unwrap()]).unwrap();
+    is_one_exec(&[format!("kickvm \"{}\"", arguments.join("\" \""))]);
+}
+
+/// `tests/tiny_guest/slurm.rs` runs the other script.
+#[test]
+fn the_command_in_the_script_for_nextest_parses() {
+    let script = template("in-guest").replace("\\\n", " ");
+    let command = script.lines().map(str::trim).find(|line| line.starts_with("kickvm exec ")).unwrap();
+    is_one_exec(&[command.to_owned()]);
+}
+
+/// What kickvm could not run is tried again; each verdict is final. The API server checks these rules besides the schema
+/// (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
+#[test]
+fn the_schedulers_retry_by_exit_code() {
+    let job = yaml("examples/ci/kubernetes-job.yaml");
+    let (job, pod) = (&job["spec"], &job["spec"]["template"]["spec"]);
+    assert_eq!((&job["completionMode"], &job["completions"]), (&json!("Indexed"), &json!(8)));
+    assert_eq!(pod["restartPolicy"], "Never");
+    assert!(job["backoffLimitPerIndex"].is_u64() && job.get("backoffLimit").is_none());
+    let final_codes = &job["podFailurePolicy"]["rules"][1];
+    assert_eq!(final_codes["action"], "FailIndex");
+    let codes = &final_codes["onExitCodes"];
+    assert_eq!((&codes["containerName"], &codes["operator"]), (&pod["containers"][0]["name"], &json!("NotIn")));
+    assert_eq!(codes["values"], json!([122, 125, 137, 143]));
+
+    let pipeline = yaml("examples/ci/buildkite.yml");
+    assert_eq!(pipeline["steps"][0]["retry"]["automatic"][0]["exit_status"], json!([122, 125, -1]));
+
+    for name in ["kubernetes-job.yaml", "buildkite.yml", "nomad.hcl", "slurm.sbatch", "in-guest"] {
+        assert!(template(name).contains("--reserve-codes"), "{name}");
+    }
 }
 
 #[track_caller]

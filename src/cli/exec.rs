@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Machine, Results, values};
-use crate::console::FaultClasses;
+use super::values::ResultSource;
+use super::{Machine, Results, combinations, values};
 use crate::exec::ExecConfig;
 use crate::exec::rootfs::Overlay;
+use crate::matrix::Matrix;
 use crate::report::ReportPaths;
+use crate::results::Format;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 
 /// The options of `kickvm exec`.
@@ -27,6 +29,10 @@ SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number 
 Exit codes: the command's status, 0 to 255. It is 128+n if signal n killed the command, 126 if the command cannot be
 executed, 127 if it is not found. If kickvm decides the exit code (120 to 125, 128+n; see 'kickvm --help'), a line on
 standard error states why.
+
+With --reserve-codes, a command's status of 120 to 125 or 128 to 255 ends as 119; a line on standard error and the
+reports have it. If a signal was sent to the command, the run ends with 128+n, whatever the status. So 0 to 119, 126 and
+127 are the command's; 120 to 125 are kickvm's; and more than 127 means that kickvm was stopped, or killed, by a signal.
 
 Examples:
   kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
@@ -57,6 +63,16 @@ pub struct Exec {
     #[arg(long, alias = "grace", value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     #[arg(allow_hyphen_values = true)]
     kill_after: Duration,
+    /// Keep the exit codes 120 to 125 and 128+n for kickvm: such a status of the command ends as 119
+    #[arg(long)]
+    reserve_codes: bool,
+    /// Find test results on the command's standard output (the default), on the console, or in a file of the guest; if a
+    /// test failed, or none has a result, the run ends with 123 instead of 0
+    ///
+    /// FORMAT is ktap, tap, junit, go (go test -json) or libtest (cargo test -- --format json, or cargo-nextest).
+    #[arg(id = "test-results", long = "results", value_name = "FORMAT[:stdout|:console|:file=PATH]")]
+    #[arg(value_parser = values::results)]
+    test_results: Option<(Format, ResultSource)>,
     /// How the run is judged and reported.
     #[command(flatten)]
     pub results: Results,
@@ -66,21 +82,31 @@ pub struct Exec {
 }
 
 impl Exec {
+    /// Returns the runs if there are several. Otherwise this is one.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used for several runs.
+    pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+    }
+
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
-        // A console that the user sees is complete. A quiet kernel prints errors only (kernel_levels.h).
+        let given = self.test_results;
+        let results = |source| given.as_ref().filter(|(_, given)| *given == source).map(|(format, _)| *format);
+        // A console that the user sees is complete. A quiet kernel prints errors only; test results are information.
         if self.console == ConsoleConfig::None {
-            let fail_on = self.results.fail_on();
-            cmdline += if fail_on.intersects(FaultClasses::PRINTED_AS_INFORMATION) {
-                " loglevel=7"
-            } else if fail_on.intersects(FaultClasses::PRINTED_AS_WARNING) {
-                " loglevel=5"
-            } else {
-                " quiet"
+            let level =
+                if results(ResultSource::Console).is_some() { 7 } else { self.results.fail_on().console_level() };
+            cmdline += &match level {
+                4 => " quiet".to_owned(),
+                level => format!(" loglevel={level}"),
             };
         }
-        let (vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        vmm.rules.results = results(ResultSource::Console);
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
             command: self.command,
@@ -90,6 +116,12 @@ impl Exec {
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,
             kill_after: self.kill_after,
+            reserve_codes: self.reserve_codes,
+            results: results(ResultSource::Stdout),
+            results_file: given.and_then(|(format, source)| match source {
+                ResultSource::File(path) => Some((format, path)),
+                _ => None,
+            }),
         };
         (config, paths)
     }
@@ -127,7 +159,7 @@ fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command};
-    use super::ConsoleConfig;
+    use super::{ConsoleConfig, Format};
     use clap::Parser;
 
     fn parts(arguments: &[&str]) -> super::ExecConfig {
@@ -151,6 +183,18 @@ mod tests {
         assert_eq!(cmdline(&["--console", "stderr", "--append", "a=b"]), "console=ttyS0 panic=-1 a=b");
         assert_eq!(parts(&["--console", "stderr", "true"]).vmm.console, ConsoleConfig::Stderr);
         assert_eq!(cmdline(&["--symbols", "System.map"]), "console=ttyS0 panic=-1 quiet nokaslr");
+    }
+
+    #[test]
+    fn results_on_the_console_need_the_messages_of_the_kernel() {
+        let cases = [("go", Some(Format::Go), None, "quiet"), ("ktap:stdout", Some(Format::Ktap), None, "quiet")];
+        for (text, stdout, console, level) in
+            cases.into_iter().chain([("ktap:console", None, Some(Format::Ktap), "loglevel=7")])
+        {
+            let config = parts(&["--results", text, "true"]);
+            assert_eq!((config.results, config.vmm.rules.results), (stdout, console), "{text}");
+            assert_eq!(config.vmm.cmdline, format!("console=ttyS0 panic=-1 {level}"), "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::console::terminal;
+use crate::report::annotate;
 use crate::sys::file_writer::FileWriter;
 
 /// Lines that wait for standard error. Further lines are dropped, so that a reader that does not read blocks nothing.
@@ -52,7 +53,10 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let line = format!("kickvm: {}", record.args()).replace(is_unsafe, "?");
+        let line = match record.target() {
+            annotate::TARGET => record.args().to_string(), // for a CI service
+            _ => format!("kickvm: {}", record.args()).replace(is_unsafe, "?"),
+        };
         let mut writer = self.lock();
         if let Some(stderr) = writer.stderr.take() {
             writer.thread = start(stderr);

@@ -13,6 +13,7 @@
 //! assert_eq!((config.memory, config.cmdline.as_str()), (1 << 30, "console=ttyS0 panic=-1 quiet"));
 //! ```
 
+mod combinations;
 mod exec;
 pub mod logger;
 mod values;
@@ -20,6 +21,7 @@ mod values;
 pub use exec::Exec;
 use values::AllowFile;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,7 +30,10 @@ use log::LevelFilter;
 
 use crate::boot::Image;
 use crate::console::{FaultClasses, Rules};
+use crate::matrix::{Matrix, Selection};
 use crate::report::ReportPaths;
+use crate::report::annotate::CiService;
+use crate::results::Format;
 use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, NetConfig, VIRTIO_CMDLINE, VMMConfig, VsockConfig};
 
 /// Boot a guest kernel on Linux/KVM, and report how it ended by the exit code.
@@ -46,11 +51,11 @@ Exit codes:
   120    the guest kernel panicked
   121    triple fault
   122    the guest could not continue: KVM internal error, failed entry, unhandled exit
-  123    a rule failed: --reject, --fail-on, or an --expect that was not met
+  123    a rule failed: --reject, --fail-on, an --expect that was not met, or a test of --results
   124    --timeout expired
   125    kickvm itself failed: usage, configuration, set-up, run time
   128+n  signal n (SIGTERM, SIGINT, SIGHUP, SIGQUIT) stopped kickvm
-  0-255  exec: the command's own status"
+  0-255  exec: the command's own status; with --reserve-codes 0-119, 126 and 127"
 )]
 pub struct Cli {
     /// What to do.
@@ -67,6 +72,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Run one command in a fresh guest, and end with the command's exit status.
     Exec(Box<Exec>),
+    /// Process the reports of runs.
+    #[command(subcommand)]
+    Report(Report),
     /// Run an embedded guest, which needs no files, and print each step of the exit-handler pattern.
     Demo,
     /// Check whether this host can run guests; for each problem, print a remedy where one is known.
@@ -75,10 +83,34 @@ pub enum Command {
     Doctor,
 }
 
+/// What `kickvm report` can do.
+#[derive(Debug, Subcommand)]
+pub enum Report {
+    /// Merge JUnit files into one, which has all their test suites and the sums of their counts.
+    ///
+    /// The exit code is 0 if all files were merged, whatever the results of their tests. It is 125 if a file is
+    /// missing, empty, no JUnit file, or without a test case; then the merged file has a test case with an error in its
+    /// place. The report of a run that has not ended counts as an error, too.
+    Merge(Merge),
+}
+
+/// The options of `kickvm report merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// JUnit files, of kickvm or of other programs
+    #[arg(value_name = "FILE", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// File to write, instead of standard output; replaced atomically
+    #[arg(long, short, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+}
+
 /// The options of `kickvm run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
+
+A status of the exit port is at most 119, so no other exit code is the guest's; see 'kickvm --help'.
 
 Example:
   kickvm run --kernel vmlinuz --initramfs initramfs.gz --memory 512M --cpus 2")]
@@ -87,7 +119,7 @@ pub struct Run {
     machine: Machine,
     /// Kernel command line, passed on unchanged. The default is "console=ttyS0 panic=-1", with hvc0 if --console is
     /// virtio
-    #[arg(long, value_name = "TEXT", conflicts_with = "append", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["append", "append_each"], allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Destination of the guest's console: stdio, virtio, none, stderr, or file=PATH
     ///
@@ -102,12 +134,26 @@ pub struct Run {
     /// End with 123 as soon as a console line matches REGEX; repeatable
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     reject: Vec<String>,
+    /// Find test results on the console; if a test failed, or none has a result, the run ends with 123 instead of 0
+    ///
+    /// FORMAT is ktap, tap, junit, go (go test -json) or libtest (cargo test -- --format json, or cargo-nextest).
+    #[arg(id = "test-results", long = "results", value_name = "FORMAT", value_parser = values::console_results)]
+    test_results: Option<Format>,
     /// How the run is judged and reported.
     #[command(flatten)]
     pub results: Results,
 }
 
 impl Run {
+    /// Returns the runs if there are several. Otherwise this is one.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used for several runs.
+    pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+    }
+
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (VMMConfig, ReportPaths) {
         let default = if self.console == ConsoleConfig::Virtio { VIRTIO_CMDLINE } else { DEFAULT_CMDLINE };
@@ -118,6 +164,7 @@ impl Run {
         config.console = self.console;
         config.rules.expect = self.expect;
         config.rules.reject = self.reject;
+        config.rules.results = self.test_results;
         (config, paths)
     }
 }
@@ -125,18 +172,33 @@ impl Run {
 /// The guest's kernel, processors, memory and devices.
 #[derive(Debug, Args)]
 struct Machine {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content
-    #[arg(long, short, value_name = "PATH")]
-    kernel: PathBuf,
+    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content; repeatable
+    ///
+    /// With several kernels, values of --cpus or texts of --append-each, each combination is a separate run; the exit
+    /// code is that of the worst.
+    #[arg(long, short, value_name = "PATH", required = true)]
+    kernel: Vec<PathBuf>,
     /// Initramfs archive; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
     initramfs: Vec<PathBuf>,
     /// Text to append to the default kernel command line
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Number of vCPUs, 1 to 254
+    /// Text to append in a separate run; repeatable
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append_each: Vec<String>,
+    /// Number of vCPUs, 1 to 254, or several with commas
     #[arg(long, short, value_name = "N", default_value = "1", value_parser = values::cpus, allow_hyphen_values = true)]
-    cpus: u8,
+    #[arg(value_delimiter = ',')]
+    cpus: Vec<u8>,
+    /// How many of several runs are executed at the same time (default: as many as processors and memory permit)
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// The first failure ends all other runs
+    #[arg(long)]
+    fail_fast: bool,
+    #[arg(long, hide = true, value_parser = Selection::parse)]
+    combination: Option<Selection>,
     /// RAM, at least 2M and a multiple of 4K
     #[arg(long, short, value_name = "SIZE", value_parser = values::memory, allow_hyphen_values = true)]
     #[arg(default_value = "256M")]
@@ -198,13 +260,20 @@ pub struct Results {
     /// Write a report of the run as JSON
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
-    /// Write a report of the run as a JUnit test case
+    /// Write a report of the run as a JUnit test case; with --results, each test is one, too
     #[arg(long, value_name = "PATH")]
     junit: Option<PathBuf>,
+    /// Show errors and a summary on the page of a CI service: auto, github, gitlab or off
+    ///
+    /// auto is the service that runs kickvm. On GitHub Actions, the guest's output cannot contain workflow commands.
+    #[arg(long, value_name = "SERVICE", default_value = "auto", value_parser = values::ci_service)]
+    annotate: CiService,
     /// Verbose: print the boot protocol, the command line and the number of exits; -vv also prints the ten busiest
     /// ports
     #[arg(short, action = clap::ArgAction::Count)]
     verbose: u8,
+    #[arg(skip)]
+    label: String,
 }
 
 impl Results {
@@ -226,13 +295,13 @@ impl Machine {
         if results.symbols.is_some() {
             cmdline += " nokaslr"; // the addresses of System.map are valid without KASLR only
         }
-        if let Some(append) = self.append {
-            cmdline = format!("{cmdline} {append}");
+        for text in self.append.iter().chain(&self.append_each) {
+            cmdline = format!("{cmdline} {text}");
         }
         let config = VMMConfig {
             initramfs: self.initramfs,
             cmdline,
-            cpus: self.cpus,
+            cpus: self.cpus.first().copied().unwrap_or(1),
             memory: self.memory,
             disks: self.disk,
             nets: self.net,
@@ -246,9 +315,18 @@ impl Machine {
                 allow: results.allow.into_iter().flat_map(|file| file.0).collect(),
                 ..Rules::default()
             },
-            ..VMMConfig::new(Image::File(self.kernel))
+            ..VMMConfig::new(Image::File(self.kernel.into_iter().next().unwrap_or_default()))
         };
-        (config, ReportPaths { json: results.report, junit: results.junit, symbols: results.symbols })
+        (
+            config,
+            ReportPaths {
+                json: results.report,
+                junit: results.junit,
+                symbols: results.symbols,
+                label: results.label,
+                ci: results.annotate,
+            },
+        )
     }
 }
 

@@ -8,6 +8,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::console::Allowed;
 use crate::device::virtio::block::ID_BYTES;
+use crate::report::annotate::CiService;
+use crate::results::Format;
 use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
@@ -29,6 +31,17 @@ pub fn allow(path: OsString) -> Result<AllowFile, String> {
     Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text)))
 }
 
+/// The CI service that shows the run.
+pub fn ci_service(text: &str) -> Result<CiService, String> {
+    match text {
+        "auto" => Ok(CiService::detect()),
+        "github" => Ok(CiService::GitHub),
+        "gitlab" => Ok(CiService::GitLab),
+        "off" => Ok(CiService::Off),
+        _ => Err("give auto, github, gitlab or off".to_owned()),
+    }
+}
+
 /// A number of vCPUs.
 pub fn cpus(text: &str) -> Result<u8, String> {
     let cpus = text.parse().ok().filter(|cpus| (1..=MAX_CPUS).contains(cpus));
@@ -45,6 +58,40 @@ pub fn console(text: &str) -> Result<ConsoleConfig, String> {
         Some(("file", path)) if !path.is_empty() => Ok(ConsoleConfig::File(path.into())),
         _ => Err("give stdio, virtio, none, stderr or file=PATH".to_owned()),
     }
+}
+
+/// Where test results are searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResultSource {
+    /// The command's standard output.
+    Stdout,
+    /// The guest's console.
+    Console,
+    /// A file of the guest, when the command has ended.
+    File(OsString),
+}
+
+/// Test results of `exec`: `FORMAT[:SOURCE]`.
+pub fn results(text: &str) -> Result<(Format, ResultSource), String> {
+    let (name, source) = match text.split_once(':') {
+        None | Some((_, "stdout")) => (text.trim_end_matches(":stdout"), ResultSource::Stdout),
+        Some((name, "console")) => (name, ResultSource::Console),
+        Some((name, source)) => match source.strip_prefix("file=").filter(|path| !path.is_empty()) {
+            Some(path) => (name, ResultSource::File(path.into())),
+            None => return Err(format!("'{source}' is no source of test results; give stdout, console or file=PATH")),
+        },
+    };
+    Ok((format(name)?, source))
+}
+
+/// Test results of `run`, which are on the console.
+pub fn console_results(text: &str) -> Result<Format, String> {
+    format(text.strip_suffix(":console").unwrap_or(text))
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    let format = Format::ALL.into_iter().find(|format| format.name() == name);
+    format.ok_or_else(|| "give ktap, tap, junit, go or libtest".to_owned())
 }
 
 /// The values of the options `names` in `parts`, which may have each once. The name of an option with a value ends with

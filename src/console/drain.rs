@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::KernelLog;
+
 /// How long a reader may take nothing before the rest of the output is given up.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least of [`STALL_TIMEOUT`] that is left when the vCPUs took long to stop.
@@ -30,6 +32,10 @@ pub struct Drain<'a> {
     urgent: bool,
     /// Remarks for the outcome.
     pub notes: Vec<String>,
+    /// Whether the last line of an output has no end.
+    pub unterminated: bool,
+    /// The log of the guest's kernel, if the guest has sent it.
+    pub kernel_log: Option<KernelLog>,
 }
 
 impl<'a> Drain<'a> {
@@ -39,7 +45,7 @@ impl<'a> Drain<'a> {
         let stall = TEARDOWN_TIME.saturating_sub(kicked.elapsed()).clamp(MIN_STALL_TIMEOUT, STALL_TIMEOUT);
         let give_up_at = Instant::now() + stall;
         let deadline = deadline.map(|deadline| deadline.max(give_up_at));
-        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new() }
+        Self { stop, stall, give_up_at, deadline, urgent, notes: Vec::new(), unterminated: false, kernel_log: None }
     }
 
     /// Whether the run was ended by the user, a signal or a timeout. Then output that is lost is not an error.

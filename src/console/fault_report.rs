@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::allow_list::{AllowList, Allowed};
 use super::fault_title::title;
 use super::kernel_fault::FaultClasses;
+use super::kernel_log::for_each_message;
 use super::printk::{Origin, PANIC_BEGIN, Part};
 
 /// Faults with different titles that are kept.
@@ -19,6 +20,9 @@ const MAX_OPEN: usize = 8;
 const MAX_GAP: u64 = 1_000_000;
 /// The time after which a report ends although the kernel continues to print.
 const MAX_AGE: Duration = Duration::from_secs(5);
+
+/// How long the kernel's log is examined.
+const LOG_TIME: Duration = Duration::from_millis(500);
 
 /// A fault that the kernel has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +85,7 @@ impl FaultReports {
                 return; // a part of a long line that repeats the end of the one before
             }
             let late = part.time > open.time.saturating_add(MAX_GAP) || open.since.elapsed() > MAX_AGE;
-            if !late && (!begins || panics || open.continues_with(part.text, classes)) {
+            if !late && (!begins || panics || open.continues_with(part.text)) {
                 open.add(part, classes);
                 if ends_report(part.text, open.classes) {
                     self.close(at);
@@ -119,6 +123,27 @@ impl FaultReports {
     /// The faults whose reports are complete, in the order of their first reports.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
+    }
+
+    /// Adds the faults of the kernel's log. Of those that the console has shown, too, the log has the whole report.
+    /// Returns the number of records that the log lacks, or `None` if there was no time for all.
+    pub fn add_kernel_log(&mut self, records: &[u8]) -> Option<u64> {
+        let mut log = Self::new(self.fail_on, std::mem::take(&mut self.allow));
+        let overwritten = for_each_message(records, Instant::now() + LOG_TIME, |part| log.add(part));
+        log.close_all();
+        self.violation = self.violation.take().or(log.violation);
+        self.allow = log.allow;
+        for fault in self.faults.drain(..) {
+            let first = fault.lines.first();
+            let is_known = log.faults.iter().any(|known| known.lines.iter().any(|line| Some(line) == first));
+            match log.faults.iter_mut().find(|known| known.title == fault.title) {
+                Some(known) => known.count = known.count.max(fault.count),
+                None if is_known => {}
+                None => log.faults.push(fault),
+            }
+        }
+        (self.faults, self.omitted) = (log.faults, log.omitted.max(self.omitted));
+        overwritten
     }
 
     /// Whether faults of `classes` fail the run.
@@ -167,13 +192,13 @@ impl Open {
         self.classes = self.classes | classes;
         self.has_trace |= is_trace(part.text);
         if self.lines.len() < MAX_LINES {
-            let end = part.text.floor_char_boundary(MAX_LINE);
+            let end = (0..=MAX_LINE.min(part.text.len())).rfind(|end| part.text.is_char_boundary(*end)).unwrap_or(0);
             self.lines.push(part.text[..end].trim_end().to_owned());
         }
     }
 
-    /// Whether a message about a fault of `classes` belongs to this report.
-    fn continues_with(&self, text: &str, classes: FaultClasses) -> bool {
+    /// Whether this message about a fault belongs to this report.
+    fn continues_with(&self, text: &str) -> bool {
         use FaultClasses as F;
         let after = |own: F, messages: &[&str]| {
             self.classes.intersects(own) && messages.iter().any(|message| text.starts_with(message))
@@ -184,7 +209,6 @@ impl Open {
             || !self.has_trace && after(F::REFCOUNT | F::LIST | F::LOCKDEP, &["WARNING: ", "kernel BUG at "])
             || !self.has_trace
                 && after(F::OOPS | F::LIST | F::KASAN, &["Oops: ", "invalid opcode", "general protection"])
-            || !self.has_trace && classes == F::WARN && self.classes == F::WARN && self.lines.len() == 1
     }
 }
 
@@ -280,11 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_log_adds_what_the_console_has_not_shown() {
+        let mut shown = reports("BUG: a\n---[ end trace 0 ]---\nUBSAN: b in c.c:1\nOops: 0");
+        let log = "6,3,100,-;BUG: a\n4,4,200,-;WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n3,5,300,-;UBSAN: b in c.c:1\n\
+                   6,6,400,-;Call Trace:\n6,7,400,-; g+0x1/0x2\n12,8,400,-;BUG: of a program";
+        assert_eq!(shown.add_kernel_log(log.as_bytes()), Some(3));
+        let titles: Vec<_> = shown.faults().iter().map(|fault| fault.title.as_str()).collect();
+        assert_eq!(titles, ["BUG: a", "WARNING in f", "UBSAN: b in g", "Oops"]);
+    }
+
+    #[test]
     fn endless_reports_take_bounded_memory() {
         let lines: String =
             (0..1000).map(|n| format!("BUG: fault {n} {}\n{}", "x".repeat(900), "y\n".repeat(2))).collect();
         let reports = reports(&lines);
-        assert_eq!((reports.faults().len(), reports.omitted), (MAX_FAULTS, 1000 - MAX_FAULTS as u32));
+        assert_eq!((reports.faults().len(), reports.omitted), (MAX_FAULTS, 936));
         assert!(reports.faults().iter().all(|fault| fault.lines[0].len() <= MAX_LINE && fault.title.len() <= MAX_LINE));
         let one = format!("BUG: x\n{}", "y\n".repeat(1000));
         assert_eq!(seen(&one)[0].1, MAX_LINES);

@@ -167,7 +167,7 @@ fn function(lines: &[String], classes: F) -> Option<&str> {
     }
     let is_one_of = |begins: &[&str], name: &str| begins.iter().any(|begin| name.starts_with(begin));
     let waits = classes.intersects(F::HUNG_TASK | F::RCU | F::LOCKUP | F::ATOMIC | F::LOCKDEP);
-    let acts = |name: &&str| !is_one_of(&REPORTERS, name) && !(waits && is_one_of(&WAITERS, name));
+    let acts = |name: &&str| !(is_one_of(&REPORTERS, name) || waits && is_one_of(&WAITERS, name));
     let locks = lines.iter().filter(|line| classes.intersects(F::LOCKDEP) && line.contains(", at: "));
     // The addresses before the call trace are those of earlier events.
     let is_trace = |line: &String| line.trim_start().to_ascii_lowercase().starts_with("call trace:");
@@ -184,7 +184,8 @@ fn symbol(line: &str) -> Option<&str> {
     let (before, after) = line.split_once("+0x")?;
     after.split_once(|c: char| !c.is_ascii_hexdigit()).filter(|(_, rest)| rest.starts_with("0x"))?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
-    let name = &before[before.rfind(|c| !is_name(c)).map_or(0, |at| at + 1)..];
+    let name = before.char_indices().rfind(|(_, c)| !is_name(*c)).map_or(0, |(at, c)| at + c.len_utf8());
+    let name = &before[name..];
     // A clone that the compiler made: "f.isra.0".
     Some(name.split('.').next().unwrap_or(name)).filter(|name| !name.is_empty())
 }
@@ -272,6 +273,7 @@ mod tests {
                 "kernel panic: VFS: x",
             ),
             ("BUG: \n+0x+0x1/0x2 a.+0x1/0x é+0x1/0x2", "BUG"),
+            ("BUG: x\né+0x1/0x2 \u{fffd}f+0x1/0x2\n\u{fffd}f+0x1/0x2", "BUG: x in f"),
             ("", ""),
         ] {
             assert_eq!(of(report), title, "{report}");

@@ -78,10 +78,37 @@ impl FaultClasses {
     pub const CI: Self = Self(Self::ALL.0 & !(Self::OOM.0 | Self::TAINT.0));
 
     /// Classes of which some messages have the level KERN_WARNING or KERN_NOTICE.
-    pub const PRINTED_AS_WARNING: Self =
+    const PRINTED_AS_WARNING: Self =
         Self(Self::WARN.0 | Self::LOCKDEP.0 | Self::RCU.0 | Self::REFCOUNT.0 | Self::OOM.0 | Self::TAINT.0);
     /// Classes of which some messages have the level KERN_INFO.
-    pub const PRINTED_AS_INFORMATION: Self = Self::LEAK;
+    const PRINTED_AS_INFORMATION: Self = Self::LEAK;
+
+    /// The console log level that shows the faults of these classes (include/linux/kern_levels.h): messages of lower
+    /// levels are printed.
+    pub fn console_level(self) -> u8 {
+        if self.intersects(Self::PRINTED_AS_INFORMATION) {
+            7
+        } else if self.intersects(Self::PRINTED_AS_WARNING) {
+            5
+        } else {
+            4
+        }
+    }
+
+    /// Whether a kernel with this command line does not show all of these faults on its console.
+    pub fn are_hidden_by(self, cmdline: &str) -> bool {
+        let level = cmdline.split(' ').fold(7, |level, word| match word {
+            "quiet" => 4,
+            "debug" | "ignore_loglevel" => 10,
+            word => word.strip_prefix("loglevel=").and_then(|number| number.parse().ok()).unwrap_or(level),
+        });
+        level < self.console_level()
+    }
+
+    /// Whether the set has classes that the kernel's messages show.
+    pub fn need_messages(self) -> bool {
+        self.0 & !Self::RESET.0 != 0
+    }
 
     /// Whether the sets have a class in common.
     pub fn intersects(self, other: Self) -> bool {
@@ -123,6 +150,8 @@ impl FaultClasses {
             // Other lines name a task, too.
             Some((_, Self::HUNG_TASK)) if !message.contains(" blocked ") => Self::NONE,
             Some((_, classes)) => *classes,
+            // mm/slub.c: "BUG kmalloc-64 (Not tainted): Poison overwritten".
+            None if message.starts_with("BUG ") && is_slab_report(message) => Self::OOPS,
             None if message.starts_with("Out of memory: Killed process ") => Self::OOM,
             None if message.contains("invoked oom-killer: ") => Self::OOM,
             None if message.contains(" new suspected memory leaks") => Self::LEAK,
@@ -205,6 +234,10 @@ const MESSAGES: [(&str, FaultClasses); 63] = {
     ]
 };
 
+fn is_slab_report(message: &str) -> bool {
+    message.contains(" (Not tainted): ") || message.contains(" (Tainted: ")
+}
+
 impl BitAnd for FaultClasses {
     type Output = Self;
 
@@ -261,6 +294,9 @@ mod tests {
             ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f+0x1/0x2", F::WARN),
             ("traps: a.out[77] general protection fault ip:1 sp:2 error:0", F::NONE),
             ("a.out[77]: segfault at 0 ip 1 sp 2 error 4", F::NONE),
+            ("BUG kmalloc-64 (Not tainted): Poison overwritten", F::OOPS),
+            ("BUG kmalloc-64 (Tainted: G    B  ): Object already free", F::OOPS),
+            ("BUG reports are welcome", F::NONE),
             ("debug: BUG: is not at the beginning", F::NONE),
         ] {
             assert_eq!(F::of_message(message), classes, "{message}");

@@ -3,7 +3,7 @@
 //! [`ConsoleIo`] is a subscriber of the event loop. It moves bytes between the guest's consoles and the configured
 //! input and output, and reports to the VMM by a [`ConsoleEvent`].
 //!
-//! This floor imports `event`, `sys` and `device`.
+//! This floor imports `event`, `sys`, `device` and `results`.
 //!
 //! ```
 //! use kickvm::console::{ConsoleMonitor, Rules, Verdict};
@@ -25,6 +25,7 @@ mod fault_report;
 mod fault_title;
 pub mod input;
 mod kernel_fault;
+mod kernel_log;
 mod monitor;
 pub mod output;
 mod printk;
@@ -35,6 +36,7 @@ pub use allow_list::Allowed;
 pub use drain::Drain;
 pub use fault_report::Fault;
 pub use kernel_fault::FaultClasses;
+pub use kernel_log::KernelLog;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
 pub use rules::{Rules, Verdict};
 
@@ -48,6 +50,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{ConsolePort, FLUSH_DELAY, Pending};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Timer};
+use crate::results::ResultParser;
 use crate::sys::os_error;
 use escape_keys::Key;
 use input::{InputSink, Stdin};
@@ -154,9 +157,19 @@ impl ConsoleIo {
         self.ports.iter().for_each(|port| port.close());
     }
 
+    /// Examines the kernel's log; see [`ConsoleMonitor::add_kernel_log`].
+    pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
+        self.monitor.add_kernel_log(log)
+    }
+
     /// The monitor, which has examined all output once [`finish`](Self::finish) has returned.
     pub fn monitor(&self) -> &ConsoleMonitor {
         &self.monitor
+    }
+
+    /// Takes the parser of test results; see [`ConsoleMonitor::take_results`].
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.monitor.take_results()
     }
 
     /// Writes the rest of the guest's output, as long as `drain` allows. All vCPUs must have stopped. Returns why

@@ -1,5 +1,5 @@
-//! Reads the console's output: keeps its last lines, applies the user's rules, and recognises panics and out-of-memory
-//! kills.
+//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises panics
+//! and out-of-memory kills.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,8 +8,10 @@ use super::allow_list::AllowList;
 use super::escape_sequences::EscapeFilter;
 use super::fault_report::{Fault, FaultReports};
 use super::kernel_fault::FaultClasses;
+use super::kernel_log::KernelLog;
 use super::printk::{BANNER, KernelEnd, Origin, Part, Printk};
 use super::rules::{Matcher, Rules, Verdict};
+use crate::results::ResultParser;
 
 /// Lines that are kept.
 const MAX_LINES: usize = 200;
@@ -64,6 +66,7 @@ pub struct ConsoleMonitor {
     faults: FaultReports,
     matcher: Matcher,
     verdict: Option<Verdict>,
+    results: Option<ResultParser>,
 }
 
 impl ConsoleMonitor {
@@ -74,7 +77,8 @@ impl ConsoleMonitor {
     /// The message names the rule that is not a valid regular expression.
     pub fn new(rules: &Rules) -> Result<Self, String> {
         let faults = FaultReports::new(rules.fail_on, AllowList::new(&rules.allow)?);
-        Ok(Self { matcher: Matcher::new(rules)?, faults, ..Self::default() })
+        let results = rules.results.map(|format| ResultParser::new(format, "the console"));
+        Ok(Self { matcher: Matcher::new(rules)?, faults, results, ..Self::default() })
     }
 
     /// Appends output to the backlog.
@@ -131,6 +135,23 @@ impl ConsoleMonitor {
         self.close_reports();
     }
 
+    /// Examines the kernel's log after [`finish`](Self::finish). Returns a remark about what it lacks.
+    pub fn add_kernel_log(&mut self, log: &KernelLog) -> Option<String> {
+        let lack = match &log.records {
+            None => "the kernel's log cannot be read".to_owned(),
+            Some(records) => match self.faults.add_kernel_log(records) {
+                Some(0) => String::new(),
+                None => "the kernel's log is too long to examine".to_owned(),
+                Some(lost) => format!("the kernel's log lacks {lost} messages; '--append log_buf_len=16M' makes room"),
+            },
+        };
+        let violation = self.faults.violation.clone();
+        let unseen = || format!("{lack}, and the console does not show all faults that --fail-on is about");
+        let unseen = (log.hidden_on_console && !lack.is_empty()).then(unseen);
+        self.verdict = self.verdict.take().or(violation.or(unseen).map(Verdict::RuleViolated));
+        Some(lack).filter(|lack| !lack.is_empty() && !log.hidden_on_console)
+    }
+
     /// No report of a fault continues.
     fn close_reports(&mut self) {
         self.faults.close_all();
@@ -139,13 +160,14 @@ impl ConsoleMonitor {
 
     /// Examines the line, and begins another. `by_cr` means that the next one is written over it.
     fn finish_line(&mut self, by_cr: bool) {
-        let repeated = std::mem::take(&mut self.repeated);
+        let repeated = self.repeated;
         if repeated == 0 || self.line.len() > repeated {
             self.check_line(true);
             let line = std::mem::take(&mut self.line);
             self.keep(&line[repeated..]);
         }
         self.line.clear(); // it may have ended with its last part
+        self.repeated = 0;
         self.replace_last = by_cr;
     }
 
@@ -208,6 +230,11 @@ impl ConsoleMonitor {
         self.matcher.missing()
     }
 
+    /// Takes the parser of test results, once all output was examined.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.results.take()
+    }
+
     /// What the report shows of the console.
     pub fn log(&self) -> ConsoleLog {
         let last = Some(&self.line).filter(|line| !line.is_empty());
@@ -219,7 +246,9 @@ impl ConsoleMonitor {
 
     /// Examines the line as it is now.
     fn check_line(&mut self, complete: bool) {
-        let Self { printk, end, log, faults, verdict, matcher, .. } = self;
+        let Self { printk, end, log, faults, verdict, matcher, results, .. } = self;
+        // The rest of a long line is not another line.
+        let mut results = results.as_mut().filter(|_| complete && self.repeated == 0);
         printk.split(&String::from_utf8_lossy(&self.line), |part| {
             let &Part { text, origin, .. } = part;
             end.check(part, complete);
@@ -232,6 +261,9 @@ impl ConsoleMonitor {
                     log.banner = Some(text.to_owned());
                 }
             }
+            if let Some(results) = &mut results {
+                results.read_part(text, origin == Origin::Kernel);
+            }
             if verdict.is_none() {
                 let matched = matcher.check(text, complete);
                 if matched.is_some() {
@@ -240,6 +272,9 @@ impl ConsoleMonitor {
                 *verdict = faults.violation.clone().map(Verdict::RuleViolated).or(matched);
             }
         });
+        if let Some(results) = &mut results {
+            results.end_parts();
+        }
     }
 }
 
@@ -254,6 +289,7 @@ fn oom_victim(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Format;
 
     fn monitor(rules: &Rules, text: &str) -> ConsoleMonitor {
         let mut monitor = ConsoleMonitor::new(rules).unwrap();
@@ -352,6 +388,33 @@ mod tests {
             monitor.finish();
             assert_eq!(monitor.panicked(), cut >= end, "{cut}");
         }
+    }
+
+    #[test]
+    fn test_results_are_found_behind_any_prefix_and_once() {
+        let rules = || Rules { results: Some(Format::Ktap), ..Rules::default() };
+        let kunit = "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: a\n    1..2\n    ok 1 b\n    not ok 2 c\nnot ok 1 a\n";
+        let copy: String = kunit.lines().map(|line| format!("[    2.000000] {line}\r\n")).collect();
+        let plain = kunit.replace('\n', "\r\n");
+        for text in [
+            format!("{plain}no end"),
+            format!("[    1.000000] Linux version 6\r\n# {copy}[    9.000000] x\r\n# dmesg\r\n{copy}"),
+            format!("[    1.000000][    T0] Linux version 6\r\n{}", copy.replace("] ", "][    T1] ")),
+            format!(
+                "[    1.000000] Linux version 6\r\nTAP version 13\r\n1..2\r\nok 1 b\r\n{}not ok 2 c\r\n",
+                "x".repeat(9000) + "\r\n"
+            ),
+        ] {
+            let mut monitor = monitor(&rules(), &text);
+            monitor.finish();
+            let results = monitor.take_results().unwrap().finish(true);
+            let failed = results.failure().unwrap().replace("a > ", "");
+            assert_eq!(failed, "1 of 2 tests failed: c", "{text}");
+        }
+        let text = "x".repeat(MAX_LINE - OVERLAP) + "ok 1 " + &"y".repeat(MAX_LINE) + "\n";
+        let mut monitor = monitor(&rules(), &text);
+        monitor.finish();
+        assert_eq!(monitor.take_results().unwrap().finish(true).total(), 0);
     }
 
     #[test]

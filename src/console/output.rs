@@ -26,11 +26,12 @@ pub struct OutputFile {
     written: usize,
     waiting: bool, // registered, for the file being writable
     error: Option<io::Error>,
+    unterminated: bool, // the last byte is not a line feed
 }
 
 impl OutputFile {
     fn new(file: Option<FileWriter>, target: Option<File>) -> Self {
-        Self { file, target, pending: Vec::new(), written: 0, waiting: false, error: None }
+        Self { file, target, pending: Vec::new(), written: 0, waiting: false, error: None, unterminated: false }
     }
 
     /// A destination that discards everything.
@@ -102,6 +103,7 @@ impl OutputFile {
                 Err(error) => return Err(error),
             }
         }
+        self.unterminated = self.pending.last().map_or(self.unterminated, |last| *last != b'\n');
         self.pending.clear();
         self.written = 0;
         Ok(true)
@@ -138,7 +140,8 @@ impl OutputFile {
     }
 
     /// Closes the file after all is written, and waits until it has the bytes, as long as `drain` allows.
-    pub fn close(&mut self, drain: &Drain<'_>) {
+    pub fn close(&mut self, drain: &mut Drain<'_>) {
+        drain.unterminated |= self.unterminated || self.error.is_some();
         let closed =
             self.file.take().map_or(Ok(()), |file| file.finish(Instant::now() + drain.time_left().max(MIN_TIME)));
         self.keep_error(closed.map(|()| true));

@@ -5,9 +5,15 @@
 //! whatever is on the console already, such as a prompt or a progress bar. The prefix shows where its message begins,
 //! and distinguishes it from the text of programs.
 
+use std::time::Instant;
+
 /// How far a kernel's time may be before the latest one. CPUs may print slightly out of order. An earlier time is that
 /// of a copy, such as the output of dmesg(1).
 const DISORDER: u64 = 1_000_000;
+/// How far the kernel's time may be ahead of the time since its banner, by its rate and in microseconds. The clock of an
+/// emulated machine may be wrong.
+const MAX_CLOCK_RATE: u64 = 10;
+const MAX_LEAD: u64 = 60_000_000;
 
 /// Whether this kernel's messages have a prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,8 +21,8 @@ enum Prefixes {
     /// No banner was seen, so each line may be the kernel's.
     #[default]
     Unknown,
-    /// They have one; the time of the latest, in microseconds.
-    Always(u64),
+    /// They have one; the time of the latest, in microseconds, and when the banner was seen.
+    Always(u64, Instant),
     /// They have none.
     Never,
 }
@@ -54,7 +60,7 @@ impl Printk {
         if self.0 == Prefixes::Unknown && line.starts_with(BANNER) {
             self.0 = Prefixes::Never;
         }
-        let origin = if matches!(self.0, Prefixes::Always(_)) { Origin::Program } else { Origin::Unknown };
+        let origin = if matches!(self.0, Prefixes::Always(..)) { Origin::Program } else { Origin::Unknown };
         let mut part = Part { text: line, origin, caller: "", time: 0 };
         let mut at = 0;
         while let Some(offset) = line[at..].find('[') {
@@ -82,12 +88,14 @@ impl Printk {
     /// Whether this is the prefix of a message of this kernel.
     fn accept(&mut self, prefix: &Part<'_>) -> bool {
         if prefix.text.starts_with(BANNER) {
-            self.0 = Prefixes::Always(prefix.time); // a new kernel, perhaps one that kexec has started
+            self.0 = Prefixes::Always(prefix.time, Instant::now()); // a new kernel, perhaps one that kexec has started
             return true;
         }
-        let Prefixes::Always(latest) = &mut self.0 else { return self.0 == Prefixes::Unknown };
+        let Prefixes::Always(latest, since) = &mut self.0 else { return true };
         let accepted = prefix.time.saturating_add(DISORDER) >= *latest;
-        if accepted {
+        // A program's text with a later time must not make the kernel's messages those of a program.
+        let elapsed = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if accepted && prefix.time <= elapsed.saturating_mul(MAX_CLOCK_RATE).saturating_add(MAX_LEAD) {
             *latest = prefix.time.max(*latest);
         }
         accepted
@@ -201,6 +209,8 @@ mod tests {
         let copied = "[    5.000000] WARNING: CPU: 0";
         assert_eq!(parts(&mut printk, copied), [(copied.to_owned(), Origin::Program)]);
         assert_eq!(parts(&mut printk, "[    8.500000] late"), [("late".to_owned(), Origin::Kernel)]);
+        parts(&mut printk, "[99999.000000] of an old log");
+        assert_eq!(parts(&mut printk, "[    9.500000] x"), [("x".to_owned(), Origin::Kernel)]);
         parts(&mut printk, "[    0.000000] Linux version 6.1"); // started by kexec
         assert_eq!(parts(&mut printk, "[    0.100000] x"), [("x".to_owned(), Origin::Kernel)]);
     }
@@ -213,7 +223,8 @@ mod tests {
         parts(&mut printk, "Linux version 6.1");
         assert!(printk.was_seen());
         let line = "[    1.000000] x";
-        assert_eq!(parts(&mut printk, line), [(line.to_owned(), Origin::Unknown)]);
+        assert_eq!(parts(&mut printk, line), [("x".to_owned(), Origin::Kernel)]);
+        assert_eq!(parts(&mut printk, "x"), [("x".to_owned(), Origin::Unknown)]);
     }
 
     fn end_after(lines: &[&str]) -> KernelEnd {

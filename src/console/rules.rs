@@ -4,6 +4,7 @@ use regex_lite::Regex;
 
 use super::allow_list::Allowed;
 use super::kernel_fault::FaultClasses;
+use crate::results::Format;
 
 /// Rules as the user writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Rules {
     pub expect: Vec<String>,
     /// Regular expressions that no line may match.
     pub reject: Vec<String>,
+    /// The format of test results on the console.
+    pub results: Option<Format>,
 }
 
 /// The decision of the rules about a run.

@@ -10,17 +10,20 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Message, MessageReader, Pages, Producer, ProtocolError, Stream};
+use super::files::FileReceiver;
 use super::pages::GuestPages;
 use super::port::{self, EXEC_PORT_BASE, EXEC_PORT_COUNT, ExecPort};
 use super::stream::OutputStream;
-use crate::console::Drain;
 use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
+use crate::console::{Drain, KernelLog};
+use crate::device::exit_port::MAX_STATUS;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
 use crate::event::{EventOps, EventSet, Events, MutEventSubscriber, Signals, Timer};
 use crate::memory::GuestRam;
+use crate::results::ResultParser;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{AgentExit, Error, ExitHandler, ExitReason, VmmBuilder, WrappedExitHandler, code};
 
@@ -39,8 +42,25 @@ pub struct Timings {
     pub started: Option<Instant>,
     /// The first byte of the command's output arrived.
     pub first_byte: Option<Instant>,
-    /// The command ended.
-    pub ended: Option<Instant>,
+    /// The command ended, with this status.
+    pub ended: Option<(Instant, u8)>,
+}
+
+/// What distinguishes one run from another.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// The time from the signal that is forwarded to the command to the end of the run.
+    pub kill_after: Duration,
+    /// A run whose command was sent a signal ends with that signal, and see `command_exit`.
+    pub reserve_codes: bool,
+    /// The command has a terminal.
+    pub has_terminal: bool,
+    /// The number of files that init sends.
+    pub files: usize,
+    /// The first of them is the kernel's log.
+    pub has_kernel_log: bool,
+    /// See [`KernelLog::hidden_on_console`].
+    pub hidden_on_console: bool,
 }
 
 /// The subscriber.
@@ -52,6 +72,7 @@ pub struct ExecHost {
     wake_interrupt: Arc<Serial>,
     pages: Option<GuestPages>, // once init has published them
     events: MessageReader,
+    files: FileReceiver,
     controls: Producer,
 
     stdin: Option<Stdin>,
@@ -61,7 +82,7 @@ pub struct ExecHost {
     outputs: [OutputStream; 2],      // standard output and standard error
     winsize_signal: Option<Signals>, // SIGWINCH, if the command has a terminal
 
-    kill_after: Duration,
+    options: HostOptions,
     kill_timer: Timer,
     forwarded_signal: Option<i32>,
     end: Option<ExitReason>, // as init has reported it
@@ -85,8 +106,15 @@ fn agent_exit(code: u8, kind: &'static str, by_program: bool, message: String) -
     ExitReason::Agent(AgentExit { code, kind, by_program, message })
 }
 
-fn command_exit(status: u8) -> ExitReason {
-    agent_exit(status, "command", true, format!("the command ended with status {status}"))
+/// The end of a run by the command. With `reserve_codes` its status is neither a code of kickvm nor 128 to 255, which
+/// shells and container engines use for a process that was killed or did not start.
+fn command_exit(status: u8, reserve_codes: bool) -> ExitReason {
+    let (mut code, mut message) = (status, format!("the command ended with status {status}"));
+    if reserve_codes && matches!(status, code::PANIC..=code::FAILED | code::SIGNAL..) {
+        code = MAX_STATUS;
+        message += &format!(", which --reserve-codes turns into {code}");
+    }
+    agent_exit(code, "command", true, message)
 }
 
 fn protocol_error(error: &ProtocolError) -> ExitReason {
@@ -94,13 +122,18 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `kill_after` is
-    /// the time from the signal that is forwarded to the command to the end of the run.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `results` reads the
+    /// command's standard output.
     ///
     /// # Errors
     ///
     /// A standard stream is closed, or the host cannot provide a descriptor.
-    pub fn new(builder: VmmBuilder, kill_after: Duration, has_terminal: bool) -> Result<(VmmBuilder, Self), Error> {
+    pub fn new(
+        builder: VmmBuilder,
+        options: HostOptions,
+        results: Option<ResultParser>,
+    ) -> Result<(VmmBuilder, Self), Error> {
+        let has_terminal = options.has_terminal;
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let port = Arc::new(ExecPort::new(doorbell.map_err(Error::host("create an event descriptor"))?));
         // With the ioeventfd the guest signals without an exit to this process. Without it the device signals, so an
@@ -121,14 +154,18 @@ impl ExecHost {
             wake_interrupt,
             pages: None,
             events: MessageReader::new(Stream::Events),
+            files: FileReceiver::new(),
             controls: Producer::new(Stream::Controls),
             stdin,
             stdin_ring: Producer::new(Stream::Stdin),
             input: VecDeque::new(),
             stdin_closed: false,
-            outputs: [OutputStream::new(Stream::Stdout, stdout), OutputStream::new(Stream::Stderr, stderr)],
+            outputs: [
+                OutputStream::new(Stream::Stdout, stdout, results),
+                OutputStream::new(Stream::Stderr, stderr, None),
+            ],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
-            kill_after,
+            options,
             kill_timer: Timer::new().map_err(Error::host("set a timer"))?,
             forwarded_signal: None,
             end: None,
@@ -159,9 +196,15 @@ impl ExecHost {
                 self.send_size()?; // it may have changed since the job was written
             }
         }
+        self.receive_files()?;
         self.receive_events()?;
         self.pump_output(ops)?;
         self.pump_input(ops, data == STDIN)
+    }
+
+    /// Receives the files that init sends.
+    fn receive_files(&mut self) -> Result<(), ProtocolError> {
+        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.options.files))
     }
 
     /// Handles the messages from init.
@@ -176,8 +219,10 @@ impl ExecHost {
                 }
                 Message::Started => drop(self.timings.started.get_or_insert(now)),
                 Message::Ended(status) => {
-                    self.timings.ended.get_or_insert(now);
-                    self.exit_handler.exit(self.end.get_or_insert(command_exit(status)).clone());
+                    self.timings.ended.get_or_insert((now, status));
+                    let stopped = self.forwarded_signal.filter(|_| self.options.reserve_codes).map(ExitReason::Signal);
+                    let end = stopped.unwrap_or_else(|| command_exit(status, self.options.reserve_codes));
+                    self.exit_handler.exit(self.end.get_or_insert(end).clone());
                 }
                 Message::Warning(text) => log::warn!("warning: {text}"),
                 Message::Failed(error) => {
@@ -281,12 +326,22 @@ impl ExecHost {
         if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
 
+    /// Takes the next file after the kernel's log, if init has sent it.
+    pub fn take_file(&mut self) -> Option<Vec<u8>> {
+        self.files.files.pop().flatten()
+    }
+
+    /// Takes the parser of the test results in standard output.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.outputs[0].results.take()
+    }
+
     /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has
     /// time to end.
     pub fn on_signal(&mut self, number: i32) -> bool {
         let Ok(signal) = u8::try_from(number) else { return false };
         let runs = self.timings.started.is_some() && self.end.is_none();
-        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.kill_after).is_err() {
+        if self.forwarded_signal.is_some() || !runs || self.kill_timer.arm(self.options.kill_after).is_err() {
             return false;
         }
         self.forwarded_signal = Some(number);
@@ -296,7 +351,7 @@ impl ExecHost {
     /// Reads what the guest has left in the rings, as long as `drain` allows, and returns the reason that follows from
     /// it.
     pub fn on_exit(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
-        let rings = self.receive_events().and_then(|()| {
+        let rings = self.receive_files().and_then(|()| self.receive_events()).and_then(|()| {
             let Some(pages) = &self.pages else { return Ok(()) };
             // `map` writes the rest of both streams, even if the first ring is invalid.
             self.outputs.each_mut().map(|stream| stream.finish(pages, drain)).into_iter().collect()
@@ -307,6 +362,11 @@ impl ExecHost {
                 // A guest that was stopped at an arbitrary point may have left an invalid channel.
                 _ => reason,
             };
+        }
+        let hidden_on_console = self.options.hidden_on_console;
+        if self.options.has_kernel_log && self.timings.ended.is_some() {
+            let records = if self.files.files.is_empty() { None } else { self.files.files.remove(0) };
+            drain.kernel_log = Some(KernelLog { records, hidden_on_console });
         }
         let failure = self.outputs.iter().find_map(OutputStream::failure);
         if let Some(error) = failure.filter(|_| !drain.is_urgent()) {
@@ -341,6 +401,22 @@ impl MutEventSubscriber for ExecHost {
         let winsize = self.winsize_signal.as_ref().map(|signal| Events::with_data(signal, WINSIZE, EventSet::IN));
         if let Err(error) = [doorbell, kill_timer].into_iter().chain(winsize).try_for_each(|events| ops.add(events)) {
             self.exit_handler.exit(ExitReason::Failed(format!("cannot wait for the command: {error}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_codes_are_never_the_status_of_a_command() {
+        for status in 0..=u8::MAX {
+            assert_eq!(command_exit(status, false).code(), status);
+            let expected = if matches!(status, 120..=125 | 128..) { 119 } else { status };
+            let end = command_exit(status, true);
+            assert!((end.code(), end.decided_by_guest()) == (expected, true), "{end:?}");
+            assert!(end.to_string().starts_with(&format!("the command ended with status {status}")), "{end}");
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::sys::winsize::WinSize;
 
 /// The path of this file in the guest.
 pub const JOB_PATH: &str = "/.kickvm/job";
+/// The kernel's log in the guest.
+pub const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of kickvm in the guest.
 pub const INIT_PATH: &str = "/.kickvm/init";
 /// The path of the dynamic linker in the guest. It exists if kickvm is dynamically linked.
@@ -29,14 +31,18 @@ pub struct Job {
     pub terminal: Option<WinSize>,
     /// Whether standard error is a pipe even if the command gets a terminal.
     pub separate_stderr: bool,
+    /// Whether the kernel's log is sent after the command has ended.
+    pub kernel_log: bool,
+    /// A file whose content is sent after that.
+    pub file: Option<OsString>,
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr);
+        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -46,9 +52,10 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr) = serde_json::from_slice(content)?;
+        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file) =
+            serde_json::from_slice(content)?;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file })
     }
 }
 
@@ -68,6 +75,8 @@ mod tests {
             modules: vec!["virtio_net".into()],
             terminal: Some(WinSize { rows: 24, cols: 80 }),
             separate_stderr: true,
+            kernel_log: true,
+            file: Some(odd.clone()),
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

@@ -17,11 +17,14 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let config = ExecConfig { vmm, command, root: None, overlays, workdir: None, env, modules, kill_after };
+//! let (root, workdir, results, results_file, reserve_codes) = (None, None, None, None, false);
+//! let config =
+//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results, results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
 mod channel;
+mod files;
 mod host;
 mod init;
 mod job;
@@ -41,9 +44,10 @@ use std::time::Duration;
 
 use crate::boot;
 use crate::console::terminal;
+use crate::results::{Format, ResultParser};
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
-use host::ExecHost;
+use host::{ExecHost, HostOptions};
 use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 
@@ -66,6 +70,12 @@ pub struct ExecConfig {
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
+    /// Whether a command's status of 120 to 125 or 128 to 255 ends as 119, and a forwarded signal decides the code.
+    pub reserve_codes: bool,
+    /// The format of test results on standard output.
+    pub results: Option<Format>,
+    /// A file of the guest with test results, and their format.
+    pub results_file: Option<(Format, OsString)>,
 }
 
 /// The path of the first process, and the number of serial ports that the driver supports.
@@ -77,7 +87,8 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir: cwd, mut env, modules, kill_after } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, modules, .. } = config;
+    let ExecConfig { kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
@@ -85,7 +96,12 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
     }
     let separate_stderr = !io::stderr().is_terminal();
-    let job = Job { command, cwd, env, modules, terminal, separate_stderr };
+    let fail_on = vmm.rules.fail_on;
+    let has_kernel_log = fail_on.need_messages();
+    let file = results_file.as_ref().map(|(_, path)| path.clone());
+    let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
+    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, kernel_log: has_kernel_log, file };
+    let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
@@ -103,13 +119,22 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let (builder, host) = ExecHost::new(builder, kill_after, has_terminal)?;
+    let options =
+        HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
+    let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
+    let (builder, host) = ExecHost::new(builder, options, results)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
     let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
     let mut outcome = builder.build().run()?;
-    let host = lock(&host);
+    let mut host = lock(&host);
+    let from_file = results_file.map(|(format, path)| {
+        let mut parser = ResultParser::new(format, &format!("the guest's file '{}'", path.display()));
+        parser.push(&host.take_file().unwrap_or_default());
+        parser
+    });
+    outcome.judge_tests(from_file.or(host.take_results()));
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
 }

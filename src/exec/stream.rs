@@ -8,6 +8,7 @@ use super::channel::{Consumer, Pages, ProtocolError, Stream};
 use crate::console::Drain;
 use crate::console::output::{OutputFile, is_given_up};
 use crate::event::EventOps;
+use crate::results::ResultParser;
 use crate::sys::os_error;
 
 /// The number of bytes that are taken out of the ring at once.
@@ -21,6 +22,8 @@ pub struct OutputStream {
     ring: Consumer,
     data: u32,
     output: OutputFile,
+    /// Reads the test results in the bytes, if any.
+    pub results: Option<ResultParser>,
 }
 
 /// What [`OutputStream::pump`] did.
@@ -35,10 +38,19 @@ pub struct Pumped {
 }
 
 impl OutputStream {
-    /// Connects the ring for `stream` to `output`. The event for the file being writable has the user data `stream as
-    /// u32`.
-    pub fn new(stream: Stream, output: OutputFile) -> Self {
-        Self { ring: Consumer::new(stream), data: stream as u32, output }
+    /// Connects the ring for `stream` to `output`, and to `results`. The event for the file being writable has the user
+    /// data `stream as u32`.
+    pub fn new(stream: Stream, output: OutputFile, results: Option<ResultParser>) -> Self {
+        Self { ring: Consumer::new(stream), data: stream as u32, output, results }
+    }
+
+    /// Takes at most `max` bytes out of the ring, when none are pending. Returns whether there were any.
+    fn pop(&mut self, pages: &impl Pages, max: usize) -> Result<bool, ProtocolError> {
+        self.ring.pop(pages, &mut self.output.pending, max)?;
+        if let Some(results) = &mut self.results {
+            results.push(&self.output.pending);
+        }
+        Ok(!self.output.is_empty())
     }
 
     /// Writes bytes from the ring until that would block. Signals `again` if the ring may hold more bytes.
@@ -51,7 +63,7 @@ impl OutputStream {
         let failed_before = self.output.error().is_some();
         for _ in 0..MAX_BATCHES {
             if self.output.is_empty() {
-                if self.ring.pop(pages, &mut self.output.pending, BATCH)? == 0 {
+                if !self.pop(pages, BATCH)? {
                     return Ok(pumped);
                 }
                 pumped.moved = true;
@@ -78,8 +90,8 @@ impl OutputStream {
         self.output.error().is_some_and(is_given_up)
     }
 
-    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails ends
-    /// this, and is then the [`failure`](Self::failure).
+    /// Writes the rest of the ring after the guest has stopped, as long as `drain` allows. A write that fails is then
+    /// the [`failure`](Self::failure), and the rest is dropped.
     ///
     /// # Errors
     ///
@@ -87,7 +99,8 @@ impl OutputStream {
     pub fn finish(&mut self, pages: &impl Pages, drain: &mut Drain<'_>) -> Result<(), ProtocolError> {
         loop {
             self.output.write_all(drain);
-            if self.output.error().is_some() || self.ring.pop(pages, &mut self.output.pending, BATCH)? == 0 {
+            let failed = self.output.error().is_some();
+            if !self.pop(pages, usize::MAX)? || failed {
                 self.output.close(drain);
                 return Ok(());
             }

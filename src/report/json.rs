@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::console::Fault;
+use crate::results::{TestCase, TestOutcome, TestResults};
 use crate::vcpu::ExitStats;
 use crate::vmm::VcpuSummary;
 
@@ -30,6 +31,7 @@ pub fn json(report: &Report) -> String {
         "outcome": outcome.reason.word(),
         "exit_code": outcome.reason.code(),
         "decided_by": if outcome.reason.decided_by_guest() { "guest" } else { "kickvm" },
+        "command_status": timings.ended.map(|(_, status)| status),
         "reason": outcome.reason.to_string(),
         "began_at": run.began_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         "seconds": {
@@ -42,7 +44,7 @@ pub fn json(report: &Report) -> String {
             "to_init": after(timings.init),
             "to_command": after(timings.started),
             "to_first_output": after(timings.first_byte),
-            "to_exit": after(timings.ended),
+            "to_exit": after(timings.ended.map(|(when, _)| when)),
         },
         "exits": exits(&outcome.stats()),
         "vcpus": outcome.vcpus.iter().map(vcpu).collect::<Value>(),
@@ -59,9 +61,41 @@ pub fn json(report: &Report) -> String {
         "faults": outcome.console.faults.iter().map(fault).collect::<Value>(),
         "omitted_faults": outcome.console.omitted_faults,
         "notes": outcome.notes,
+        "tests": outcome.tests.as_ref().map(tests),
         "console": outcome.console.lines,
     });
     format!("{value:#}\n")
+}
+
+fn tests(results: &TestResults) -> Value {
+    let TestResults { passed, failed, skipped, todo, problem, .. } = results;
+    json!({
+        "format": results.format.name(),
+        "total": results.total(),
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "todo": todo,
+        "incomplete": problem,
+        "cases": results.cases.iter().map(case).collect::<Value>(),
+    })
+}
+
+fn case(case: &TestCase) -> Value {
+    let (outcome, message) = match &case.outcome {
+        TestOutcome::Passed => ("passed", ""),
+        TestOutcome::Failed(why) => ("failed", why.as_str()),
+        TestOutcome::Skipped(why) => ("skipped", why.as_str()),
+        TestOutcome::Todo(why) => ("todo", why.as_str()),
+    };
+    json!({
+        "suite": case.suite,
+        "name": case.name,
+        "outcome": outcome,
+        "message": message,
+        "seconds": case.time.map(|time| time.as_secs_f64()),
+        "output": case.output,
+    })
 }
 
 fn vcpu(vcpu: &VcpuSummary) -> Value {

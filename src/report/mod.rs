@@ -1,5 +1,5 @@
 //! Reports a run: messages on standard error, JSON (`resources/report.schema.json` describes it),
-//! and a JUnit test case.
+//! and JUnit test cases.
 //!
 //! [`RunReporter`] is created before the run, because a report file that cannot be written is an error before anything
 //! runs. Its [`finish`](RunReporter::finish) takes the [`Outcome`] and returns the exit code.
@@ -17,14 +17,18 @@
 //! # Ok::<(), String>(())
 //! ```
 
+pub mod annotate;
 mod file;
 mod json;
 mod junit;
+mod merge;
 mod summary;
 mod symbols;
 
+pub(crate) use file::ReportFile;
 pub use json::{VERSION, json};
 pub use junit::junit;
+pub use merge::{merge, merge_texts};
 pub use summary::{ReportPaths, RunReporter};
 
 use std::path::PathBuf;
@@ -40,6 +44,8 @@ pub struct Run {
     pub mode: &'static str,
     /// The command and its arguments; empty without a command.
     pub command: Vec<String>,
+    /// The name of the run among several; empty for a single one.
+    pub label: String,
     /// The path of the kernel; empty for an embedded guest.
     pub kernel: PathBuf,
     /// The guest's RAM in bytes.
@@ -48,6 +54,15 @@ pub struct Run {
     pub began_at: SystemTime,
     /// The start on the monotonic clock.
     pub began: Instant,
+}
+
+impl Run {
+    /// The command or the kernel, with the name among several.
+    pub fn name(&self) -> String {
+        let name =
+            if self.command.is_empty() { self.kernel.to_string_lossy().into_owned() } else { self.command.join(" ") };
+        if self.label.is_empty() { name } else { format!("{name} [{}]", self.label) }
+    }
 }
 
 /// A run that has ended.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::annotate::{Annotator, CiService, Entry, titles};
 use super::file::ReportFile;
 use super::symbols::Symbols;
 use super::{Report, Run, json, junit};
@@ -27,10 +28,14 @@ const LAST_LINES: usize = 20;
 pub struct ReportPaths {
     /// Receives the run as JSON.
     pub json: Option<PathBuf>,
-    /// Receives the run as a JUnit test case.
+    /// Receives the run and the tests of the guest as JUnit test cases.
     pub junit: Option<PathBuf>,
     /// The kernel's `System.map`.
     pub symbols: Option<PathBuf>,
+    /// The name of the run among several; empty for a single one.
+    pub label: String,
+    /// The service that shows the run on its page.
+    pub ci: CiService,
 }
 
 /// Reports a run. It is created before the run.
@@ -41,6 +46,7 @@ pub struct RunReporter {
     json: Option<ReportFile>,
     junit: Option<ReportFile>,
     symbols: Symbols,
+    annotator: Annotator,
 }
 
 impl RunReporter {
@@ -50,7 +56,7 @@ impl RunReporter {
     ///
     /// A file cannot be used; the message names it.
     pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
-        let ReportPaths { json, junit, symbols } = &paths;
+        let ReportPaths { json, junit, symbols, label, ci } = &paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {
@@ -62,6 +68,7 @@ impl RunReporter {
         let run = Run {
             mode: if command.is_empty() { "run" } else { "exec" },
             command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            label: label.clone(),
             kernel: match &config.image {
                 Image::File(path) => path.clone(),
                 Image::Raw(_) => PathBuf::new(),
@@ -82,12 +89,13 @@ impl RunReporter {
             json: json_file,
             junit: junit_file,
             symbols: symbols.unwrap_or_default(),
+            annotator: Annotator::start(*ci),
         })
     }
 
     /// Reports `outcome`, and returns the exit code.
     pub fn finish(self, outcome: Outcome, timings: Timings) -> u8 {
-        let Self { run, console_hidden, json: json_file, junit: junit_file, symbols } = self;
+        let Self { run, console_hidden, json: json_file, junit: junit_file, symbols, annotator } = self;
         let report = Report { wall: run.began.elapsed(), run, outcome, timings };
         let outcome = &report.outcome;
         // The files come first: messages may have to wait for a reader of standard error.
@@ -100,8 +108,13 @@ impl RunReporter {
             log::info!("{stats}");
             stats.busiest_ports(10).iter().for_each(|(port, count)| log::debug!("port {port:#x}: {count} exits"));
         }
+        if let Some(tests) = &outcome.tests {
+            let (passed, failed, skipped) = (tests.passed, tests.failed, tests.skipped + tests.todo);
+            log::info!("{} tests: {passed} passed, {failed} failed, {skipped} skipped", tests.total());
+        }
         let (reason, code) = (&outcome.reason, outcome.reason.code());
-        log::log!(if reason.is_quiet() { log::Level::Info } else { log::Level::Error }, "{reason}");
+        let replaced = reason.decided_by_guest() && timings.ended.is_some_and(|(_, status)| status != code);
+        log::log!(if reason.is_quiet() && !replaced { log::Level::Info } else { log::Level::Error }, "{reason}");
         outcome.notes.iter().for_each(|note| log::warn!("{note}"));
         outcome.console.faults.iter().for_each(log_fault);
         outcome
@@ -118,7 +131,24 @@ impl RunReporter {
         if console_hidden && !reason.is_quiet() && !matches!(reason, ExitReason::Failed(_) | ExitReason::Signal(_)) {
             log_console(&outcome.console.lines, reason);
         }
-        if written || code != code::OK { code } else { code::FAILED }
+        let code = if written || code != code::OK { code } else { code::FAILED };
+        annotator.finish(&[entry(&report, code)], !report.outcome.unterminated);
+        code
+    }
+}
+
+/// What a CI service shows.
+fn entry(report: &Report, code: u8) -> Entry {
+    let Report { run, wall, outcome, .. } = report;
+    let failing = outcome.console.faults.iter().find(|fault| !fault.allowed);
+    Entry {
+        name: run.name(),
+        code,
+        outcome: outcome.reason.word().to_owned(),
+        reason: outcome.reason.to_string(),
+        seconds: wall.as_secs_f64(),
+        faults: titles(&outcome.console.faults),
+        log: failing.map_or(&outcome.console.lines, |fault| &fault.lines).clone(),
     }
 }
 

@@ -3,6 +3,7 @@ use serde_json::Value;
 use super::*;
 use crate::console::ConsoleLog;
 use crate::device::GuestRequest;
+use crate::results::{Format, ResultParser};
 use crate::vcpu::{ExitStats, UnhandledExit, VcpuExit};
 use crate::vmm::{AgentExit, ExitReason, VcpuSummary};
 
@@ -14,10 +15,13 @@ fn report(reason: ExitReason) -> Report {
         console: ConsoleLog { lines: vec!["a line ]]> with \u{1b}[1m".into(); 200], ..ConsoleLog::default() },
         guest: Some((began, began + Duration::from_secs(1))),
         notes: vec!["disk 'x' did not answer".into()],
+        unterminated: false,
+        tests: None,
     };
     let run = Run {
         mode: "exec",
         command: vec!["sh".into(), "-c".into(), "echo \"<&>\" \u{1b}[0m\u{0}".into()],
+        label: String::new(),
         kernel: "/boot/vmlinuz".into(),
         memory: 256 << 20,
         began_at: SystemTime::now(),
@@ -66,12 +70,20 @@ fn reasons() -> Vec<ExitReason> {
     ]
 }
 
+/// The same with test results.
+fn report_with_tests(reason: ExitReason) -> Report {
+    let mut report = report(reason);
+    let mut parser = ResultParser::new(Format::Ktap, "the console");
+    parser.push(b"1..5\nok 1 <a> # time=250ms\n# why \x1b]]>\nnot ok 2 b\nok 3 c # SKIP \"x\"\nnot ok 4 d # TODO y\n");
+    report.outcome.judge_tests(Some(parser));
+    report
+}
+
 #[test]
 fn every_report_matches_the_schema() {
     let schema: Value = serde_json::from_str(include_str!("../../resources/report.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    for reason in reasons() {
-        let report = report(reason);
+    for report in reasons().into_iter().flat_map(|reason| [report(reason.clone()), report_with_tests(reason)]) {
         let value: Value = serde_json::from_str(&json(&report)).unwrap();
         let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{:?}: {errors:?}", report.outcome.reason);
@@ -113,4 +125,36 @@ fn a_junit_file_has_one_case_that_passed_failed_or_could_not_be_run() {
     }
     assert!(junit(&report(command(1))).contains("<failure"));
     assert!(junit(&report(ExitReason::Timeout(Duration::ZERO))).contains("<error"));
+}
+
+#[test]
+fn each_test_of_the_guest_is_in_the_reports() {
+    let report = report_with_tests(command(0));
+    assert_eq!(report.outcome.reason.code(), 123);
+    let value: Value = serde_json::from_str(&json(&report)).unwrap();
+    let tests = &value["tests"];
+    let counts = ["total", "passed", "failed", "skipped", "todo"].map(|count| tests[count].as_u64().unwrap());
+    assert_eq!((counts, &tests["format"], &value["decided_by"]), ([5, 1, 2, 1, 1], &"ktap".into(), &"kickvm".into()));
+    let outcomes: Vec<_> = tests["cases"].as_array().unwrap().iter().map(|case| case["outcome"].as_str()).collect();
+    assert_eq!(outcomes, ["passed", "failed", "skipped", "todo", "failed"].map(Some));
+
+    let text = junit(&report);
+    let document = roxmltree::Document::parse(&text).unwrap();
+    let root = document.root_element();
+    let suite = root.last_element_child().unwrap();
+    let counts = |node: roxmltree::Node<'_, '_>| {
+        ["tests", "failures", "errors"].map(|count| node.attribute(count).unwrap().parse::<u32>().unwrap())
+    };
+    assert_eq!((counts(root), counts(suite), suite.attribute("skipped")), ([6, 3, 0], [5, 2, 0], Some("2")));
+    let cases: Vec<_> = suite.children().filter(roxmltree::Node::is_element).collect();
+    assert_eq!(
+        cases.iter().map(|case| case.attribute("name").unwrap()).collect::<Vec<_>>(),
+        ["<a>", "b", "c", "d", "test 5 of 5"]
+    );
+    assert_eq!((cases[0].attribute("classname"), cases[0].attribute("time")), (Some("ktap"), Some("0.250")));
+    let child = |case: usize, tag: &str| cases[case].children().find(|child| child.has_tag_name(tag)).unwrap();
+    assert_eq!(child(1, "system-out").text(), Some("# why \u{fffd}]]>\n"));
+    assert_eq!(child(2, "skipped").attribute("message"), Some("\"x\""));
+    assert_eq!(child(3, "skipped").attribute("message"), Some("TODO y"));
+    assert_eq!(child(4, "failure").attribute("message"), Some("it has no result"));
 }

@@ -20,6 +20,7 @@ pub mod os_error;
 pub(crate) mod port_io;
 pub mod rlimit;
 pub(crate) mod tap;
+pub(crate) mod unread;
 pub(crate) mod vectored_io;
 pub(crate) mod vm_close;
 pub(crate) mod wait;

@@ -23,7 +23,7 @@
 //! the signals, `vm.rs` the VM's creation, `virtio.rs` and `platform_devices.rs` its devices, `outcome.rs` the reasons
 //! and exit codes.
 //!
-//! This floor imports `event`, `sys`, `memory`, `device`, `boot`, `vcpu` and `console`.
+//! This floor imports `event`, `sys`, `memory`, `device`, `boot`, `vcpu`, `results` and `console`.
 //!
 //! ```
 //! use kickvm::vmm::{ExitReason, code};
@@ -134,11 +134,23 @@ impl Vmm {
         notes.append(&mut drain.notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         let console = self.console().monitor().log();
+        let results = self.console().take_results();
         // Without this process, the drop waits for KVM. A thread that is stuck could delay fork(2).
         let closer = notes.is_empty().then(|| VmCloser::start(&**self.vm.fd()));
         drop(self);
         drop(closer);
-        Ok(Outcome { reason, vcpus: shutdown.vcpus, console, guest: Some((started, kicked)), notes })
+        let guest = Some((started, kicked));
+        let mut outcome = Outcome {
+            reason,
+            vcpus: shutdown.vcpus,
+            console,
+            guest,
+            notes,
+            unterminated: drain.unterminated,
+            tests: None,
+        };
+        outcome.judge_tests(results);
+        Ok(outcome)
     }
 
     fn load(&self) -> Result<Entry, Error> {
@@ -207,6 +219,7 @@ impl Vmm {
             }
             drain.notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
+        drain.notes.extend(drain.kernel_log.take().and_then(|log| console.add_kernel_log(&log)));
         reason.after_console(console.monitor())
     }
 

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::vcpu_threads::VcpuSummary;
 use crate::console::{ConsoleLog, ConsoleMonitor, Verdict};
 use crate::device::GuestRequest;
+use crate::results::{ResultParser, TestResults};
 use crate::vcpu::{ExitStats, VcpuExit};
 
 /// The process's exit codes that do not come from the guest or from a signal.
@@ -43,13 +44,36 @@ pub struct Outcome {
     pub guest: Option<(Instant, Instant)>,
     /// Further remarks for the user, such as a disk that did not answer.
     pub notes: Vec<String>,
+    /// Whether the last line of an output has no end.
+    pub unterminated: bool,
+    /// The test results that were asked for.
+    pub tests: Option<TestResults>,
 }
 
 impl Outcome {
     /// A run that ended before the guest was started.
     pub fn failed(why: impl fmt::Display) -> Self {
         let reason = ExitReason::Failed(why.to_string());
-        Self { reason, vcpus: Vec::new(), console: ConsoleLog::default(), guest: None, notes: Vec::new() }
+        let console = ConsoleLog::default();
+        Self { reason, vcpus: Vec::new(), console, guest: None, notes: Vec::new(), unterminated: false, tests: None }
+    }
+
+    /// Adds the test results that `parser` has found, if there is one. A run that would have ended with 0 violates a
+    /// rule if they are a failure.
+    pub fn judge_tests(&mut self, parser: Option<ResultParser>) {
+        let Some(parser) = parser else { return };
+        let complete = self.reason.decided_by_guest() || self.reason == ExitReason::ExpectationsMet;
+        let results = parser.finish(complete);
+        if self.reason.code() == code::OK
+            && let Some(why) = results.failure()
+        {
+            self.reason = ExitReason::RuleViolated(why);
+        }
+        let (kept, total) = (results.cases.len(), results.total());
+        if total > kept as u64 {
+            self.notes.push(format!("the reports list {kept} of {total} tests"));
+        }
+        self.tests = Some(results);
     }
 
     /// The exits of all vCPUs.
@@ -82,7 +106,7 @@ pub enum ExitReason {
     UserQuit,
     /// Each `--expect` expression matched a console line.
     ExpectationsMet,
-    /// A console line violated a rule, or an expected line is missing.
+    /// A console line violated a rule, an expected line is missing, or a test failed.
     RuleViolated(String),
     /// A program in the guest reported the end of its work.
     Agent(AgentExit),
@@ -234,6 +258,7 @@ impl fmt::Display for ExitReason {
 mod tests {
     use super::*;
     use crate::console::{FaultClasses, Rules};
+    use crate::results::Format;
     use crate::vcpu::UnhandledExit;
 
     fn vcpu(exit: VcpuExit) -> ExitReason {
@@ -298,6 +323,30 @@ mod tests {
         assert_eq!(guest(GuestRequest::PowerOff).after_console(&oops).code(), 123);
         assert_eq!(guest(GuestRequest::Panic).after_console(&oops).code(), 120);
         assert_eq!(ExitReason::Signal(15).after_console(&oops), ExitReason::Signal(15));
+    }
+
+    #[test]
+    fn failed_tests_decide_unless_the_run_has_failed_already() {
+        for (reason, text, code) in [
+            (guest(GuestRequest::PowerOff), "1..1\nok 1\n", 0),
+            (guest(GuestRequest::PowerOff), "1..1\nnot ok 1\n", 123),
+            (command(0), "1..2\nok 1\n", 123),
+            (command(0), "", 123),
+            (command(7), "1..1\nnot ok 1\n", 7),
+            (ExitReason::ExpectationsMet, "ok 1\n", 0),
+            (ExitReason::UserQuit, "ok 1\n", 123),
+            (ExitReason::KernelPanic, "1..2\nok 1\n", 120),
+            (ExitReason::Timeout(Duration::ZERO), "1..2\nok 1\n", 124),
+            (ExitReason::Signal(15), "", 143),
+        ] {
+            let mut parser = ResultParser::new(Format::Ktap, "the console");
+            parser.push(text.as_bytes());
+            let mut outcome = Outcome { reason, ..Outcome::failed("") };
+            outcome.judge_tests(Some(parser));
+            assert_eq!(outcome.reason.code(), code, "{text}");
+            assert_eq!(outcome.reason.word() == "rule", code == 123);
+            assert!(outcome.tests.is_some());
+        }
     }
 
     #[test]

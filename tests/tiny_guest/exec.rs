@@ -4,39 +4,13 @@
 use crate::common::TempDir;
 use crate::common::process::{self as run, Ended, eventually, kickvm};
 use crate::support::images;
-use crate::{guest, need_kvm, never, outb, power_off, print_serial};
+use crate::{guest, need_kvm, never, outb, power_off, print_serial, publish_channel, ring_doorbell, set_frame};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-
-/// Writes the page frame number of the header, which is at 0x110000, to the exec port.
-macro_rules! set_frame {
-    () => {
-        "mov dx, 0x520; mov eax, 0x110; out dx, eax"
-    };
-}
-
-/// Writes the doorbell.
-macro_rules! ring_doorbell {
-    () => {
-        "mov dx, 0x524; out dx, al"
-    };
-}
-
-/// Publishes a channel in the 67 pages from 0x110000 on, and leaves the address of its header in rbx. The ring for
-/// standard output is at rbx + 0x1000 and its words are at rbx + 0x40; the ring for events is at rbx + 0x31000 and its
-/// words are at rbx + 0x60; the words of the ring for standard input are at rbx + 0x70.
-macro_rules! publish_channel {
-    () => {
-        concat!(
-            "mov edi, 0x110400; mov eax, 0x110; mov ecx, 67; ",
-            "2: mov [rdi], rax; add edi, 8; inc eax; dec ecx; jnz 2b; ",
-            "mov ebx, 0x110000; mov dword ptr [rbx], 0x3143584b; ", // "KXC1"
-            set_frame!()
-        )
-    };
-}
 
 guest!(
     OUTPUT_AND_STATUS,
@@ -141,6 +115,27 @@ fn output_and_status_sent_through_the_channel_become_kickvms() {
 }
 
 #[test]
+fn a_reserved_status_ends_as_119_and_is_in_the_message_and_the_reports() {
+    need_kvm!();
+    let at = OUTPUT_AND_STATUS.windows(4).position(|bytes| bytes == [3, 1, 7, 0]).unwrap();
+    let dir = TempDir::new();
+    let [report, junit] = ["report", "junit"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let mut guest = OUTPUT_AND_STATUS;
+    for (status, code) in [(0, 0), (119, 119), (120, 119), (125, 119), (126, 126), (127, 127), (128, 119), (255, 119)] {
+        guest[at + 2] = status;
+        let ended = exec(&guest, &["--reserve-codes", "--report", &report, "--junit", &junit]);
+        let why = format!("the command ended with status {status}, which --reserve-codes turns into 119");
+        let message = format!("kickvm: {why}");
+        let expected = [message.as_str()];
+        ended.assert(code, "hay\n", if code == i32::from(status) { &[] } else { &expected });
+        let json: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        assert_eq!((&json["exit_code"], &json["command_status"]), (&code.into(), &status.into()));
+        assert_eq!(fs::read_to_string(&junit).unwrap().contains(&why), code != i32::from(status));
+        exec(&guest, &[]).assert(status.into(), "hay\n", &[]);
+    }
+}
+
+#[test]
 fn a_guest_that_powers_off_without_reporting_a_status_is_a_failure() {
     need_kvm!();
     for guest in [&POWER_OFF, &NO_HEADER, &HEADER_OUTSIDE_RAM] {
@@ -163,7 +158,7 @@ fn a_consumer_index_ahead_of_the_producer_ends_the_run() {
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &images::elf(&TAIL_BEYOND_HEAD));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
-    command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/etc/passwd").unwrap());
+    command.arg(kernel).args(["--", "true"]).stdin(fs::File::open("/etc/passwd").unwrap());
     run::end(command).assert(122, "", &[VIOLATION]);
 }
 
@@ -173,7 +168,7 @@ fn endless_input_to_a_fast_guest_does_not_block_the_timeout() {
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &images::elf(&INPUT_SINK));
     let mut command = kickvm(&["exec", "--memory", "128M", "--timeout", "300ms", "--kernel"]);
-    command.arg(kernel).args(["--", "true"]).stdin(std::fs::File::open("/dev/zero").unwrap());
+    command.arg(kernel).args(["--", "true"]).stdin(fs::File::open("/dev/zero").unwrap());
     run::end(command).assert_time_out("", "300ms");
 }
 
@@ -183,7 +178,7 @@ fn a_failed_write_of_output_is_an_error_even_if_the_command_has_ended() {
     let dir = TempDir::new();
     let kernel = dir.file("kernel", &images::elf(&OUTPUT_AND_STATUS));
     let mut command = kickvm(&["exec", "--memory", "128M", "--kernel"]);
-    command.arg(kernel).args(["--", "true"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    command.arg(kernel).args(["--", "true"]).stdout(fs::File::options().write(true).open("/dev/full").unwrap());
     let why = "kickvm: cannot write the command's output: No space left on device";
     run::end(command).assert(125, "", &[why]);
 }
@@ -221,7 +216,7 @@ fn output_that_no_reader_takes_is_reported_as_lost() {
     command.stdout(writer);
     let why = "the command's last output is lost: its reader takes nothing";
     run::end(command).assert(7, "", &[&format!("kickvm: {why}")]);
-    assert!(std::fs::read_to_string(report).unwrap().contains(why));
+    assert!(fs::read_to_string(report).unwrap().contains(why));
 }
 
 #[test]
@@ -231,7 +226,7 @@ fn the_console_goes_where_the_option_says() {
     let dir = TempDir::new();
     let file = dir.path().join("console");
     exec(&CONSOLE_AND_STATUS, &["--console", &format!("file={}", file.display())]).assert(7, "", &[]);
-    assert_eq!(std::fs::read_to_string(file).unwrap(), "on the console\n");
+    assert_eq!(fs::read_to_string(file).unwrap(), "on the console\n");
 }
 
 #[test]
@@ -265,6 +260,10 @@ fn an_invalid_option_is_reported_in_one_line() {
         (
             &["--console", "stdio"],
             "kickvm: invalid value 'stdio' for '--console <WHERE>': give none, stderr or file=PATH",
+        ),
+        (
+            &["--results", "ktap:stderr"],
+            "kickvm: invalid value 'ktap:stderr' for '--results <FORMAT[:stdout|:console|:file=PATH]>': 'stderr' is no source of test",
         ),
         (&["--tiemout", "5s"], "kickvm: unexpected argument '--tiemout' found"),
         (&["--root", "/no/such"], "kickvm: cannot pack '/no/such': No such file or directory"),

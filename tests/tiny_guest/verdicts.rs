@@ -15,14 +15,14 @@ use std::os::unix::process::CommandExt;
 
 /// How a guest ends after it has printed.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub enum End {
     PowerOff,
     Reset,
     Hang,
 }
 
 /// Runs a guest that prints `log` and ends.
-fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
+pub fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
     let mut code = vec![0x66, 0xba, 0xf8, 0x03]; // mov dx, 0x3f8
     code.extend(log.bytes().flat_map(|byte| [0xb0, byte, 0xee])); // mov al, byte; out dx, al
     code.extend_from_slice(match end {
@@ -34,15 +34,15 @@ fn print_and(end: End, log: &str, options: &[&str]) -> Ended {
     run(&code, options).end()
 }
 
-const BANNER: &str = "[    0.000000] Linux version 6.1\r\n";
+pub const BANNER: &str = "[    0.000000] Linux version 6.1\r\n";
 const ORDERLY: &str = "[    9.000000] reboot: Restarting system\r\n";
-const PANIC: &str = "[    2.000000] Kernel panic - not syncing: x\r\n";
-const PANICKED: &str = "kickvm: the guest kernel panicked";
+pub const PANIC: &str = "[    2.000000] Kernel panic - not syncing: x\r\n";
+pub const PANICKED: &str = "kickvm: the guest kernel panicked";
 const UNREQUESTED: &str = "kickvm: the guest reset, although no program had requested it (--fail-on reset); \
                            '--fail-on -reset' accepts that";
 
 #[track_caller]
-fn check(end: End, log: &str, options: &[&str], code: i32, message: &[&str]) {
+pub fn check(end: End, log: &str, options: &[&str], code: i32, message: &[&str]) {
     let ended = print_and(end, log, options);
     let seen: Vec<_> = ended.stderr.lines().filter(|line| !line.starts_with("kickvm: vCPU ")).collect();
     assert_eq!((ended.code, seen), (Some(code), message.to_vec()), "{end:?} after {log:?} with {options:?}");
@@ -240,4 +240,38 @@ fn a_fault_before_the_expected_line_fails_the_run() {
     let violated =
         "kickvm: the guest kernel reported a fault (--fail-on warn): WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2";
     check(End::Hang, &log, &["--fail-on", "warn", "--expect", "^PASS"], 123, &[violated]);
+}
+
+#[test]
+fn a_ci_service_shows_errors_and_takes_no_commands_from_the_guest() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let summary = dir.file("summary", b"before\n");
+    let log = format!("{BANNER}::error::of the guest\r\n{OOPS}");
+    let mut code = vec![0x66, 0xba, 0xf8, 0x03];
+    code.extend(log.bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    code.extend([0xb0, 7, 0xe6, 0xf4]); // mov al, 7; out 0xf4, al
+    let mut github = run(&code, &["--fail-on", "oops"]);
+    github.command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &summary);
+    let output = github.command.output().unwrap(); // reads, as a CI service does
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(123), log.as_bytes()));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = stderr.lines().collect();
+    let token = lines[0].strip_prefix("::stop-commands::").unwrap();
+    assert_eq!((token.len(), lines[2]), (39, format!("::{token}::").as_str()));
+    assert!(lines[3].starts_with("::error title=") && lines[3].contains(&TITLE.replace(':', "%3A")), "{lines:?}");
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(summary.starts_with("before\n### kickvm\n") && summary.contains("#PF: supervisor read"), "{summary}");
+
+    // What the service could take for a command is not followed by the end of the fence.
+    let end = code.len() - 4;
+    code.splice(end..end, "::error::x".bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    let output = run(&code, &["--annotate", "github"]).command.output().unwrap();
+    assert!(output.stdout.ends_with(b"::error::x") && !String::from_utf8_lossy(&output.stderr).contains("::error"));
+
+    let ended = run(&code, &["--fail-on", "oops", "--annotate", "gitlab"]).end();
+    assert!(ended.stderr.contains(":kickvm_") && ended.stderr.contains("| RIP: 0010:do_it"), "{ended:?}");
+    let mut off = run(&code, &["--fail-on", "oops", "--annotate", "off"]);
+    off.command.env("GITHUB_ACTIONS", "true");
+    assert_eq!(off.end().stderr.lines().count(), 1);
 }

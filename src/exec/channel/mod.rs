@@ -1,8 +1,9 @@
-//! The channel between init in the guest and kickvm on the host: pages of guest memory that hold five ring buffers.
+//! The channel between init in the guest and kickvm on the host: pages of guest memory that hold six ring buffers.
 //!
 //! ```text
 //!   init (guest)                                                        kickvm (host)
 //!   stdout, stderr, events ──► ring buffers ── doorbell (ioeventfd) ──► event loop
+//!   files
 //!   stdin, controls        ◄── ring buffers ◄─ wake interrupt (COM2) ── event loop
 //! ```
 //!
@@ -20,6 +21,7 @@
 //!   49        4096   ring 2, Stream::Events      init → kickvm
 //!   50–65    65536   ring 3, Stream::Stdin       kickvm → init
 //!   66        4096   ring 4, Stream::Controls    kickvm → init
+//!   67–82    65536   ring 5, Stream::Files       init → kickvm
 //!
 //!   offset in the header   size   field
 //!   0x000                     4   MAGIC: "KXC1" once the page list is complete
@@ -84,13 +86,15 @@ pub enum Stream {
     Stdin,
     /// Messages from kickvm.
     Controls,
+    /// Files of the guest, after the command has ended (see [`files`](super::files)).
+    Files,
 }
 
 /// Pages of each ring, in the order of [`Stream`].
-const PAGES: [usize; 5] = [32, 16, 1, 16, 1];
+const PAGES: [usize; 6] = [32, 16, 1, 16, 1, 16];
 
 /// Pages of the header and all rings.
-pub const TOTAL_PAGES: usize = 1 + PAGES[0] + PAGES[1] + PAGES[2] + PAGES[3] + PAGES[4];
+pub const TOTAL_PAGES: usize = 1 + PAGES[0] + PAGES[1] + PAGES[2] + PAGES[3] + PAGES[4] + PAGES[5];
 
 impl Stream {
     /// The first page of the ring and its number of pages.

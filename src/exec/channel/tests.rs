@@ -31,7 +31,7 @@ impl Pages for Memory {
 fn the_header_fits_into_its_page() {
     const { assert!(FRAMES_OFFSET + 8 * TOTAL_PAGES <= PAGE) };
     const { assert!(RINGS_OFFSET + RING_STRIDE * PAGES.len() <= FRAMES_OFFSET) };
-    let (first, pages) = Stream::Controls.pages();
+    let (first, pages) = Stream::Files.pages();
     assert_eq!(first + pages, TOTAL_PAGES);
     assert!(
         PAGES.iter().all(|pages| pages.is_power_of_two()),

@@ -36,6 +36,7 @@ pub struct GuestChannel {
     /// Messages from kickvm.
     pub controls: MessageReader,
     events: Producer,
+    files: Producer,
     port: PortIo,
 }
 
@@ -64,7 +65,7 @@ impl GuestChannel {
         let header = u32::try_from(frames[0]).map_err(|_| "the channel is above 16 TiB of guest memory".to_owned())?;
         header.to_le_bytes().iter().zip(0..).for_each(|(byte, offset)| port.write(offset, *byte));
         let (controls, events) = (MessageReader::new(Stream::Controls), Producer::new(Stream::Events));
-        Ok(Self { memory, wake_tty, controls, events, port })
+        Ok(Self { memory, wake_tty, controls, events, files: Producer::new(Stream::Files), port })
     }
 
     /// Notifies kickvm of a change in a ring.
@@ -75,13 +76,26 @@ impl GuestChannel {
     /// Sends `message`. Waits for room if necessary, which is rare: messages are few, and kickvm takes them out at
     /// once. A message for which there is no room is dropped after [`MAX_SEND_TIME`].
     pub fn send(&mut self, message: &Message) {
-        let bytes = message.encode();
+        self.put(Stream::Events, &message.encode());
+        self.ring_doorbell();
+    }
+
+    /// Sends a part of a file. kickvm is notified when there is no room, or by the next message. Returns whether there
+    /// was room.
+    pub fn send_part(&mut self, part: &[u8]) -> bool {
+        self.put(Stream::Files, part)
+    }
+
+    fn put(&mut self, stream: Stream, bytes: &[u8]) -> bool {
         for _ in 0..MAX_SEND_TIME {
-            if self.events.push_all(&self.memory, &bytes) == Ok(true) {
-                return self.ring_doorbell();
+            let ring = if stream == Stream::Files { &mut self.files } else { &mut self.events };
+            if ring.push_all(&self.memory, bytes) == Ok(true) {
+                return true;
             }
+            self.ring_doorbell();
             std::thread::sleep(Duration::from_millis(1));
         }
+        false
     }
 
     /// Reads what the serial port has received, so that it is no longer readable.

@@ -6,6 +6,7 @@
 mod channel;
 mod command;
 mod event_loop;
+mod files;
 mod modules;
 mod session;
 mod system;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::channel::Message;
-use super::job::{INIT_PATH, JOB_PATH, Job};
+use super::job::{INIT_PATH, JOB_PATH, Job, KERNEL_LOG};
 use crate::sys::os_error;
 use channel::GuestChannel;
 use command::Running;
@@ -52,10 +53,14 @@ fn run() -> Result<(), String> {
     let job = fs::read(JOB_PATH).map_err(cannot("read the job"))?;
     let job = Job::decode(&job).map_err(cannot("decode the job"))?;
     let _ = fs::remove_file(JOB_PATH); // secrets in it are from now on in the command's environment only
+    // Before the command can replace the file.
+    let kernel_log = job.kernel_log.then(|| files::open(KERNEL_LOG.as_ref()));
     match prepare(&job, &mut channel) {
         Ok(running) => {
             let status = event_loop::run(&mut channel, running).map_err(cannot("wait for the command"))?;
             nix::unistd::sync();
+            let files = kernel_log.into_iter().chain(job.file.iter().map(|path| files::open(path)));
+            files.for_each(|file| files::send(&mut channel, file));
             channel.send(&Message::Ended(status));
         }
         Err(error) => channel.send(&Message::Failed(error)),

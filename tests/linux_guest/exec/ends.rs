@@ -1,6 +1,7 @@
 //! kickvm exits with the command's status, whatever it is, and prints nothing about it.
 
 use super::run::Exec;
+use crate::support::assets::Kernel;
 
 on_kernel!(by_pvh, Pvh, status_42);
 on_kernel!(by_elf, Elf, status_42);
@@ -9,6 +10,7 @@ on_kernel!(real_time, BzImage, killed_by_a_real_time_signal);
 on_kernel!(
     ours_only,
     BzImage,
+    reserved_codes,
     true_,
     false_,
     not_found,
@@ -32,6 +34,17 @@ fn status_42(exec: Exec) {
 
 fn status_200(exec: Exec) {
     exec.sh("exit 200").assert(200, "", "");
+}
+
+fn reserved_codes(exec: Exec) {
+    drop(exec);
+    for status in [0, 1].into_iter().chain(119..=128).chain([143, 255]) {
+        let exec = Exec::new(Kernel::BzImage).unwrap().options(&["--reserve-codes"]);
+        let replaced = matches!(status, 120..=125 | 128..);
+        let why = format!("kickvm: the command ended with status {status}, which --reserve-codes turns into 119\n");
+        let (code, stderr) = if replaced { (119, why.as_str()) } else { (status, "") };
+        exec.sh(&format!("exit {status}")).assert(code, "", stderr);
+    }
 }
 
 fn killed_by_a_real_time_signal(exec: Exec) {

@@ -31,6 +31,7 @@ macro_rules! on_kernel {
 mod ends;
 mod files;
 mod reports;
+mod results;
 mod run;
 mod signals;
 mod streams;

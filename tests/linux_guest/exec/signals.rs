@@ -2,8 +2,11 @@
 
 use super::run::Exec;
 use crate::common::process::wait_for_thread;
+use crate::support::assets::Kernel;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
 use std::time::Instant;
 
 on_both_kernels!(a_command_that_handles_sigterm);
@@ -11,6 +14,7 @@ on_kernel!(
     ours_only,
     BzImage,
     a_command_that_does_not,
+    a_signal_decides_the_code_if_codes_are_reserved,
     a_second_signal,
     a_signal_before_the_command_starts,
     eight_runs_at_once
@@ -22,6 +26,24 @@ fn a_command_that_handles_sigterm(exec: Exec) {
     running.wait_for("on\n");
     kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     running.end_with(b"").assert(9, "caught\n", "");
+}
+
+/// Statuses 0 and 143 of a command that was sent SIGTERM are no verdict: it may have ended early.
+fn a_signal_decides_the_code_if_codes_are_reserved(exec: Exec) {
+    drop(exec);
+    for (action, status) in [("trap 'exit 0' TERM; ", 0), ("", 143)] {
+        let exec = Exec::new(Kernel::BzImage).unwrap();
+        let report = exec.scratch.path().join("report");
+        let options = ["--reserve-codes".as_ref(), "--report".as_ref(), report.as_os_str()];
+        let script = format!("{action}echo on; while :; do busybox sleep 1000 & wait; done");
+        let mut running = exec.options(&options).busybox().start(&["sh", "-c", &script]);
+        running.wait_for("on\n");
+        kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        let ended = running.end_with(b"");
+        ended.assert(143, "", "kickvm: stopped by SIGTERM\n");
+        let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+        assert_eq!((&report["outcome"], &report["command_status"]), (&"signal".into(), &status.into()));
+    }
 }
 
 fn a_command_that_does_not(exec: Exec) {

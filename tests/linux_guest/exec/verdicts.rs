@@ -2,8 +2,16 @@
 
 use super::run::Exec;
 
-on_both_kernels!(a_time_out, a_panic, too_much_memory, a_hung_task_message);
-on_kernel!(ours_only, BzImage, a_fork_bomb, a_power_off_without_a_status, a_message_without_its_rule, a_missing_module);
+on_both_kernels!(a_time_out, a_panic, too_much_memory, a_hung_task_message, a_fault_that_the_console_hides);
+on_kernel!(
+    ours_only,
+    BzImage,
+    a_fork_bomb,
+    a_power_off_without_a_status,
+    a_message_without_its_rule,
+    a_missing_module,
+    an_incomplete_log
+);
 on_kernel!(stock_only, Stock, an_oops);
 
 fn a_time_out(exec: Exec) {
@@ -45,6 +53,28 @@ fn a_hung_task_message(exec: Exec) {
     let ended =
         exec.options(&["--fail-on", "oops,hung-task"]).sh(&format!("echo '<3>{words}' >/dev/kmsg; busybox sleep 1000"));
     ended.assert_verdict(123, &format!("kickvm: the guest kernel reported a fault (--fail-on hung-task): {words}"));
+}
+
+/// Init sends the kernel's log when the command has ended.
+fn a_fault_that_the_console_hides(exec: Exec) {
+    let options = ["--memory", "192M", "--append", "loglevel=1", "--fail-on", "oom"];
+    let ended = exec.options(&options).sh("busybox tail /dev/zero; true");
+    let verdict = "kickvm: the guest kernel reported a fault (--fail-on oom): ";
+    assert!(ended.status.code() == Some(123) && ended.stderr.contains(verdict), "{:?} {}", ended.status, ended.stderr);
+    assert!(ended.stderr.contains(" invoked oom-killer: "), "{}", ended.stderr);
+}
+
+fn an_incomplete_log(exec: Exec) {
+    let fill = "i=0; while [ $i -lt 5000 ]; do echo \"<6>$i ....................................................\"; \
+                i=$((i + 1)); done | while read line; do echo \"$line\" >/dev/kmsg; done";
+    let ended = exec.options(&["--append", "quiet printk.devkmsg=on", "--fail-on", "warn"]).sh(fill);
+    assert_eq!(ended.status.code(), Some(123), "{}", ended.stderr);
+    let verdict = "and the console does not show all faults that --fail-on is about";
+    assert!(
+        ended.stderr.contains("kickvm: the kernel's log lacks ") && ended.stderr.contains(verdict),
+        "{}",
+        ended.stderr
+    );
 }
 
 fn a_message_without_its_rule(exec: Exec) {

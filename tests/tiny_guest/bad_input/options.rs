@@ -31,6 +31,10 @@ fn an_invalid_option_value_is_one_line() {
     let vsock = |value, why| {
         (vec!["--vsock", value], format!("invalid value '{value}' for '--vsock <cid=N,socket=PATH>': {why}"))
     };
+    let results = |value| {
+        let why = "give ktap, tap, junit, go or libtest";
+        (vec!["--results", value], format!("invalid value '{value}' for '--results <FORMAT>': {why}"))
+    };
     for (args, line) in [
         memory("0", "give at least 2M"),
         memory("1M", "give at least 2M"),
@@ -46,6 +50,8 @@ fn an_invalid_option_value_is_one_line() {
         timeout("-1s"),
         console("x"),
         console("file="),
+        results("xml"),
+        results("ktap:stdout"),
         net("", tap),
         net("tap0", tap),
         net("tap=a,tap=b", tap),
@@ -59,7 +65,10 @@ fn an_invalid_option_value_is_one_line() {
             vec!["--cmdline", "a", "--append", "b"],
             "the argument '--cmdline <TEXT>' cannot be used with '--append <TEXT>'".to_owned(),
         ),
-        (vec!["--kernel", "x"], "the argument '--kernel <PATH>' cannot be used multiple times".to_owned()),
+        (
+            vec!["--memory", "1G", "--memory", "2G"],
+            "the argument '--memory <SIZE>' cannot be used multiple times".to_owned(),
+        ),
     ] {
         let mut command = kickvm(&["run", "--kernel", "kernel"]);
         command.args(args);
@@ -72,7 +81,8 @@ fn an_incomplete_command_line_is_one_line() {
     for (args, line) in [
         (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
-        (&[], "missing subcommand: expected run, exec, demo or doctor; see 'kickvm --help'".to_owned()),
+        (&[], "missing subcommand: expected run, exec, report, demo or doctor; see 'kickvm --help'".to_owned()),
+        (&["report"], "missing subcommand: expected merge; see 'kickvm report --help'".to_owned()),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
         (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
     ] {

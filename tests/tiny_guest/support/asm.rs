@@ -97,3 +97,34 @@ macro_rules! end_of_interrupt {
         "mov esp, 0x6000; mov al, 0x20; out 0xa0, al; out 0x20, al"
     };
 }
+
+/// Writes the page frame number of the header, which is at 0x110000, to the exec port.
+#[macro_export]
+macro_rules! set_frame {
+    () => {
+        "mov dx, 0x520; mov eax, 0x110; out dx, eax"
+    };
+}
+
+/// Writes the doorbell.
+#[macro_export]
+macro_rules! ring_doorbell {
+    () => {
+        "mov dx, 0x524; out dx, al"
+    };
+}
+
+/// Publishes a channel in the 67 pages from 0x110000 on, and leaves the address of its header in rbx. The ring for
+/// standard output is at rbx + 0x1000 and its words are at rbx + 0x40; the ring for events is at rbx + 0x31000 and its
+/// words are at rbx + 0x60; the words of the ring for standard input are at rbx + 0x70.
+#[macro_export]
+macro_rules! publish_channel {
+    () => {
+        concat!(
+            "mov edi, 0x110400; mov eax, 0x110; mov ecx, 67; ",
+            "2: mov [rdi], rax; add edi, 8; inc eax; dec ecx; jnz 2b; ",
+            "mov ebx, 0x110000; mov dword ptr [rbx], 0x3143584b; ", // "KXC1"
+            $crate::set_frame!()
+        )
+    };
+}

@@ -1,0 +1,174 @@
+//! All runs together: the exit code, the table and the reports.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::Selection;
+use crate::report::annotate::Entry;
+use crate::report::{VERSION, merge_texts};
+use crate::vmm::code;
+
+/// A run that has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// The number of the combination.
+    pub index: usize,
+    /// The exit code.
+    pub code: u8,
+    /// Whether the failure of another run has ended it.
+    pub stopped: bool,
+    report: Value, // null if there is none
+    junit: Option<String>,
+}
+
+impl Ended {
+    /// Reads the reports of a run.
+    pub fn read(selection: &Selection, code: u8) -> Self {
+        let report = fs::read(selection.json()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let junit = fs::read_to_string(selection.junit()).ok();
+        Self { index: selection.index, code, stopped: false, report: report.unwrap_or_default(), junit }
+    }
+
+    fn text(&self, field: &str) -> &str {
+        self.report[field].as_str().unwrap_or("")
+    }
+}
+
+/// The exit code for several runs: the first of 125, 128+n, 122, 121, 120, 124, 123, then any other, then 0.
+pub fn worst(codes: impl IntoIterator<Item = u8>) -> u8 {
+    let rank = |code: &u8| match *code {
+        code::OK => 0,
+        code::RULE => 2,
+        code::TIMEOUT => 3,
+        code::PANIC => 4,
+        code::TRIPLE_FAULT => 5,
+        code::FAULT => 6,
+        code::FAILED => 8,
+        code if code >= code::SIGNAL => 7,
+        _ => 1,
+    };
+    codes.into_iter().max_by_key(|code| (rank(code), *code)).unwrap_or(code::OK)
+}
+
+/// The codes of the runs that were not stopped.
+pub(super) fn decisive(ended: &[Ended]) -> impl Iterator<Item = u8> {
+    ended.iter().filter(|run| !run.stopped).map(|run| run.code)
+}
+
+/// The run of each combination; `None` for one that was not run.
+fn runs<'a>(labels: &'a [String], ended: &'a [Ended]) -> impl Iterator<Item = (&'a String, Option<&'a Ended>)> {
+    labels.iter().enumerate().map(|(index, label)| (label, ended.iter().find(|run| run.index == index)))
+}
+
+/// The lines of the table.
+pub(super) fn table(labels: &[String], ended: &[Ended]) -> Vec<String> {
+    let passed = ended.iter().filter(|run| run.code == code::OK).count();
+    let complete = decisive(ended).count();
+    let not_run = labels.len() - complete;
+    let mut lines =
+        vec![format!("{} runs: {passed} passed, {} failed, {not_run} not run", labels.len(), complete - passed)];
+    let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+    for (label, run) in runs(labels, ended) {
+        let Some(run) = run else {
+            lines.push(format!("{label:width$}  not run"));
+            continue;
+        };
+        if run.stopped {
+            lines.push(format!("{label:width$}  stopped"));
+            continue;
+        }
+        let fault = run.report["faults"].as_array().into_iter().flatten().find(|fault| fault["allowed"] == false);
+        let title = fault.and_then(|fault| fault["title"].as_str());
+        let why = if run.code == code::OK { "" } else { title.unwrap_or(run.text("reason")) };
+        let seconds = run.report["seconds"]["wall"].as_f64().unwrap_or(0.0);
+        let line = format!("{label:width$}  {:>3}  {:<12}  {seconds:7.2} s  {why}", run.code, run.text("outcome"));
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+/// What a CI service shows of the runs that were not stopped.
+pub(super) fn entries(labels: &[String], ended: &[Ended]) -> Vec<Entry> {
+    let ended = runs(labels, ended).filter_map(|(label, run)| Some((label, run.filter(|run| !run.stopped)?)));
+    let entry = |(label, run): (&String, &Ended)| {
+        let lines = |lines: &Value| {
+            lines.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let faults = run.report["faults"].as_array().into_iter().flatten().filter(|fault| fault["allowed"] == false);
+        let title =
+            |fault: &Value| (fault["title"].as_str().unwrap_or("").to_owned(), fault["count"].as_u64().unwrap_or(1));
+        Entry {
+            name: label.clone(),
+            code: run.code,
+            outcome: run.text("outcome").to_owned(),
+            reason: run.text("reason").to_owned(),
+            seconds: run.report["seconds"]["wall"].as_f64().unwrap_or(0.0),
+            log: lines(faults.clone().next().map_or(&run.report["console"], |fault| &fault["report"])),
+            faults: faults.map(title).collect(),
+        }
+    };
+    ended.map(entry).collect()
+}
+
+/// All runs as JSON.
+pub(super) fn json(labels: &[String], ended: &[Ended]) -> String {
+    let report = |(label, run): (&String, Option<&Ended>)| {
+        let report = run.map_or(json!({ "outcome": "not-run", "exit_code": null }), |run| match run.report {
+            Value::Null => json!({ "outcome": "unfinished", "exit_code": run.code }),
+            _ => run.report.clone(),
+        });
+        json!({ "combination": label, "run": report })
+    };
+    let complete = ended.len() == labels.len();
+    let value = json!({
+        "version": VERSION,
+        "kickvm": env!("CARGO_PKG_VERSION"),
+        "mode": "matrix",
+        "exit_code": complete.then(|| worst(decisive(ended))),
+        "runs": runs(labels, ended).map(report).collect::<Value>(),
+    });
+    format!("{value:#}\n")
+}
+
+/// All runs as JUnit.
+pub(super) fn junit(labels: &[String], ended: &[Ended]) -> String {
+    merge_texts(runs(labels, ended).map(|(label, run)| {
+        let text = run.ok_or("it was not run").and_then(|run| run.junit.as_deref().ok_or("it has no report"));
+        (label.as_str(), text)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_code_is_the_first_in_this_order() {
+        let order = [125, 255, 143, 130, 122, 121, 120, 124, 123, 127, 126, 119, 1, 0];
+        for (at, worst_code) in order.into_iter().enumerate() {
+            assert_eq!(worst(order[at..].iter().rev().copied()), worst_code);
+        }
+        assert_eq!(worst([]), 0);
+    }
+
+    #[test]
+    fn a_combination_that_was_not_run_is_no_success() {
+        let labels = ["a".to_owned(), "b".to_owned()];
+        let report = json!({ "outcome": "power-off", "seconds": { "wall": 1.5 } });
+        let run = Ended {
+            index: 0,
+            code: 0,
+            stopped: false,
+            report,
+            junit: Some("<testsuite><testcase/></testsuite>".to_owned()),
+        };
+        let table = table(&labels, std::slice::from_ref(&run));
+        assert_eq!(table[0], "2 runs: 1 passed, 0 failed, 1 not run");
+        assert_eq!(table[1..], ["a    0  power-off        1.50 s", "b  not run"]);
+        let junit = junit(&labels, std::slice::from_ref(&run));
+        assert!(junit.contains(r#"tests="2" failures="0" errors="1""#) && junit.contains("it was not run"), "{junit}");
+        let json: Value = serde_json::from_str(&json(&labels, &[run])).unwrap();
+        assert_eq!((&json["exit_code"], &json["runs"][1]["run"]["outcome"]), (&Value::Null, &"not-run".into()));
+    }
+}
