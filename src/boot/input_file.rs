@@ -1,12 +1,13 @@
 //! A host file that is loaded into guest memory. Nothing is assumed about its content.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use vm_memory::ByteValued;
 
+use super::ByteSize;
 use super::error::Error;
 use crate::sys::os_error;
 
@@ -22,16 +23,32 @@ pub(crate) struct InputFile {
 impl InputFile {
     /// Opens `path`, without blocking if it is a FIFO. `role` names the file's purpose in messages.
     pub fn open(path: &Path, role: &'static str) -> Result<Self, Error> {
+        let opened = Self::open_any_size(path, role)?;
+        if opened.len > 0 { Ok(opened) } else { Err(opened.unusable("it is empty")) }
+    }
+
+    /// As [`open`](Self::open), but the file may be empty.
+    pub fn open_any_size(path: &Path, role: &'static str) -> Result<Self, Error> {
         let fail = |error| Error::File { action: "open", role, path: path.to_owned(), why: os_error::describe(&error) };
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let opened = Self { file, len: metadata.len(), path: path.to_owned(), role };
         match metadata.is_file() {
-            true if opened.len > 0 => Ok(opened),
-            true => Err(opened.unusable("it is empty")),
+            true => Ok(opened),
             false if metadata.is_dir() => Err(opened.unusable("it is a directory")),
             false => Err(opened.unusable("it is not a regular file")),
         }
+    }
+
+    /// Reads all text, of at most `max` bytes.
+    pub fn text(&self, max: u64) -> Result<String, Error> {
+        let mut bytes = Vec::new();
+        let read = (&self.file).take(max.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|error| self.unreadable(error))?;
+        if bytes.len() as u64 > max {
+            return Err(self.unusable(format!("it is larger than {}", ByteSize(max))));
+        }
+        String::from_utf8(bytes).map_err(|_| self.unusable("it is not UTF-8"))
     }
 
     /// The error for a file whose content cannot be used.

@@ -66,8 +66,8 @@ pub struct Exec {
     /// Keep the exit codes 120 to 125 and 128+n for kickvm: such a status of the command ends as 119
     #[arg(long)]
     reserve_codes: bool,
-    /// Find test results on the command's standard output (the default), on the console, or in a file of the guest; if a
-    /// test failed, or none has a result, the run ends with 123 instead of 0
+    /// Find test results on the command's standard output (the default), on the console, or in a file of the guest; if
+    /// a test failed, or none has a result, the run ends with 123 instead of 0
     ///
     /// FORMAT is ktap, tap, junit, go (go test -json) or libtest (cargo test -- --format json, or cargo-nextest).
     #[arg(id = "test-results", long = "results", value_name = "FORMAT[:stdout|:console|:file=PATH]")]

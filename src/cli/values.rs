@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::boot::input_file::InputFile;
 use crate::console::Allowed;
 use crate::device::virtio::block::ID_BYTES;
 use crate::report::annotate::CiService;
 use crate::results::Format;
-use crate::sys::os_error;
 use crate::vmm::{ConsoleConfig, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, VsockConfig};
 
 /// A parser of values that need not be UTF-8, such as paths.
@@ -26,8 +26,9 @@ pub struct AllowFile(pub Vec<Allowed>);
 
 /// Reads a file for `--allow`.
 pub fn allow(path: OsString) -> Result<AllowFile, String> {
-    let text = std::fs::read(&path).map_err(|error| format!("cannot read the file: {}", os_error::describe(&error)))?;
-    let text = String::from_utf8(text).map_err(|_| "the file is not UTF-8 text".to_owned())?;
+    const MAX_SIZE: u64 = 1 << 20;
+    let file = InputFile::open_any_size(path.as_ref(), "--allow file");
+    let text = file.and_then(|file| file.text(MAX_SIZE)).map_err(|error| error.to_string())?;
     Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text)))
 }
 

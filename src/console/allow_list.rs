@@ -48,7 +48,7 @@ impl AllowList {
         entries.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether an entry permits a fault of `classes` by one of these `texts`.
+    /// Whether an entry permits a fault whose first line is of `classes`, by one of these `texts`.
     pub fn permits(&mut self, classes: FaultClasses, texts: [&str; 2]) -> bool {
         let mut permitted = false;
         for (entry, regex, used) in &mut self.0 {

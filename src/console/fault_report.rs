@@ -7,6 +7,7 @@ use super::fault_title::title;
 use super::kernel_fault::FaultClasses;
 use super::kernel_log::for_each_message;
 use super::printk::{Origin, PANIC_BEGIN, Part};
+use crate::results::floor_char_boundary;
 
 /// Faults with different titles that are kept.
 const MAX_FAULTS: usize = 64;
@@ -20,7 +21,6 @@ const MAX_OPEN: usize = 8;
 const MAX_GAP: u64 = 5_000_000;
 /// The time after which a report ends although the kernel continues to print.
 const MAX_AGE: Duration = Duration::from_secs(20);
-
 /// How long the kernel's log is examined.
 const LOG_TIME: Duration = Duration::from_millis(500);
 
@@ -168,7 +168,8 @@ impl FaultReports {
         let Open { classes, lines, .. } = self.open.remove(at);
         let first = lines.first().map_or("", String::as_str);
         let (title, function) = title(&lines, classes);
-        let allowed = self.allow.permits(classes, [title.as_str(), first]);
+        // By the class of the first line: a report of another class may have a WARNING, too.
+        let allowed = self.allow.permits(FaultClasses::of_message(first), [title.as_str(), first]);
         let failed = classes & self.fail_on;
         if failed != FaultClasses::NONE && !allowed && self.violation.is_none() {
             let place = function.as_deref().filter(|function| !first.contains(function));
@@ -178,6 +179,7 @@ impl FaultReports {
         if let Some(known) = self.faults.iter_mut().find(|fault| fault.title == title) {
             known.count = known.count.saturating_add(1);
             known.classes = known.classes | classes;
+            known.allowed &= allowed;
         } else if self.faults.len() == MAX_FAULTS {
             self.omitted = self.omitted.saturating_add(1);
         } else {
@@ -192,7 +194,7 @@ impl Open {
         self.classes = self.classes | classes;
         self.has_trace |= is_trace(part.text);
         if self.lines.len() < MAX_LINES {
-            let end = (0..=MAX_LINE.min(part.text.len())).rfind(|end| part.text.is_char_boundary(*end)).unwrap_or(0);
+            let end = floor_char_boundary(part.text, MAX_LINE);
             self.lines.push(part.text[..end].trim_end().to_owned());
         }
     }
@@ -279,7 +281,7 @@ mod tests {
                 "BUG: kernel NULL pointer dereference, address: 0\nOops: 0002 [#1]",
                 "BUG: unable to handle kernel NULL pointer dereference",
             ),
-            ("sh invoked oom-killer: x\nMem-Info:\nOut of memory: Killed process 1 (sh) x", "sh invoked oom-killer: x"),
+            ("sh invoked oom-killer: x\nMem-Info:\nOut of memory: Killed process 1 (sh) x", "sh invoked oom-killer"),
             (
                 "rcu: INFO: rcu_preempt self-detected stall on CPU\nrcu: rcu_preempt kthread starved",
                 "INFO: rcu detected stall",

@@ -124,6 +124,8 @@ pub(super) fn title(lines: &[String], classes: F) -> (String, Option<String>) {
         (*what).to_owned()
     } else if classes.intersects(F::WARN) && symbol(first).is_some() {
         "WARNING".to_owned()
+    } else if let Some((task, _)) = plain.split_once(" invoked oom-killer: ") {
+        format!("{task} invoked oom-killer")
     } else {
         plain.trim_end_matches(['!', '.', ':', ' ']).to_owned()
     };
@@ -194,8 +196,10 @@ fn symbol(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// The title of a report, in which `@` is the rest of an address and `|` the end of a line.
     fn of(report: &str) -> String {
-        let lines: Vec<_> = report.lines().map(str::to_owned).collect();
+        let report = report.replace('@', "+0x1/0x2");
+        let lines: Vec<_> = report.split('|').map(str::to_owned).collect();
         let classes = lines.iter().fold(F::NONE, |all, line| all | F::of_message(line));
         title(&lines, classes).0
     }
@@ -204,76 +208,78 @@ mod tests {
     fn a_title_has_the_fault_and_its_function() {
         for (report, title) in [
             (
-                "BUG: kernel NULL pointer dereference, address: 0\nOops: 0002 [#1]\nRIP: 0010:f.isra.0+0x1/0x2\nCall Trace:\n g+0x1/0x2",
+                "BUG: kernel NULL pointer dereference, address: 0|Oops: 0002 [#1]|RIP: 0010:f.isra.0@|\
+                 Call Trace:| g@",
                 "BUG: unable to handle kernel NULL pointer dereference in f",
             ),
             (
-                "BUG: unable to handle page fault for address: ff\nRIP: 0010:f+0x1/0x2 [mod]",
+                "BUG: unable to handle page fault for address: ff|RIP: 0010:f@ [mod]",
                 "BUG: unable to handle kernel paging request in f",
             ),
+            ("Oops: general protection fault, probably for x: 0000 [#1]|RIP: 0010:f@", "general protection fault in f"),
+            ("kernel BUG at mm/slub.c:379!|RIP: 0010:f@", "kernel BUG in f"),
+            ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f@", "WARNING in f"),
+            ("WARNING: kernel/x.c:3 at f@, CPU#0: sh/77", "WARNING in f"),
             (
-                "Oops: general protection fault, probably for x: 0000 [#1]\nRIP: 0010:f+0x1/0x2",
-                "general protection fault in f",
-            ),
-            ("kernel BUG at mm/slub.c:379!\nRIP: 0010:f+0x1/0x2", "kernel BUG in f"),
-            ("WARNING: CPU: 0 PID: 1 at kernel/x.c:3 f+0x1/0x2", "WARNING in f"),
-            ("WARNING: kernel/x.c:3 at f+0x1/0x2, CPU#0: sh/77", "WARNING in f"),
-            (
-                "refcount_t: underflow; use-after-free.\nWARNING: CPU: 0 PID: 1 at lib/refcount.c:28 refcount_warn_saturate+0x1/0x2\nRIP: 0010:refcount_warn_saturate+0x1/0x2\nCall Trace:\n <TASK>\n ? __warn+0x1/0x2\n f+0x1/0x2",
+                "refcount_t: underflow; use-after-free.|\
+                 WARNING: CPU: 0 PID: 1 at lib/refcount.c:28 refcount_warn_saturate@|\
+                 RIP: 0010:refcount_warn_saturate@|Call Trace:| <TASK>| ? __warn@| f@",
                 "WARNING: refcount bug in f",
             ),
             (
-                "list_add corruption. next->prev should be prev\nkernel BUG at lib/list_debug.c:29!\nRIP: 0010:__list_add_valid_or_report+0x1/0x2\nCall Trace:\n f+0x1/0x2",
+                "list_add corruption. next->prev should be prev|kernel BUG at lib/list_debug.c:29!|\
+                 RIP: 0010:__list_add_valid_or_report@|Call Trace:| f@",
                 "BUG: corrupted list in f",
             ),
             (
-                "BUG: KASAN: slab-out-of-bounds in f+0x1/0x2\nWrite of size 8 at addr ff by task sh/1",
+                "BUG: KASAN: slab-out-of-bounds in f@|Write of size 8 at addr ff by task sh/1",
                 "KASAN: slab-out-of-bounds Write in f",
             ),
             (
-                "BUG: KASAN: use-after-free in memcpy+0x1/0x2\nRead of size 8\nCall Trace:\n dump_stack_lvl+0x1/0x2\n memcpy+0x1/0x2\n f+0x1/0x2",
+                "BUG: KASAN: use-after-free in memcpy@|Read of size 8|Call Trace:| dump_stack_lvl@| memcpy@| f@",
                 "KASAN: use-after-free Read in f",
             ),
-            ("BUG: KFENCE: use-after-free read in f+0x1/0x2", "KFENCE: use-after-free read in f"),
-            ("BUG: KCSAN: data-race in f+0x1/0x2 / g+0x1/0x2", "KCSAN: data-race in f / g"),
+            ("BUG: KFENCE: use-after-free read in f@", "KFENCE: use-after-free read in f"),
+            ("BUG: KCSAN: data-race in f@ / g@", "KCSAN: data-race in f / g"),
             (
-                "UBSAN: array-index-out-of-bounds in lib/x.c:3:4\nCall Trace:\n dump_stack_lvl+0x1/0x2\n __ubsan_handle_out_of_bounds+0x1/0x2\n f+0x1/0x2",
+                "UBSAN: array-index-out-of-bounds in lib/x.c:3:4|Call Trace:| dump_stack_lvl@|\
+                  __ubsan_handle_out_of_bounds@| f@",
                 "UBSAN: array-index-out-of-bounds in f",
             ),
             (
-                "WARNING: possible circular locking dependency detected\nsh/1 is trying to acquire lock:\nff (a){+.+.}-{3:3}, at: f+0x1/0x2\nbut task is already holding lock:\nff (b){+.+.}-{3:3}, at: g+0x1/0x2",
+                "WARNING: possible circular locking dependency detected|sh/1 is trying to acquire lock:|\
+                 ff (a){+.+.}-{3:3}, at: f@|but task is already holding lock:|ff (b){+.+.}-{3:3}, at: g@",
                 "possible deadlock in f",
             ),
-            ("[ INFO: possible recursive locking detected ]\n(a), at: [<ff>] f+0x1/0x2", "possible deadlock in f"),
+            ("[ INFO: possible recursive locking detected ]|(a), at: [<ff>] f@", "possible deadlock in f"),
             ("BUG: Invalid wait context ]", "BUG: Invalid wait context"),
             ("[ BUG: Invalid wait context ]", "BUG: Invalid wait context"),
             (
-                "WARNING: suspicious RCU usage\nCall Trace:\n dump_stack+0x1/0x2\n lockdep_rcu_suspicious+0x1/0x2\n f+0x1/0x2",
+                "WARNING: suspicious RCU usage|Call Trace:| dump_stack@| lockdep_rcu_suspicious@| f@",
                 "WARNING: suspicious RCU usage in f",
             ),
             (
-                "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]\nhardirqs last  enabled at (1): [<ff>] g+0x1/0x2\nRIP: 0010:f+0x1/0x2",
+                "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]|\
+                 hardirqs last  enabled at (1): [<ff>] g@|RIP: 0010:f@",
                 "BUG: soft lockup in f",
             ),
-            ("rcu: INFO: rcu_preempt self-detected stall on CPU\nRIP: 0010:f+0x1/0x2", "INFO: rcu detected stall in f"),
+            ("rcu: INFO: rcu_preempt self-detected stall on CPU|RIP: 0010:f@", "INFO: rcu detected stall in f"),
             (
-                "INFO: task sh:77 blocked for more than 5 seconds.\nCall Trace:\n <TASK>\n __schedule+0x1/0x2\n schedule+0x1/0x2\n f+0x1/0x2",
+                "INFO: task sh:77 blocked for more than 5 seconds.|Call Trace:| <TASK>| __schedule@| schedule@| f@",
                 "INFO: task hung in f",
             ),
             (
-                "BUG: sleeping function called from invalid context at x.c:1\n[<ff>] g+0x1/0x2\nCall Trace:\n __might_resched+0x1/0x2\n f+0x1/0x2",
+                "BUG: sleeping function called from invalid context at x.c:1|[<ff>] g@|Call Trace:|\
+                  __might_resched@| f@",
                 "BUG: sleeping function called from invalid context in f",
             ),
             ("kmemleak: 3 new suspected memory leaks (see /sys)", "memory leak"),
-            ("sh invoked oom-killer: gfp_mask=0x0", "sh invoked oom-killer: gfp_mask=0x0"),
+            ("sh invoked oom-killer: gfp_mask=0x0", "sh invoked oom-killer"),
             ("Out of memory: Killed process 77 (my job) total-vm:1kB", "out of memory: my job was killed"),
             ("x: loading out-of-tree module taints kernel.", "x: loading out-of-tree module taints kernel"),
-            (
-                "Kernel panic - not syncing: VFS: x\nCall Trace:\n dump_stack+0x1/0x2\n panic+0x1/0x2\n f+0x1/0x2",
-                "kernel panic: VFS: x",
-            ),
-            ("BUG: \n+0x+0x1/0x2 a.+0x1/0x é+0x1/0x2", "BUG"),
-            ("BUG: x\né+0x1/0x2 \u{fffd}f+0x1/0x2\n\u{fffd}f+0x1/0x2", "BUG: x in f"),
+            ("Kernel panic - not syncing: VFS: x|Call Trace:| dump_stack@| panic@| f@", "kernel panic: VFS: x"),
+            ("BUG: |+0x@ a.+0x1/0x é@", "BUG"),
+            ("BUG: x|é@ \u{fffd}f@|\u{fffd}f@", "BUG: x in f"),
             ("", ""),
         ] {
             assert_eq!(of(report), title, "{report}");

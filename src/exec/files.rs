@@ -13,8 +13,8 @@ use super::channel::{Consumer, Pages, ProtocolError, Stream};
 pub const MAX_PART: usize = 8 << 10;
 /// The length of a part that ends a file which cannot be read.
 pub const UNREADABLE: u32 = u32::MAX;
-/// The most bytes of a file that are kept.
-const MAX_FILE: usize = 64 << 20;
+/// The most bytes of a file.
+pub const MAX_FILE: usize = 64 << 20;
 
 /// Receives the files.
 #[derive(Debug)]

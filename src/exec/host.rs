@@ -122,8 +122,8 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `results` reads the
-    /// command's standard output.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `results` reads
+    /// the command's standard output.
     ///
     /// # Errors
     ///
@@ -326,9 +326,9 @@ impl ExecHost {
         if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
 
-    /// Takes the next file after the kernel's log, if init has sent it.
+    /// Takes the file after the kernel's log, if init has sent it.
     pub fn take_file(&mut self) -> Option<Vec<u8>> {
-        self.files.files.pop().flatten()
+        self.files.files.get_mut(usize::from(self.options.has_kernel_log)).and_then(Option::take)
     }
 
     /// Takes the parser of the test results in standard output.
@@ -365,7 +365,7 @@ impl ExecHost {
         }
         let hidden_on_console = self.options.hidden_on_console;
         if self.options.has_kernel_log && self.timings.ended.is_some() {
-            let records = if self.files.files.is_empty() { None } else { self.files.files.remove(0) };
+            let records = self.files.files.first_mut().and_then(Option::take);
             drain.kernel_log = Some(KernelLog { records, hidden_on_console });
         }
         let failure = self.outputs.iter().find_map(OutputStream::failure);

@@ -19,7 +19,8 @@
 //! let kill_after = Duration::from_secs(5);
 //! let (root, workdir, results, results_file, reserve_codes) = (None, None, None, None, false);
 //! let config =
-//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results, results_file };
+//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results,
+//!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 

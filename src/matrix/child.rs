@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use crate::vmm::code;
 
 /// Bytes of a line that are printed at once.
 const MAX_LINE: u64 = 64 << 10;
+
 /// The process, and the threads that print its output.
 #[derive(Debug)]
 pub struct Child {
@@ -57,16 +58,15 @@ impl Child {
         }
     }
 
-    /// The exit code of the process, or 128 plus the signal that killed it; `None` while it runs.
-    pub fn try_wait(&mut self) -> Option<u8> {
-        match self.process.try_wait() {
-            Ok(None) => None,
-            Ok(Some(status)) => {
-                let code = status.code().or_else(|| status.signal().map(|number| i32::from(code::SIGNAL) + number));
-                Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(code::FAILED))
-            }
-            Err(_) => Some(code::FAILED),
-        }
+    /// `None` while the process runs, then its exit code, or 128 plus the signal that killed it. The code is `None` if
+    /// it is lost, because SIGCHLD is ignored.
+    pub fn try_wait(&mut self) -> Option<Option<u8>> {
+        let status = self.process.try_wait().transpose()?.ok();
+        let code = |status: ExitStatus| {
+            let code = status.code().or_else(|| status.signal().map(|number| i32::from(code::SIGNAL) + number))?;
+            u8::try_from(code).ok()
+        };
+        Some(status.and_then(code))
     }
 
     /// The combination that it runs.

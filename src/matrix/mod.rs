@@ -127,11 +127,10 @@ impl Matrix {
     }
 
     fn run_in(&self, directory: &Path) -> Result<u8, String> {
-        let none: Vec<Ended> = Vec::new();
         let mut taken: Vec<_> = self.inputs.iter().map(PathBuf::as_path).collect();
-        let json_file = ReportFile::open("--report", self.json.as_deref(), &taken, &json(&self.labels, &none))?;
+        let json_file = ReportFile::open("--report", self.json.as_deref(), &taken, &json(&self.labels, &[]))?;
         taken.extend(self.json.as_deref());
-        let junit_file = ReportFile::open("--junit", self.junit.as_deref(), &taken, &junit(&self.labels, &none))?;
+        let junit_file = ReportFile::open("--junit", self.junit.as_deref(), &taken, &junit(&self.labels, &[]))?;
 
         let annotator = Annotator::start(self.ci);
         let (ended, signal) = self.run_all(directory)?;
@@ -177,7 +176,7 @@ impl Matrix {
                 let child = running.swap_remove(at);
                 let mut run = Ended::read(child.selection(), code);
                 printing.push(child);
-                run.stopped = stop && signal.is_none() && code == STOPPED;
+                run.stopped = stop && signal.is_none() && run.code == STOPPED;
                 if self.fail_fast && run.code != 0 && !stop {
                     stop = true;
                     running.iter().for_each(|child| child.signal(libc::SIGTERM));

@@ -23,15 +23,35 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Reads the reports of a run.
-    pub fn read(selection: &Selection, code: u8) -> Self {
+    /// Reads the reports of a run. `code` is the exit code of its process, if that is known.
+    pub fn read(selection: &Selection, code: Option<u8>) -> Self {
         let report = fs::read(selection.json()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let report: Value = report.unwrap_or_default();
         let junit = fs::read_to_string(selection.junit()).ok();
-        Self { index: selection.index, code, stopped: false, report: report.unwrap_or_default(), junit }
+        let reported = || report["exit_code"].as_u64().and_then(|code| u8::try_from(code).ok());
+        let code = code.or_else(reported).unwrap_or(code::FAILED);
+        Self { index: selection.index, code, stopped: false, report, junit }
     }
 
-    fn text(&self, field: &str) -> &str {
-        self.report[field].as_str().unwrap_or("")
+    /// What the table and a CI service show of it.
+    fn entry(&self, label: &str) -> Entry {
+        let Self { code, report, .. } = self;
+        let text = |field: &str| report[field].as_str().unwrap_or("").to_owned();
+        let list = |list: &Value| list.as_array().cloned().unwrap_or_default();
+        let mut faults = list(&report["faults"]);
+        faults.retain(|fault| fault["allowed"] == false);
+        let title =
+            |fault: &Value| (fault["title"].as_str().unwrap_or("").to_owned(), fault["count"].as_u64().unwrap_or(1));
+        let log = list(faults.first().map_or(&report["console"], |fault| &fault["report"]));
+        Entry {
+            name: label.to_owned(),
+            code: *code,
+            outcome: text("outcome"),
+            reason: text("reason"),
+            seconds: report["seconds"]["wall"].as_f64().unwrap_or(0.0),
+            faults: faults.iter().map(title).collect(),
+            log: log.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        }
     }
 }
 
@@ -78,11 +98,10 @@ pub(super) fn table(labels: &[String], ended: &[Ended]) -> Vec<String> {
             lines.push(format!("{label:width$}  stopped"));
             continue;
         }
-        let fault = run.report["faults"].as_array().into_iter().flatten().find(|fault| fault["allowed"] == false);
-        let title = fault.and_then(|fault| fault["title"].as_str());
-        let why = if run.code == code::OK { "" } else { title.unwrap_or(run.text("reason")) };
-        let seconds = run.report["seconds"]["wall"].as_f64().unwrap_or(0.0);
-        let line = format!("{label:width$}  {:>3}  {:<12}  {seconds:7.2} s  {why}", run.code, run.text("outcome"));
+        let entry = run.entry(label);
+        let why = if entry.code == code::OK { "" } else { entry.title() };
+        let Entry { code, outcome, seconds, .. } = &entry;
+        let line = format!("{label:width$}  {code:>3}  {outcome:<12}  {seconds:7.2} s  {why}");
         lines.push(line.trim_end().to_owned());
     }
     lines
@@ -90,25 +109,8 @@ pub(super) fn table(labels: &[String], ended: &[Ended]) -> Vec<String> {
 
 /// What a CI service shows of the runs that were not stopped.
 pub(super) fn entries(labels: &[String], ended: &[Ended]) -> Vec<Entry> {
-    let ended = runs(labels, ended).filter_map(|(label, run)| Some((label, run.filter(|run| !run.stopped)?)));
-    let entry = |(label, run): (&String, &Ended)| {
-        let lines = |lines: &Value| {
-            lines.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-        };
-        let faults = run.report["faults"].as_array().into_iter().flatten().filter(|fault| fault["allowed"] == false);
-        let title =
-            |fault: &Value| (fault["title"].as_str().unwrap_or("").to_owned(), fault["count"].as_u64().unwrap_or(1));
-        Entry {
-            name: label.clone(),
-            code: run.code,
-            outcome: run.text("outcome").to_owned(),
-            reason: run.text("reason").to_owned(),
-            seconds: run.report["seconds"]["wall"].as_f64().unwrap_or(0.0),
-            log: lines(faults.clone().next().map_or(&run.report["console"], |fault| &fault["report"])),
-            faults: faults.map(title).collect(),
-        }
-    };
-    ended.map(entry).collect()
+    let entry = |(label, run): (&String, Option<&Ended>)| Some(run.filter(|run| !run.stopped)?.entry(label));
+    runs(labels, ended).filter_map(entry).collect()
 }
 
 /// All runs as JSON.

@@ -58,7 +58,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn title(&self) -> &str {
+    /// The title of the first fault, or the reason.
+    pub fn title(&self) -> &str {
         self.faults.first().map_or(&self.reason, |(title, _)| title)
     }
 }
@@ -88,8 +89,8 @@ impl Annotator {
         Self { service, token }
     }
 
-    /// Shows the errors and the summary of the runs. If the guest's output is not `terminated`, GitHub could take its last
-    /// line for a command, so there are no errors then.
+    /// Shows the errors and the summary of the runs. If the guest's output is not `terminated`, GitHub could take its
+    /// last line for a command, so there are no errors then.
     pub fn finish(self, entries: &[Entry], terminated: bool) {
         let failed = || entries.iter().filter(|entry| entry.code != 0);
         match self.service {

@@ -4,7 +4,6 @@
 //! names are checked, text is escaped, and what JUnit does not have is left out.
 
 use std::fmt::{Display, Write};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -71,13 +70,7 @@ pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let input = InputFile::open(path, "JUnit file").map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    (&input.file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| input.unreadable(error).to_string())?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(unusable(path, &format!("it is larger than {}", ByteSize(MAX_FILE))));
-    }
-    String::from_utf8(bytes).map_err(|_| unusable(path, "it is not UTF-8"))
+    InputFile::open(path, "JUnit file").and_then(|input| input.text(MAX_FILE)).map_err(|error| error.to_string())
 }
 
 fn unusable(path: &Path, why: &str) -> String {

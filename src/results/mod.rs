@@ -243,19 +243,23 @@ impl TestResults {
     }
 }
 
+/// The largest index of a character in `text`, or its length, that is at most `max`. As `str::floor_char_boundary`,
+/// which needs Rust 1.91.
+pub(crate) fn floor_char_boundary(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
 /// Cuts `text` to at most `max` bytes.
 fn cut(text: &mut String, max: usize) {
-    let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    if end.is_some_and(|end| end < text.len()) {
-        text.truncate(end.unwrap_or(0));
+    if text.len() > max {
+        text.truncate(floor_char_boundary(text, max));
         text.shrink_to_fit(); // what was cut off may be large
     }
 }
 
 /// A name without what is too long.
 fn short(name: &str) -> String {
-    let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at));
-    name[..end.unwrap_or(0)].to_owned()
+    name[..floor_char_boundary(name, MAX_NAME)].to_owned()
 }
 
 /// Appends `text` to the output of a test, up to [`MAX_OUTPUT`]. Returns by how many bytes it grew.

@@ -6,7 +6,7 @@ use super::go::Go;
 use super::junit::Junit;
 use super::ktap::Ktap;
 use super::libtest::Libtest;
-use super::{Format, TestResults};
+use super::{Format, TestResults, floor_char_boundary};
 
 /// Bytes of a line that are examined.
 const MAX_LINE: usize = 1 << 20;
@@ -81,8 +81,8 @@ impl ResultParser {
         self.line.clear();
     }
 
-    /// Reads a part of a console line. A line of a program that a message of the kernel has interrupted continues with the
-    /// next line.
+    /// Reads a part of a console line. A line of a program that a message of the kernel has interrupted continues with
+    /// the next line.
     pub fn read_part(&mut self, part: &str, by_kernel: bool) {
         if by_kernel {
             self.has_message = true;
@@ -90,8 +90,7 @@ impl ResultParser {
         } else {
             self.part.push_str(part);
         }
-        let end = (0..=MAX_LINE.min(self.part.len())).rfind(|end| self.part.is_char_boundary(*end));
-        self.part.truncate(end.unwrap_or(0));
+        self.part.truncate(floor_char_boundary(&self.part, MAX_LINE));
     }
 
     /// The console line has ended.

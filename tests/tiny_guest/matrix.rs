@@ -1,13 +1,14 @@
 //! Several runs from one command line: their output, table, reports and exit code.
 
 use crate::common::TempDir;
-use crate::common::process::{Ended, end, kickvm, start};
+use crate::common::process::{Ended, contained, end, kickvm, start};
 use crate::support::guests::{HELLO, SPIN};
 use crate::support::images;
 use crate::{guest, halt, need_kvm, never, outb, print_serial};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
 guest!(PANIC, print_serial!(r"[    1.000000] Kernel panic - not syncing: VFS\r\n"), outb!("0x602", "1"), never!(),);
 guest!(STATUS_7, outb!("0xf4", "7"), halt!(),);
@@ -52,6 +53,19 @@ fn each_combination_is_a_run_and_the_worst_decides() {
     let junit = fs::read_to_string(junit).unwrap();
     assert!(junit.contains(r#"<testsuites tests="8" failures="2" errors="4" skipped="0""#), "{junit}");
     assert!(junit.contains("[slow cpus=2]"), "{junit}");
+}
+
+#[test]
+fn an_ignored_sigchld_does_not_change_the_verdicts() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let mut command = Command::new("env");
+    command.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M"]);
+    command.args(kernels(&dir, &[("green", &HELLO), ("red", &STATUS_7)]));
+    contained(&mut command);
+    let ended = end(command);
+    assert_eq!(ended.code, Some(7), "{ended:?}");
+    assert!(ended.stderr.contains("kickvm: 2 runs: 1 passed, 1 failed, 0 not run"), "{ended:?}");
 }
 
 #[test]

@@ -215,6 +215,7 @@ fn permitted_faults_do_not_fail_a_run() {
         ("address: 0{16}$", 0),
         ("warn: do_it", 123),
         ("do_that", 123),
+        ("", 123),
     ] {
         let ended = print_and(End::PowerOff, &log, &["--fail-on", "all", "--allow", &allow(list)]);
         assert_eq!(ended.code, Some(code), "{list}: {ended:?}");
@@ -228,9 +229,23 @@ fn permitted_faults_do_not_fail_a_run() {
     let ended = print_and(End::PowerOff, "", &["--allow", &allow("(")]);
     assert_eq!(ended.code, Some(125));
     assert!(ended.stderr.contains("cannot use the expression '(' ("), "{ended:?}");
-    let ended = print_and(End::PowerOff, "", &["--allow", "/nonexistent"]);
-    assert_eq!(ended.code, Some(125));
-    assert!(ended.stderr.contains("'/nonexistent'") && ended.stderr.contains("No such file"), "{ended:?}");
+    for (path, why) in [
+        ("/nonexistent", "No such file"),
+        ("/dev/zero", "it is not a regular file"),
+        ("/", "it is a directory"),
+        ("/proc/self/exe", "it is larger than 1M"),
+    ] {
+        let ended = print_and(End::PowerOff, "", &["--allow", path]);
+        assert_eq!(ended.code, Some(125));
+        assert!(ended.stderr.contains(&format!("'{path}'")) && ended.stderr.contains(why), "{ended:?}");
+    }
+    // Its report has a WARNING, too, but begins with another class.
+    let log =
+        format!("{BANNER}[    1.000000] refcount_t: x\r\n[    1.000001] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\r\n");
+    for (list, code) in [("warn: .", 123), ("refcount: .", 0)] {
+        let ended = print_and(End::PowerOff, &log, &["--fail-on", "all", "--allow", &allow(list)]);
+        assert_eq!(ended.code, Some(code), "{list}: {ended:?}");
+    }
 }
 
 #[test]

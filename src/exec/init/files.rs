@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::channel::GuestChannel;
-use crate::exec::files::{MAX_PART, UNREADABLE};
+use crate::exec::files::{MAX_FILE, MAX_PART, UNREADABLE};
 
 /// Opens a file.
 ///
@@ -25,10 +25,13 @@ pub fn send(channel: &mut GuestChannel, file: io::Result<File>) {
 
 fn send_parts(channel: &mut GuestChannel, mut file: File) -> io::Result<()> {
     let mut part = [0; 4 + MAX_PART];
-    loop {
+    let mut sent = 0;
+    // A device may have no end.
+    while sent <= MAX_FILE {
         match file.read(&mut part[4..]) {
             Ok(0) => return Ok(()),
             Ok(len) => {
+                sent += len;
                 part[..4].copy_from_slice(&u32::try_from(len).unwrap_or(UNREADABLE).to_le_bytes());
                 if !channel.send_part(&part[..4 + len]) {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -40,4 +43,5 @@ fn send_parts(channel: &mut GuestChannel, mut file: File) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
+    Err(io::ErrorKind::FileTooLarge.into())
 }

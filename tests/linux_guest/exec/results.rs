@@ -11,7 +11,8 @@ on_kernel!(
     a_test_that_fails,
     a_crash_between_tests,
     results_of_the_kernel,
-    a_file
+    a_file,
+    a_file_without_an_end
 );
 
 const PASSED: &str = "TAP version 13\n1..2\n# selftests: a: b\n# TAP version 13\n# 1..1\n# ok 1 c\nok 1 selftests: a: b\n\
@@ -64,4 +65,9 @@ fn a_file(exec: Exec) {
         "echo '<testsuite><testcase name=\"a\"/><testcase name=\"b\"><failure/></testcase></testsuite>' >/tmp/x.xml";
     let ended = exec.options(&["--results", "junit:file=/tmp/x.xml", "--fail-on", "oops"]).sh(write);
     ended.assert_verdict(123, "kickvm: 1 of 2 tests failed: b");
+}
+
+fn a_file_without_an_end(exec: Exec) {
+    let ended = exec.options(&["--results", "ktap:file=/dev/zero"]).sh("true");
+    ended.assert_verdict(123, "kickvm: the guest's file '/dev/zero' has no test results (--results ktap)");
 }

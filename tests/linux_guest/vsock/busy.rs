@@ -32,7 +32,7 @@ disk() {
         dd if=/dev/$1 bs=64k skip=$((done % 4 * 32)) count=32 2>/dev/null | cmp - /tmp/$1 || echo $1 differs
         done=$((done + 1))
     done
-    echo $1 $done
+    printf '\n%s %s\n' $1 $done # the test's own line may not have ended
 }
 network() {
     done=0
@@ -41,7 +41,7 @@ network() {
         nc 10.9.0.1 5001 </tmp/net && done=$((done + 1))
         ping -c 1 10.9.0.1 >/dev/null || echo no ping
     done
-    echo eth0 $done
+    printf '\n%s %s\n' eth0 $done
 }
 disk vda &
 disk vdb &
