@@ -18,6 +18,12 @@ pub enum Error {
         /// The error of the operating system, or what is wrong with the content.
         why: String,
     },
+    /// No option and no variable names a kernel, and the current directory is not in a build tree.
+    #[error(
+        "no kernel given: use --kernel with a file, a directory or 'host', set KICKVM_KERNEL, or start kickvm in a build \
+         tree of Linux"
+    )]
+    NoKernel,
     /// An [`InitramfsSource`](super::InitramfsSource) failed, or its archive is too large for any amount of RAM.
     #[error(transparent)]
     InitramfsSource(super::SourceError),

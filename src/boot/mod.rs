@@ -31,6 +31,7 @@
 
 mod acpi;
 mod bzimage;
+pub(crate) mod decompress;
 mod elf;
 pub(crate) mod elf_headers;
 mod error;
@@ -39,6 +40,8 @@ pub(crate) mod initramfs;
 mod initramfs_source;
 pub(crate) mod input_file;
 mod kernel;
+mod kernel_path;
+mod kernel_release;
 pub mod layout;
 pub mod long_mode;
 mod pvh;
@@ -48,6 +51,8 @@ pub use acpi::POWER_BUTTON_GSI;
 pub use error::{ByteSize, Error};
 pub use image::{Entry, Image, Protocol};
 pub use initramfs_source::{InitramfsSource, SourceError, Written};
+pub use kernel_path::{default_kernel, find_kernel};
+pub use kernel_release::kernel_release;
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -18,6 +18,7 @@ mod fork;
 pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;
+pub(crate) mod replace_descriptor;
 pub mod rlimit;
 pub(crate) mod tap;
 pub(crate) mod unread;
