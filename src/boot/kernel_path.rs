@@ -17,9 +17,9 @@ const HOST: &str = "host";
 /// A bzImage in a build tree.
 const BZ_IMAGE: &str = "arch/x86/boot/bzImage";
 /// A file of each build tree in which a kernel was built. It has the kernel's release.
-const RELEASE_FILE: &str = "include/config/kernel.release";
+pub(crate) const RELEASE_FILE: &str = "include/config/kernel.release";
 /// Where distributions install modules.
-const MODULE_DIRECTORIES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+pub(crate) const MODULE_DIRECTORIES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
 /// The file of the kernel `name`: a path to a file; a directory, which is a build tree of Linux or an unpacked package; or
 /// `host`, the running kernel.

@@ -53,7 +53,11 @@ pub struct Exec {
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
-    /// Kernel module to load first, with its dependencies; repeatable; searched in the guest's /lib/modules
+    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without this
+    /// option
+    ///
+    /// Modules are searched for beside the kernel (its build tree, or lib/modules of the directory with boot/), in the
+    /// root, on the host, and in /lib/modules of the guest.
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
     /// Destination of the kernel's console: none, stderr, or file=PATH

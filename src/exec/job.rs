@@ -11,6 +11,8 @@ pub const JOB_PATH: &str = "/.kickvm/job";
 pub const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of kickvm in the guest.
 pub const INIT_PATH: &str = "/.kickvm/init";
+/// The directory of the kernel modules in the guest. Their names, `NUMBER-NAME.ko`, have the order of loading.
+pub const MODULES_PATH: &str = "/.kickvm/modules";
 /// The path of the dynamic linker in the guest. It exists if kickvm is dynamically linked.
 pub const LINKER_PATH: &str = "/.kickvm/ld.so";
 /// The directory of the shared libraries that kickvm needs then.
@@ -25,7 +27,7 @@ pub struct Job {
     pub cwd: Option<OsString>,
     /// Environment variables, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules to load before the command starts, in this order.
+    /// Kernel modules of the guest's root to load before the command starts, in this order.
     pub modules: Vec<OsString>,
     /// The size of the command's terminal; `None` if the command gets pipes.
     pub terminal: Option<WinSize>,

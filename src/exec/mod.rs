@@ -29,6 +29,7 @@ mod files;
 mod host;
 mod init;
 mod job;
+pub mod modules;
 mod pages;
 mod port;
 pub mod rootfs;
@@ -43,13 +44,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::boot;
+use crate::boot::{self, Image};
 use crate::console::terminal;
 use crate::results::{Format, ResultParser};
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::{ExecHost, HostOptions};
-use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
+use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH, MODULES_PATH};
+use modules::{KernelModules, Support, needed_by_devices};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 
 /// A command and the guest it runs in.
@@ -67,7 +69,7 @@ pub struct ExecConfig {
     pub workdir: Option<OsString>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules that are loaded first.
+    /// Kernel modules that are loaded first, besides those that the devices need.
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
@@ -88,10 +90,11 @@ const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, modules, .. } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
     let ExecConfig { kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
+    let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
@@ -117,7 +120,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
     vmm.cmdline = format!("{} {CMDLINE}{first}", vmm.cmdline);
-    let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
+    files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =
@@ -138,6 +141,33 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     outcome.judge_tests(from_file.or(host.take_results()));
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
+}
+
+/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have stay
+/// there; init searches for them in the guest's root.
+fn pack_modules(vmm: &VMMConfig, root: Option<&Path>, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
+    let needed = needed_by_devices(vmm);
+    let Image::File(image) = &vmm.image else { return Ok(Vec::new()) };
+    if needed.is_empty() && names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kernel = KernelModules::find(image, root)?;
+    let fail = |why: String| boot::Error::InitramfsSource(why.into());
+    if let Some((module, option)) = needed.iter().find(|(module, _)| kernel.support(module) == Support::Missing) {
+        return Err(fail(kernel.missing(module, option)).into());
+    }
+    let entropy = (!needed.is_empty() && vmm.rng).then_some("virtio_rng");
+    let requested = names.clone();
+    let requested = requested.iter().filter_map(|name| name.to_str());
+    names.retain(|name| !matches!(kernel.support(&name.to_string_lossy()), Support::BuiltIn | Support::Module));
+    let modules = kernel.collect(needed.iter().map(|(module, _)| *module).chain(entropy).chain(requested));
+    Ok((modules.map_err(fail)?.into_iter().enumerate())
+        .map(|(number, module)| NewFile {
+            guest: Path::new(MODULES_PATH).join(format!("{number:03}-{}.ko", module.name)),
+            mode: 0o600,
+            content: module.content,
+        })
+        .collect())
 }
 
 fn lock(host: &Mutex<ExecHost>) -> MutexGuard<'_, ExecHost> {

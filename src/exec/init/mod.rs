@@ -73,6 +73,7 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     for warning in system::set_up() {
         channel.send(&Message::Warning(warning));
     }
+    modules::load_packed()?;
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
         let started = std::env::set_current_dir(cwd);

@@ -30,6 +30,7 @@ macro_rules! on_kernel {
 
 mod ends;
 mod files;
+mod kernels;
 mod reports;
 mod results;
 mod run;
