@@ -208,9 +208,10 @@ struct Machine {
     memory: u64,
     /// Disk: a raw image or a block device; repeatable: /dev/vda, /dev/vdb and so on
     ///
-    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. id=NAME: the serial number that the
-    /// guest reads, at most 20 bytes. In PATH, write a comma as two commas.
-    #[arg(long, value_name = "PATH[,ro][,direct][,id=NAME]", value_parser = values::os(values::disk))]
+    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if it
+    /// looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
+    /// PATH, write a comma as two commas.
+    #[arg(long, value_name = "PATH[,ro][,direct][,raw][,id=NAME]", value_parser = values::os(values::disk))]
     disk: Vec<DiskConfig>,
     /// Network interface, connected to this tap interface of the host; repeatable: eth0, eth1 and so on
     #[arg(long, value_name = "tap=NAME[,mac=MAC]", value_parser = values::net)]
