@@ -47,6 +47,14 @@ pub enum Error {
         /// Maximum length in bytes.
         max: usize,
     },
+    /// A part of the user's command line has no effect, or puts other parameters out of effect.
+    #[error("cannot use '{parameter}' on the kernel command line: {why}")]
+    Parameter {
+        /// The part.
+        parameter: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A table does not fit in guest memory.
     #[error("cannot write boot data to guest memory: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),

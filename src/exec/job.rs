@@ -5,6 +5,8 @@ use std::ffi::OsString;
 
 use crate::sys::winsize::WinSize;
 
+/// The directory of kickvm's files in the guest.
+pub const DIRECTORY: &str = "/.kickvm";
 /// The path of this file in the guest.
 pub const JOB_PATH: &str = "/.kickvm/job";
 /// The kernel's log in the guest.
@@ -37,14 +39,16 @@ pub struct Job {
     pub kernel_log: bool,
     /// A file whose content is sent after that.
     pub file: Option<OsString>,
+    /// The soft and the hard limit of open files.
+    pub open_files: (u64, u64),
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file);
+        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -54,10 +58,10 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file) =
+        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files) =
             serde_json::from_slice(content)?;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files })
     }
 }
 
@@ -79,6 +83,7 @@ mod tests {
             separate_stderr: true,
             kernel_log: true,
             file: Some(odd.clone()),
+            open_files: (1024, u64::MAX),
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

@@ -25,6 +25,7 @@
 //! ```
 
 mod channel;
+mod cmdline;
 mod files;
 mod host;
 mod init;
@@ -47,6 +48,7 @@ use std::time::Duration;
 use crate::boot::{self, Image};
 use crate::console::terminal;
 use crate::results::{Format, ResultParser};
+use crate::sys::rlimit::nofile_limit;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::{ExecHost, HostOptions};
@@ -81,9 +83,6 @@ pub struct ExecConfig {
     pub results_file: Option<(Format, OsString)>,
 }
 
-/// The path of the first process, and the number of serial ports that the driver supports.
-const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
-
 /// Runs the command in a guest of its own. Its status becomes the exit code of the [`Outcome`].
 ///
 /// # Errors
@@ -104,22 +103,29 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let has_kernel_log = fail_on.need_messages();
     let file = results_file.as_ref().map(|(_, path)| path.clone());
     let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
-    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, kernel_log: has_kernel_log, file };
+    let job = Job {
+        command,
+        cwd: workdir,
+        env,
+        modules,
+        terminal,
+        separate_stderr,
+        kernel_log: has_kernel_log,
+        file,
+        open_files: nofile_limit(),
+    };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
-    let mut first = INIT_PATH.to_owned();
+    vmm.cmdline = cmdline::complete(&vmm.cmdline, linked.is_some())?;
     if let Some(linked) = linked {
         overlays.push(Overlay::new(linked.linker, LINKER_PATH));
         overlays.extend(linked.libraries.into_iter().map(|host| {
             let guest = Path::new(LIBRARIES_PATH).join(host.file_name().unwrap_or_default());
             Overlay::new(host, guest)
         }));
-        // The kernel passes what follows the dashes to the first process.
-        first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
-    vmm.cmdline = format!("{} {CMDLINE}{first}", vmm.cmdline);
     files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
     let root = RootfsSpec { directory: root, overlays, files };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);

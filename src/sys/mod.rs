@@ -13,6 +13,7 @@
 
 pub(crate) mod async_io;
 pub(crate) mod coalesced_port;
+pub(crate) mod execute;
 pub(crate) mod file_writer;
 mod fork;
 pub(crate) mod mapping;

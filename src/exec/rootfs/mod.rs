@@ -6,7 +6,7 @@
 //! trees, `archive` has the format and the kernel's rules for it, and `libraries` finds the libraries of an executable.
 
 mod archive;
-mod elf;
+pub(super) mod elf;
 mod ld_cache;
 mod libraries;
 mod walk;

@@ -29,6 +29,7 @@ macro_rules! on_kernel {
 }
 
 mod ends;
+mod environment;
 mod files;
 mod kernels;
 mod reports;
