@@ -125,7 +125,7 @@ fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Resu
     let mut kernel = Kernel::open(path)?;
     let archives = params.initramfs.iter().map(|path| InputFile::open(path, "initramfs"));
     let mut archives = archives.collect::<Result<Vec<_>, _>>()?;
-    let archives_len = initramfs::total_len(&archives);
+    let archives_len = initramfs::total_len(&archives, params.initramfs_source.is_some());
     let (prefix, slack) = if params.initramfs_source.is_some() { (RAMFS, SOURCE_ALIGNMENT) } else { ("", 0) };
     let (len, max) = (prefix.len() + params.cmdline.len(), kernel.cmdline_max.min(COMMAND_LINE_ROOM - 1));
     if len > max {

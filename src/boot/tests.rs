@@ -107,14 +107,14 @@ fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
 }
 
 #[test]
-fn archives_follow_each_other_at_multiples_of_four() {
+fn archives_follow_each_other_at_multiples_of_four_after_four_zeros() {
     let memory = memory(64 * MIB);
     let (first, second) = (b"\x1f\x8b\x08\0.", cpio("init", b"x")); // five bytes of gzip, as far as can be seen
     load_into(&memory, &elf(CODE), &[first, &second], "").unwrap();
     let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
     let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
-    assert_eq!((start % PAGE_SIZE, len), (0, 8 + second.len()));
-    assert_eq!(bytes(&memory, start, len), [&first[..], &[0; 3], &second].concat());
+    assert_eq!((start % PAGE_SIZE, len), (0, 12 + second.len()));
+    assert_eq!(bytes(&memory, start, len), [&first[..], &[0; 7], &second].concat());
 }
 
 #[test]
@@ -392,8 +392,8 @@ fn a_generated_archive_follows_the_files_and_the_kernel_gets_their_sum() {
         generate(&memory, &bzimage(CODE), &archive, 1000, unpacked).unwrap();
         let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
         let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
-        assert_eq!((start, len), (2 * MIB, archive.len() + 1000));
-        assert_eq!(bytes(&memory, start, len), [&archive[..], &[BYTE; 1000]].concat());
+        assert_eq!((start, len), (2 * MIB, archive.len() + 4 + 1000));
+        assert_eq!(bytes(&memory, start, len), [&archive[..], &[0; 4], &[BYTE; 1000]].concat());
         assert_eq!(bytes(&memory, COMMAND_LINE, cmdline.len()), cmdline.as_bytes());
         assert_eq!({ header.cmdline_size } as usize, cmdline.len() - 1);
     }
