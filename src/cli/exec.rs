@@ -47,6 +47,9 @@ pub struct Exec {
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
     #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = values::os(parse_overlay))]
     copy: Vec<Overlay>,
+    /// Owner of the files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
+    #[arg(long, value_name = "OWNER", value_parser = values::owner)]
+    chown: Option<(u32, u32)>,
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
@@ -116,6 +119,7 @@ impl Exec {
             command: self.command,
             root: self.root,
             overlays: self.copy,
+            owner: self.chown,
             workdir: self.workdir,
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,

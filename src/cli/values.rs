@@ -186,6 +186,13 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
     pieces
 }
 
+/// The owner of files: `root`, or `UID[:GID]`.
+pub fn owner(text: &str) -> Result<(u32, u32), String> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let id = |text: &str| if text == "root" { Some(0) } else { text.parse().ok() };
+    id(user).zip(id(group)).ok_or_else(|| "give root, UID or UID:GID".to_owned())
+}
+
 /// Guest memory in bytes.
 pub fn memory(text: &str) -> Result<u64, String> {
     const PAGE: u64 = 4 << 10;
@@ -319,6 +326,15 @@ mod tests {
         ] {
             assert!(net(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_owner_is_root_or_numbers() {
+        assert_eq!(
+            ["root", "1000", "0:5", "7:root"].map(owner),
+            [Ok((0, 0)), Ok((1000, 1000)), Ok((0, 5)), Ok((7, 0))]
+        );
+        assert!(["", "daemon", "1:", ":1", "-1", "4294967296"].into_iter().all(|text| owner(text).is_err()));
     }
 
     #[test]

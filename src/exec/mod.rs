@@ -17,9 +17,9 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, workdir, results, results_file, reserve_codes) = (None, None, None, None, false);
+//! let (root, owner, workdir, results, results_file, reserve_codes) = (None, None, None, None, None, false);
 //! let config =
-//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
@@ -67,6 +67,8 @@ pub struct ExecConfig {
     pub root: Option<PathBuf>,
     /// Files and directories that are copied over the root.
     pub overlays: Vec<Overlay>,
+    /// The user and the group that the files belong to in the guest; `None` for those on the host.
+    pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
     /// Its environment, as NAME=VALUE.
@@ -90,7 +92,7 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { owner, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
@@ -127,7 +129,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         }));
     }
     files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
-    let root = RootfsSpec { directory: root, overlays, files };
+    let root = RootfsSpec { directory: root, overlays, files, owner };
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =
         HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };

@@ -27,3 +27,4 @@ pub(crate) mod vectored_io;
 pub(crate) mod vm_close;
 pub(crate) mod wait;
 pub mod winsize;
+pub(crate) mod xattr;
