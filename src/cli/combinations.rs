@@ -7,9 +7,10 @@ use crate::matrix::{Matrix, default_jobs};
 use crate::report::annotate::CiService;
 use crate::vmm::ConsoleConfig;
 
-/// Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
+/// Finds the kernels. Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
 /// one in `machine` and `results`.
 pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleConfig) -> Result<Option<Matrix>, String> {
+    machine.find_files().map_err(|error| error.to_string())?;
     let all = combinations(machine);
     if let Some(selection) = machine.combination.take() {
         let (label, kernel, cpus, append) = all.into_iter().nth(selection.index).ok_or("no such --combination")?;

@@ -35,6 +35,8 @@ impl ConsoleConfig {
 pub struct DiskConfig {
     /// The file.
     pub path: PathBuf,
+    /// Whether the file is used as it is, even if it looks like an image in another format.
+    pub raw: bool,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// What the guest reads as the disk's serial number, at most 20 bytes.

@@ -6,7 +6,7 @@
 //! trees, `archive` has the format and the kernel's rules for it, and `libraries` finds the libraries of an executable.
 
 mod archive;
-mod elf;
+pub(super) mod elf;
 mod ld_cache;
 mod libraries;
 mod walk;
@@ -17,6 +17,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use vm_memory::GuestMemoryMmap;
@@ -33,8 +34,10 @@ pub struct RootfsSpec {
     pub directory: Option<PathBuf>,
     /// Files and directories that are added to it.
     pub overlays: Vec<Overlay>,
-    /// Files that are not on the host.
+    /// Files that are not on the host. They belong to root.
     pub files: Vec<NewFile>,
+    /// The user and the group that all other files belong to; `None` for those on the host.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A file that is not on the host.
@@ -94,6 +97,12 @@ impl InitramfsSource for RootfsSpec {
 
     /// Logs a warning for each file that is left out.
     fn write(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<Written, SourceError> {
+        let uid = self.directory.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |root| root.uid());
+        if uid != 0 && self.owner.is_none() {
+            log::info!(
+                "the root directory belongs to user {uid} in the guest, too; --chown root makes root the owner of all files"
+            );
+        }
         let (written, warnings) = self.pack(memory, range)?;
         warnings.iter().for_each(|warning| log::warn!("warning: {warning}"));
         Ok(written)
@@ -103,7 +112,7 @@ impl InitramfsSource for RootfsSpec {
 impl RootfsSpec {
     /// Packs everything. Returns warnings for what is left out.
     fn pack(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(Written, Vec<String>), Error> {
-        let mut walk = Walk::new(Archive::new(memory, range));
+        let mut walk = Walk::new(Archive::new(memory, range), self.owner);
         // Linux opens the console for the first process before that can create it.
         walk.archive.directory(b".", 0o755);
         walk.archive.directory(b"dev", 0o755);

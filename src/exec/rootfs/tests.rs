@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::boot::layout::PAGE_SIZE;
+use crate::sys::xattr::set_attribute;
 
 const MIB: u64 = 1 << 20;
 
@@ -490,4 +492,35 @@ proptest! {
         let _ = libraries_of(&path);
         let _ = elf::loaded_len(&path);
     }
+}
+
+#[test]
+fn all_files_belong_to_the_owner_that_is_given() {
+    let root = Directory::new();
+    fs::create_dir(root.0.join("sub")).unwrap();
+    fs::write(root.0.join("sub/file"), b"x").unwrap();
+    symlink("file", root.0.join("sub/link")).unwrap();
+    let spec = RootfsSpec { owner: Some((7, 8)), ..directory(&root.0) };
+    let memory = memory();
+    let (written, _) = spec.pack(&memory, RANGE).unwrap();
+    let mut bytes = vec![0; usize::try_from(written.len).unwrap()];
+    memory.read_slice(&mut bytes, GuestAddress(RANGE.start)).unwrap();
+    for name in ["sub\0", "sub/file\0", "sub/link\0"] {
+        let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap() - 110;
+        assert_eq!(&bytes[at + 22..at + 38], b"0000000700000008", "{name}");
+    }
+}
+
+#[test]
+fn lost_attributes_are_reported_once() {
+    let root = Directory::new();
+    for name in ["a", "b"] {
+        let file = fs::File::create(root.0.join(name)).unwrap();
+        if !set_attribute(file.as_fd(), c"user.kickvm") {
+            println!("lost_attributes_are_reported_once could not run: {} has no attributes", root.0.display());
+            return;
+        }
+    }
+    let what = "an initramfs has no capabilities, access control lists and other extended attributes";
+    assert_eq!(packed(&directory(&root.0)).1, [format!("{what}; 2 files had some: user.kickvm of 'a'")]);
 }

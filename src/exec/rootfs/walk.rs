@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use libc::{gid_t, uid_t};
 use nix::NixPath;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -18,6 +19,7 @@ use super::archive::{Archive, MAX_FILE, join};
 use crate::boot::Written;
 use crate::boot::initramfs::TRAILER;
 use crate::sys::os_error;
+use crate::sys::xattr::find_attribute;
 
 /// The most warnings of one archive. A root directory may have any number of unusual files.
 const MAX_WARNINGS: usize = 10;
@@ -30,8 +32,10 @@ pub struct Walk<'a> {
     pub archive: Archive<'a>,
     warnings: Vec<String>,
     more_warnings: usize,
-    name: Vec<u8>, // of the current entry
-    device: u64,   // of the current tree
+    name: Vec<u8>,                 // of the current entry
+    device: u64,                   // of the current tree
+    owner: Option<(uid_t, gid_t)>, // of all entries, instead of their own
+    lost: Option<(String, usize)>, // the first extended attribute that is left out, and the number of files with one
 }
 
 /// An open directory whose entries are being packed.
@@ -42,9 +46,16 @@ struct OpenDirectory {
 }
 
 impl<'a> Walk<'a> {
-    /// Files go to `archive`.
-    pub fn new(archive: Archive<'a>) -> Self {
-        Self { archive, warnings: Vec::new(), more_warnings: 0, name: Vec::new(), device: 0 }
+    /// Files go to `archive`. They belong to `owner` there, if there is one.
+    pub fn new(archive: Archive<'a>, owner: Option<(uid_t, gid_t)>) -> Self {
+        let (warnings, name) = (Vec::new(), Vec::new());
+        Self { archive, warnings, more_warnings: 0, name, device: 0, owner, lost: None }
+    }
+
+    /// `stat` with the owner of the archive's entries.
+    fn owned(&self, mut stat: FileStat) -> FileStat {
+        (stat.st_uid, stat.st_gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        stat
     }
 
     /// Packs the file or directory at `path` on the host as `name`; of a file, the first `max_len` bytes. A symbolic
@@ -61,7 +72,8 @@ impl<'a> Walk<'a> {
         self.name = self.archive.create_parents(name);
         check_name(&self.name)?;
         self.archive.begin_tree();
-        let (file, mut stat) = open(AT_FDCWD, path, FILE)?;
+        let (file, stat) = open(AT_FDCWD, path, FILE)?;
+        let mut stat = self.owned(stat);
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG if self.name.is_empty() => Err(io::Error::other("it is not a directory")), // but the root is
             libc::S_IFREG => {
@@ -100,7 +112,7 @@ impl<'a> Walk<'a> {
         let directory = parent.directory.as_fd();
         // Some file systems do not return the type. Only files and directories are opened.
         if !matches!(kind, Some(Type::File | Type::Directory)) {
-            let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let stat = self.owned(fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?);
             match stat.st_mode & libc::S_IFMT {
                 libc::S_IFREG | libc::S_IFDIR => {}
                 libc::S_IFSOCK => return Err(io::Error::other("it is a socket")),
@@ -109,6 +121,7 @@ impl<'a> Walk<'a> {
             }
         }
         let (file, stat) = open(directory, name, FILE | OFlag::O_NOFOLLOW)?;
+        let stat = self.owned(stat);
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => self.content(&file, &stat).map(|()| None),
             libc::S_IFDIR => self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some),
@@ -156,6 +169,10 @@ impl<'a> Walk<'a> {
             return Err(io::Error::other("it has 4 GiB or more, which an initramfs cannot hold"));
         }
         let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };
+        if let Some(attribute) = find_attribute(file.as_fd(), is_lost) {
+            let first = || (format!("{attribute} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
+            self.lost.get_or_insert_with(first).1 += 1;
+        }
         let len = range.end - range.start;
         match self.archive.read(file.as_fd(), range) {
             Ok(done) if done == len || !self.archive.fits() => {}
@@ -186,11 +203,21 @@ impl<'a> Walk<'a> {
 
     /// Ends the archive. Returns it with the warnings, at most [`MAX_WARNINGS`] and a count of the others.
     pub fn finish(mut self) -> (Written, Vec<String>) {
+        if let Some((first, count)) = self.lost {
+            let files = if count == 1 { "file" } else { "files" };
+            let what = "an initramfs has no capabilities, access control lists and other extended attributes";
+            self.warnings.push(format!("{what}; {count} {files} had some: {first}"));
+        }
         if self.more_warnings > 0 {
             self.warnings.push(format!("{} more like these", self.more_warnings));
         }
         (self.archive.finish(), self.warnings)
     }
+}
+
+/// Whether a program in the guest may need the extended attribute `name`. Labels of security modules are of the host.
+fn is_lost(name: &str) -> bool {
+    name == "security.capability" || name.starts_with("system.posix_acl") || name.starts_with("user.")
 }
 
 fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) -> nix::Result<(OwnedFd, FileStat)> {
