@@ -32,7 +32,7 @@ pub struct Walk<'a> {
     pub archive: Archive<'a>,
     warnings: Vec<String>,
     more_warnings: usize,
-    name: Vec<u8>,                 // of the current entry
+    pub(super) name: Vec<u8>,      // of the current entry
     device: u64,                   // of the current tree
     owner: Option<(uid_t, gid_t)>, // of all entries, instead of their own
     lost: Option<(String, usize)>, // the first extended attribute that is left out, and the number of files with one
@@ -53,7 +53,7 @@ impl<'a> Walk<'a> {
     }
 
     /// `stat` with the owner of the archive's entries.
-    fn owned(&self, mut stat: FileStat) -> FileStat {
+    pub(super) fn owned(&self, mut stat: FileStat) -> FileStat {
         (stat.st_uid, stat.st_gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
         stat
     }
@@ -170,8 +170,7 @@ impl<'a> Walk<'a> {
         }
         let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };
         if let Some(attribute) = find_attribute(file.as_fd(), is_lost) {
-            let first = || (format!("{attribute} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
-            self.lost.get_or_insert_with(first).1 += 1;
+            self.lose(&attribute);
         }
         let len = range.end - range.start;
         match self.archive.read(file.as_fd(), range) {
@@ -186,14 +185,20 @@ impl<'a> Walk<'a> {
     }
 
     /// The kernel skips an entry that is not a directory if its name is one.
-    fn check_free(&self) -> io::Result<()> {
+    pub(super) fn check_free(&self) -> io::Result<()> {
         match self.archive.is_directory(&self.name) {
             true => Err(io::Error::other("a directory has the same name")),
             false => Ok(()),
         }
     }
 
-    fn warn(&mut self, what: &str) {
+    /// Counts the current file, whose extended attribute `name` cannot be packed.
+    pub(super) fn lose(&mut self, name: &str) {
+        let first = || (format!("{name} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
+        self.lost.get_or_insert_with(first).1 += 1;
+    }
+
+    pub(super) fn warn(&mut self, what: &str) {
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(format!("'{}' {what}", OsStr::from_bytes(&self.name).display()));
         } else {
@@ -216,7 +221,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether a program in the guest may need the extended attribute `name`. Labels of security modules are of the host.
-fn is_lost(name: &str) -> bool {
+pub(super) fn is_lost(name: &str) -> bool {
     name == "security.capability" || name.starts_with("system.posix_acl") || name.starts_with("user.")
 }
 
@@ -232,7 +237,7 @@ fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) 
 }
 
 /// The kernel skips an entry whose name it does not accept.
-fn check_name(name: &[u8]) -> io::Result<()> {
+pub(super) fn check_name(name: &[u8]) -> io::Result<()> {
     let too_long = |part: &[u8]| part.len() > libc::NAME_MAX as usize;
     if TRAILER.strip_suffix(b"\0") == Some(name) {
         Err(io::Error::other("that name ends an initramfs"))
