@@ -321,19 +321,37 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     ///
-    /// Reading failed.
+    /// Reading failed. The rest of `range` is zeros then, too.
     pub fn read_stream(&mut self, stream: &mut impl Read, range: Range<u64>) -> io::Result<()> {
         let mut buffer = vec![0; STREAM_BUFFER];
-        let mut at = range.start;
+        let (mut at, mut result) = (range.start, Ok(()));
         while at < range.end && self.fits() {
             let len = usize::try_from(range.end - at).unwrap_or(STREAM_BUFFER).min(STREAM_BUFFER);
-            stream.read_exact(&mut buffer[..len])?;
+            result = stream.read_exact(&mut buffer[..len]);
+            if result.is_err() {
+                break;
+            }
             // Cannot fail: a range that fits is in RAM.
             let _ = self.memory.write_slice(&buffer[..len], GuestAddress(at));
             at += len as u64;
         }
         self.end_content(at..range.end);
-        Ok(())
+        result
+    }
+
+    /// Adds a regular file that belongs to root and has the first `len` bytes of `stream`, at most [`MAX_FILE`].
+    ///
+    /// # Errors
+    ///
+    /// Reading failed. The rest of the file is zeros then.
+    pub fn stream(&mut self, name: &[u8], len: u64, stream: &mut impl Read) -> io::Result<()> {
+        self.entries += 1;
+        let filesize = u32::try_from(len).unwrap_or(0);
+        self.header(name, &Header { ino: self.entries, filesize, ..Header::new(libc::S_IFREG | 0o600) });
+        let start = self.next;
+        self.next = start.saturating_add(filesize.into());
+        self.unpacked += len.next_multiple_of(PAGE_SIZE);
+        self.read_stream(stream, start..self.next)
     }
 
     /// Ends the archive.

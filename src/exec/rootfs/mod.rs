@@ -9,6 +9,7 @@ mod archive;
 pub(super) mod elf;
 mod ld_cache;
 mod libraries;
+pub(super) mod sparse;
 mod tarball;
 mod walk;
 
