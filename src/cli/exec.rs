@@ -41,7 +41,9 @@ Examples:
 pub struct Exec {
     #[command(flatten)]
     machine: Machine,
-    /// Directory that becomes the guest's root, in memory; the guest's changes are lost
+    /// Directory or tar archive that becomes the guest's root, in memory; the guest's changes are lost
+    ///
+    /// A tar archive, such as the output of docker export, may be compressed by gzip, xz, zstd or lz4.
     #[arg(long, short, value_name = "DIR")]
     root: Option<PathBuf>,
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host

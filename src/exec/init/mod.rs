@@ -10,6 +10,7 @@ mod files;
 mod modules;
 mod program;
 mod session;
+mod sparse;
 mod system;
 
 use std::fmt;
@@ -71,7 +72,7 @@ fn run() -> Result<(), String> {
 
 /// Sets up the guest and starts the command.
 fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
-    for warning in system::set_up() {
+    for warning in sparse::complete_all().into_iter().chain(system::set_up()) {
         channel.send(&Message::Warning(warning));
     }
     modules::load_packed()?;

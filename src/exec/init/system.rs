@@ -18,6 +18,18 @@ use crate::exec::job::DIRECTORY;
 /// The guest's host name.
 const HOST_NAME: &str = "kickvm";
 
+/// File systems that not every kernel has, and where systemd mounts them.
+const OPTIONAL: [(&str, &str); 8] = [
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("debugfs", "/sys/kernel/debug"),
+    ("tracefs", "/sys/kernel/tracing"),
+    ("bpf", "/sys/fs/bpf"),
+    ("securityfs", "/sys/kernel/security"),
+    ("configfs", "/sys/kernel/config"),
+    ("hugetlbfs", "/dev/hugepages"),
+    ("mqueue", "/dev/mqueue"),
+];
+
 /// Makes the root a mount that can be replaced and has a parent, as pivot_root(2) requires: a bind mount of the initial
 /// one. The kernel's own threads share this change with the first process (CLONE_FS in rest_init, init/main.c).
 ///
@@ -60,6 +72,12 @@ pub fn set_up() -> Vec<String> {
         // A mount would hide the files of the root file system.
         if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
             warn("mount a tmpfs", mount_at("tmpfs", path, Some(options)));
+        }
+    }
+    for (kind, path) in OPTIONAL {
+        match mount_at(kind, path, None) {
+            Err(Errno::ENOENT) => {} // the kernel has no directory for it in sysfs
+            result => warn(&format!("mount {kind}"), result),
         }
     }
     for (target, link) in [("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr")] {

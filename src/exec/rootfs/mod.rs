@@ -9,6 +9,8 @@ mod archive;
 pub(super) mod elf;
 mod ld_cache;
 mod libraries;
+pub(super) mod sparse;
+mod tarball;
 mod walk;
 
 pub use libraries::{Linked, libraries_of};
@@ -22,7 +24,7 @@ use std::path::{Component, Path, PathBuf};
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::boot::{InitramfsSource, SourceError, Written};
+use crate::boot::{self, InitramfsSource, SourceError, Written};
 use crate::sys::os_error;
 use archive::{Archive, Header};
 use walk::Walk;
@@ -30,7 +32,7 @@ use walk::Walk;
 /// What is packed. Each part may replace files of the parts before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootfsSpec {
-    /// A directory that becomes the root.
+    /// A directory that becomes the root, or a tar archive of one, which may be compressed.
     pub directory: Option<PathBuf>,
     /// Files and directories that are added to it.
     pub overlays: Vec<Overlay>,
@@ -71,6 +73,17 @@ pub enum Error {
     /// A file or directory cannot be packed.
     #[error("cannot pack '{path}': {}", os_error::describe(.source))]
     Pack {
+        /// The path as the user wrote it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A tar archive cannot be opened.
+    #[error(transparent)]
+    File(#[from] boot::Error),
+    /// A tar archive is invalid.
+    #[error("cannot unpack '{path}': {}", os_error::describe(.source))]
+    Tarball {
         /// The path as the user wrote it.
         path: PathBuf,
         /// Why not.
@@ -117,8 +130,10 @@ impl RootfsSpec {
         walk.archive.directory(b".", 0o755);
         walk.archive.directory(b"dev", 0o755);
         walk.archive.add(b"dev/console", Header { rdev: CONSOLE, ..Header::new(libc::S_IFCHR | 0o600) }, b"");
-        if let Some(directory) = &self.directory {
-            walk.tree(directory, b"", u64::MAX)?;
+        match &self.directory {
+            Some(path) if path.is_dir() || !path.exists() => walk.tree(path, b"", u64::MAX)?,
+            Some(path) => walk.tarball(path)?,
+            None => {}
         }
         let mut libraries = Vec::new();
         for overlay in &self.overlays {

@@ -2,7 +2,8 @@
 //! open directory and never through a symbolic link, so a tree that changes meanwhile cannot lead out of itself.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -16,6 +17,8 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::Error;
 use super::archive::{Archive, MAX_FILE, join};
+use super::normalize;
+use super::sparse::{DIRECTORY, SparseFile};
 use crate::boot::Written;
 use crate::boot::initramfs::TRAILER;
 use crate::sys::os_error;
@@ -32,7 +35,8 @@ pub struct Walk<'a> {
     pub archive: Archive<'a>,
     warnings: Vec<String>,
     more_warnings: usize,
-    name: Vec<u8>,                 // of the current entry
+    sparse_files: u32,
+    pub(super) name: Vec<u8>,      // of the current entry
     device: u64,                   // of the current tree
     owner: Option<(uid_t, gid_t)>, // of all entries, instead of their own
     lost: Option<(String, usize)>, // the first extended attribute that is left out, and the number of files with one
@@ -49,11 +53,11 @@ impl<'a> Walk<'a> {
     /// Files go to `archive`. They belong to `owner` there, if there is one.
     pub fn new(archive: Archive<'a>, owner: Option<(uid_t, gid_t)>) -> Self {
         let (warnings, name) = (Vec::new(), Vec::new());
-        Self { archive, warnings, more_warnings: 0, name, device: 0, owner, lost: None }
+        Self { archive, warnings, more_warnings: 0, sparse_files: 0, name, device: 0, owner, lost: None }
     }
 
     /// `stat` with the owner of the archive's entries.
-    fn owned(&self, mut stat: FileStat) -> FileStat {
+    pub(super) fn owned(&self, mut stat: FileStat) -> FileStat {
         (stat.st_uid, stat.st_gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
         stat
     }
@@ -79,7 +83,7 @@ impl<'a> Walk<'a> {
             libc::S_IFREG => {
                 stat.st_size = stat.st_size.min(i64::try_from(max_len).unwrap_or(i64::MAX));
                 stat.st_nlink = 1; // its other names are not in this tree
-                self.content(&file, &stat)
+                self.content(file, &stat)
             }
             libc::S_IFDIR => {
                 self.device = stat.st_dev;
@@ -123,7 +127,7 @@ impl<'a> Walk<'a> {
         let (file, stat) = open(directory, name, FILE | OFlag::O_NOFOLLOW)?;
         let stat = self.owned(stat);
         match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => self.content(&file, &stat).map(|()| None),
+            libc::S_IFREG => self.content(file, &stat).map(|()| None),
             libc::S_IFDIR => self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some),
             _ => Err(io::Error::other("its type changed while it was packed")),
         }
@@ -163,15 +167,18 @@ impl<'a> Walk<'a> {
         Ok(OpenDirectory { directory, entries: entries.into_iter(), name })
     }
 
-    fn content(&mut self, file: &OwnedFd, stat: &FileStat) -> io::Result<()> {
+    fn content(&mut self, file: OwnedFd, stat: &FileStat) -> io::Result<()> {
         self.check_free()?;
+        let file = File::from(file);
+        if let Some(sparse) = SparseFile::find(&self.name, &file, stat) {
+            return self.sparse(&file, stat, &sparse);
+        }
         if stat.st_size.cast_unsigned() > MAX_FILE {
             return Err(io::Error::other("it has 4 GiB or more, which an initramfs cannot hold"));
         }
         let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };
         if let Some(attribute) = find_attribute(file.as_fd(), is_lost) {
-            let first = || (format!("{attribute} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
-            self.lost.get_or_insert_with(first).1 += 1;
+            self.lose(&attribute);
         }
         let len = range.end - range.start;
         match self.archive.read(file.as_fd(), range) {
@@ -186,14 +193,36 @@ impl<'a> Walk<'a> {
     }
 
     /// The kernel skips an entry that is not a directory if its name is one.
-    fn check_free(&self) -> io::Result<()> {
+    pub(super) fn check_free(&self) -> io::Result<()> {
         match self.archive.is_directory(&self.name) {
             true => Err(io::Error::other("a directory has the same name")),
             false => Ok(()),
         }
     }
 
-    fn warn(&mut self, what: &str) {
+    /// Packs a file with holes: an empty file, and another one with the data.
+    fn sparse(&mut self, file: &File, stat: &FileStat, sparse: &SparseFile) -> io::Result<()> {
+        let description = sparse.encode();
+        let len = sparse.data_len() + description.len() as u64;
+        if len > MAX_FILE {
+            return Err(io::Error::other("it has 4 GiB or more of data, which an initramfs cannot hold"));
+        }
+        let mut empty = *stat;
+        empty.st_size = 0;
+        let Some(range) = self.archive.file(&self.name, &empty) else { return Ok(()) };
+        self.archive.read_stream(&mut io::empty(), range)?;
+        self.sparse_files += 1;
+        let name = self.archive.create_parents(&normalize(&Path::new(DIRECTORY).join(self.sparse_files.to_string())));
+        self.archive.stream(&name, len, &mut sparse.data(file).chain(&description[..]))
+    }
+
+    /// Counts the current file, whose extended attribute `name` cannot be packed.
+    pub(super) fn lose(&mut self, name: &str) {
+        let first = || (format!("{name} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
+        self.lost.get_or_insert_with(first).1 += 1;
+    }
+
+    pub(super) fn warn(&mut self, what: &str) {
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(format!("'{}' {what}", OsStr::from_bytes(&self.name).display()));
         } else {
@@ -216,7 +245,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether a program in the guest may need the extended attribute `name`. Labels of security modules are of the host.
-fn is_lost(name: &str) -> bool {
+pub(super) fn is_lost(name: &str) -> bool {
     name == "security.capability" || name.starts_with("system.posix_acl") || name.starts_with("user.")
 }
 
@@ -232,7 +261,7 @@ fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) 
 }
 
 /// The kernel skips an entry whose name it does not accept.
-fn check_name(name: &[u8]) -> io::Result<()> {
+pub(super) fn check_name(name: &[u8]) -> io::Result<()> {
     let too_long = |part: &[u8]| part.len() > libc::NAME_MAX as usize;
     if TRAILER.strip_suffix(b"\0") == Some(name) {
         Err(io::Error::other("that name ends an initramfs"))

@@ -7,7 +7,8 @@ on_both_kernels!(
     the_root_can_be_replaced,
     the_root_is_a_mounted_file_system,
     names_resolve,
-    the_limit_of_open_files_is_that_of_the_host
+    the_limit_of_open_files_is_that_of_the_host,
+    file_systems_of_the_kernel_are_mounted
 );
 on_kernel!(ours_only, BzImage, other_users_can_open_the_standard_streams, users_can_ping, existing_names_are_kept);
 
@@ -48,4 +49,14 @@ fn other_users_can_open_the_standard_streams(exec: Exec) {
 /// `SOCK_DGRAM` with `IPPROTO_ICMP` (icmp(7)) needs no privilege if the user's group is in the range.
 fn users_can_ping(exec: Exec) {
     exec.sh("busybox cat /proc/sys/net/ipv4/ping_group_range").assert(0, "0\t2147483647\n", "");
+}
+
+/// The stock kernel has all of them, ours those of its configuration.
+fn file_systems_of_the_kernel_are_mounted(exec: Exec) {
+    let script =
+        "while read -r _ name; do case $name in cgroup2|debugfs|tracefs|bpf|securityfs|configfs|hugetlbfs|mqueue)
+        busybox grep -q \" $name rw\" /proc/mounts || echo $name;; esac; done <<end
+$(busybox sed 's/^[^\t]*\t/x /' /proc/filesystems)
+end";
+    exec.sh(script).assert(0, "", "");
 }
