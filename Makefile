@@ -2,10 +2,10 @@ PREFIX ?= /usr/local
 target := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 kickvm := $(target)/release/kickvm
 
-.PHONY: help run build test bench kernel lint install clean deps
+.PHONY: help run build test bench kernel lint install dist test-dist clean deps
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 run: build ## boot a stock Debian kernel to a shell on a terminal, else to a greeting
 	@KICKVM=$(abspath $(kickvm)) scripts/run
@@ -33,8 +33,15 @@ install: build ## install the binary, manual pages and completions below PREFIX 
 	mkdir -p $(DESTDIR)$(PREFIX)/share
 	$(target)/release/examples/manual $(DESTDIR)$(PREFIX)/share
 
+dist: deps ## make the files of a release in dist/: archive, Debian package, SBOM
+	@scripts/dist
+
+test-dist: deps ## test these files, and that they are reproducible (as root)
+	@scripts/test-dist
+
 clean: ## remove what cargo built (downloads and kernels stay in ~/.cache/kickvm)
 	scripts/cargo clean
+	rm -rf dist
 
 deps:
 	@scripts/deps

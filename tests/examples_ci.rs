@@ -1,5 +1,5 @@
-//! The CI templates in `examples/ci` and this repository's own workflow are valid: the files pass their own schemas and
-//! linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such files.
+//! The CI templates in `examples/ci`, this repository's own workflows and its action are valid: the files pass their own
+//! schemas and linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such files.
 #![cfg(feature = "vmm")]
 
 #[path = "common/can_run.rs"]
@@ -17,10 +17,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
-
-fn template(name: &str) -> String {
-    read(&format!("examples/ci/{name}"))
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -42,6 +38,14 @@ fn junit_report() -> String {
     parser.push(b"1..4\nok 1 a # time=1234567ms\n# \xff\x00]]>\nnot ok 2 <b>\nok 3 c # SKIP \"\nok 4 d # TODO x\n");
     outcome.judge_tests(Some(parser));
     report::junit(&Report { run, wall: Duration::from_secs(12345), outcome, timings: Timings::default() })
+}
+
+fn template(name: &str) -> String {
+    read(&format!("examples/ci/{name}"))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_norway::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The linters are Debian packages and Python packages. Without a network they may be missing.
@@ -112,7 +116,7 @@ fn is_one_exec(commands: &[String]) {
 #[test]
 fn the_commands_in_the_yaml_files_parse() {
     for name in ["github-actions.yml", "gitlab-ci.yml", "kubernetes-job.yaml", "buildkite.yml"] {
-        let document: Value = serde_norway::from_str(&template(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let document = yaml(&format!("examples/ci/{name}"));
         let mut found = Vec::new();
         texts(&document, &mut found);
         is_one_exec(&found);
@@ -147,7 +151,7 @@ fn the_command_in_the_script_for_nextest_parses() {
 /// (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
 #[test]
 fn the_schedulers_retry_by_exit_code() {
-    let job: Value = serde_norway::from_str(&template("kubernetes-job.yaml")).unwrap();
+    let job = yaml("examples/ci/kubernetes-job.yaml");
     let (job, pod) = (&job["spec"], &job["spec"]["template"]["spec"]);
     assert_eq!((&job["completionMode"], &job["completions"]), (&json!("Indexed"), &json!(8)));
     assert_eq!(pod["restartPolicy"], "Never");
@@ -158,7 +162,7 @@ fn the_schedulers_retry_by_exit_code() {
     assert_eq!((&codes["containerName"], &codes["operator"]), (&pod["containers"][0]["name"], &json!("NotIn")));
     assert_eq!(codes["values"], json!([122, 125, 137, 143]));
 
-    let pipeline: Value = serde_norway::from_str(&template("buildkite.yml")).unwrap();
+    let pipeline = yaml("examples/ci/buildkite.yml");
     assert_eq!(pipeline["steps"][0]["retry"]["automatic"][0]["exit_status"], json!([122, 125, -1]));
 
     for name in ["kubernetes-job.yaml", "buildkite.yml", "nomad.hcl", "slurm.sbatch", "in-guest"] {
@@ -166,20 +170,42 @@ fn the_schedulers_retry_by_exit_code() {
     }
 }
 
-/// Each job of the workflow has a time limit and no rights but reading, and takes its actions at a major version.
+#[track_caller]
+fn actions_are_pinned(steps: &Value) {
+    for action in steps.as_array().unwrap().iter().filter_map(|step| step["uses"].as_str()) {
+        let major = action.split_once("@v").and_then(|(_, version)| version.parse::<u32>().ok());
+        assert!(major.is_some(), "{action} is not a major version");
+    }
+}
+
+/// Each job has a time limit and no rights but reading, and takes its actions at a major version. Only the job that
+/// publishes a release can write, and it runs nothing of the repository.
 #[test]
-fn the_workflow_is_limited_and_pinned() {
-    let workflow: Value = serde_norway::from_str(&read(".github/workflows/ci.yml")).unwrap();
-    assert_eq!(workflow["permissions"], json!({ "contents": "read" }));
-    let jobs = workflow["jobs"].as_object().unwrap();
-    let names: Vec<_> = jobs.keys().map(String::as_str).collect();
-    assert_eq!(names, ["deny", "docs", "event-core", "lint", "msrv", "test"]);
-    for (name, job) in jobs {
-        assert!(job["timeout-minutes"].as_u64().is_some_and(|minutes| minutes <= 90), "{name} has no time limit");
-        assert!(job.get("permissions").is_none(), "{name} has rights of its own");
-        for action in job["steps"].as_array().unwrap().iter().filter_map(|step| step["uses"].as_str()) {
-            let major = action.split_once("@v").and_then(|(_, version)| version.parse::<u32>().ok());
-            assert!(major.is_some(), "{name} uses {action}, which is not a major version");
+fn the_workflows_are_limited_and_pinned() {
+    for (path, expected) in [
+        (".github/workflows/ci.yml", vec!["deny", "dist", "docs", "event-core", "lint", "msrv", "test"]),
+        (".github/workflows/release.yml", vec!["build", "publish"]),
+    ] {
+        let workflow = yaml(path);
+        assert_eq!(workflow["permissions"], json!({ "contents": "read" }));
+        let jobs = workflow["jobs"].as_object().unwrap();
+        assert_eq!(jobs.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+        for (name, job) in jobs {
+            assert!(job["timeout-minutes"].as_u64().is_some_and(|minutes| minutes <= 90), "{name} has no time limit");
+            actions_are_pinned(&job["steps"]);
+            if name == "publish" {
+                assert!(!job["steps"].to_string().contains("actions/checkout"), "{name} has the repository");
+            } else {
+                assert!(job.get("permissions").is_none(), "{name} has rights of its own");
+            }
         }
     }
+}
+
+/// The action at a tag installs the binary of that tag.
+#[test]
+fn the_action_installs_the_version_that_it_belongs_to() {
+    let action = yaml("action/action.yml");
+    assert_eq!(action["inputs"]["version"]["default"], env!("CARGO_PKG_VERSION"));
+    actions_are_pinned(&action["runs"]["steps"]);
 }

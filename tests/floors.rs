@@ -103,7 +103,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => sources(&path, found),
-            false => found.push(path),
+            false => found.extend(Some(path).filter(|path| path.extension().is_some_and(|it| it == "rs"))),
         }
     }
 }

@@ -18,6 +18,12 @@ pub enum Error {
         /// The error of the operating system, or what is wrong with the content.
         why: String,
     },
+    /// No option and no variable names a kernel, and the current directory is not in a build tree.
+    #[error(
+        "no kernel given: use --kernel with a file, a directory or 'host', set KICKVM_KERNEL, or start kickvm in a build \
+         tree of Linux"
+    )]
+    NoKernel,
     /// An [`InitramfsSource`](super::InitramfsSource) failed, or its archive is too large for any amount of RAM.
     #[error(transparent)]
     InitramfsSource(super::SourceError),
@@ -40,6 +46,14 @@ pub enum Error {
         len: usize,
         /// Maximum length in bytes.
         max: usize,
+    },
+    /// A part of the user's command line has no effect, or puts other parameters out of effect.
+    #[error("cannot use '{parameter}' on the kernel command line: {why}")]
+    Parameter {
+        /// The part.
+        parameter: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A table does not fit in guest memory.
     #[error("cannot write boot data to guest memory: {0}")]

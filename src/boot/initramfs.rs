@@ -25,9 +25,12 @@ const NAME_SIZE_FIELD: usize = 94;
 /// The name of the entry that ends an archive, with its NUL.
 pub(crate) const TRAILER: &[u8; 11] = b"TRAILER!!!\0";
 
-/// The length of the archives `files` together, in bytes.
-pub(super) fn total_len(files: &[InputFile]) -> u64 {
-    files.iter().fold(0, |sum, file| sum.saturating_add(padded(file.len)))
+/// The length of the archives `files` together, in bytes; `followed` if another archive will follow. Behind the last
+/// archive there is nothing, which older kernels need for lz4.
+pub(super) fn total_len(files: &[InputFile], followed: bool) -> u64 {
+    let Some((last, others)) = files.split_last() else { return 0 };
+    let last = if followed { next(last.len) } else { last.len };
+    others.iter().fold(last, |sum, file| sum.saturating_add(next(file.len)))
 }
 
 /// Copies the archives `files` to `start`, where [`total_len`] bytes are RAM.
@@ -37,9 +40,15 @@ pub(super) fn load(files: &mut [InputFile], memory: &GuestMemoryMmap, start: u64
         #[expect(clippy::cast_possible_truncation, reason = "the file fits into RAM")]
         let read = memory.read_exact_volatile_from(GuestAddress(at), &mut input.file, input.len as usize);
         read.map_err(|error| input.unreadable(io::Error::other(error.to_string())))?;
-        at += padded(input.len);
+        at += next(input.len);
     }
     Ok(())
+}
+
+/// Where another archive may begin after one of `len` bytes. The kernel's unpacker of lz4 reads a length behind the data,
+/// and ends if that is 0 (lib/decompress_unlz4.c). The other unpackers end with the data, and zeros are skipped.
+fn next(len: u64) -> u64 {
+    padded(len.saturating_add(4))
 }
 
 fn padded(len: u64) -> u64 {
@@ -70,6 +79,9 @@ pub(super) fn verify(file: &InputFile) -> Result<(), Error> {
         }
         if start % ALIGNMENT != 0 || !(header.starts_with(MAGIC) || header.starts_with(MAGIC_WITH_CHECK_SUMS)) {
             return Err(match first {
+                _ if header.starts_with(b"\x04\x22\x4d\x18") => {
+                    file.unusable("it is in the frame format of lz4; Linux takes the legacy format only (lz4 -l)")
+                }
                 true => file.unusable("it is neither a cpio archive (newc) nor in a compression that Linux supports"),
                 false => file.unusable(format!("it has neither a cpio header nor a known compression at byte {start}")),
             });

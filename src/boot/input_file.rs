@@ -2,14 +2,22 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::RawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::ByteValued;
 
 use super::ByteSize;
+use super::decompress::Compression;
 use super::error::Error;
 use crate::sys::os_error;
+use crate::sys::replace_descriptor::replace_descriptor;
+
+/// The most bytes of a pipe or of decompressed data, which are held in memory.
+const MAX_BUFFERED: u64 = 2 << 30;
 
 /// An open regular file that is not empty.
 #[derive(Debug)]
@@ -27,16 +35,44 @@ impl InputFile {
         if opened.len > 0 { Ok(opened) } else { Err(opened.unusable("it is empty")) }
     }
 
-    /// As [`open`](Self::open), but the file may be empty.
+    /// As [`open`](Self::open), but the file may be empty. The pipe of a descriptor, such as `/dev/fd/63` for a shell's
+    /// `<(command)`, is replaced by its content, so that it can be opened again.
     pub fn open_any_size(path: &Path, role: &'static str) -> Result<Self, Error> {
         let fail = |error| Error::File { action: "open", role, path: path.to_owned(), why: os_error::describe(&error) };
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let opened = Self { file, len: metadata.len(), path: path.to_owned(), role };
-        match metadata.is_file() {
-            true => Ok(opened),
-            false if metadata.is_dir() => Err(opened.unusable("it is a directory")),
-            false => Err(opened.unusable("it is not a regular file")),
+        match descriptor(path) {
+            _ if metadata.is_file() => Ok(opened),
+            Some(number) if metadata.file_type().is_fifo() => {
+                let pipe = fcntl(&opened.file, FcntlArg::F_SETFL(OFlag::empty())).map(|_| &opened.file);
+                let content = opened.buffered(pipe.map_err(|error| opened.unreadable(error.into()))?);
+                let content = content?.map_err(|error| opened.unreadable(error))?;
+                replace_descriptor(number, &content.file).map_err(|error| opened.unreadable(error))?;
+                Ok(content)
+            }
+            _ if metadata.is_dir() => Err(opened.unusable("it is a directory")),
+            _ => Err(opened.unusable("it is not a regular file")),
+        }
+    }
+
+    /// The decompressed content.
+    pub fn decompressed(self, compression: Compression) -> Result<Self, Error> {
+        let invalid = |error| self.unusable(format!("its {compression} data is invalid: {error}"));
+        let source = self.file.try_clone().map_err(|error| self.unreadable(error))?;
+        self.buffered(compression.reader(source).map_err(invalid)?)?.map_err(invalid)
+    }
+
+    /// This file with the content of `source`, in memory. The inner error is that of `source`.
+    fn buffered(&self, source: impl Read) -> Result<io::Result<Self>, Error> {
+        let memory = memfd_create("kickvm", MFdFlags::MFD_CLOEXEC).map_err(|error| self.unreadable(error.into()))?;
+        let mut file = File::from(memory);
+        match io::copy(&mut source.take(MAX_BUFFERED + 1), &mut file) {
+            Ok(len) if len > MAX_BUFFERED => {
+                Err(self.unusable(format!("its content is larger than {}", ByteSize(MAX_BUFFERED))))
+            }
+            Ok(len) => Ok(Ok(Self { file, len, path: self.path.clone(), role: self.role })),
+            Err(error) => Ok(Err(error)),
         }
     }
 
@@ -72,6 +108,23 @@ impl InputFile {
     /// Reads a structure at `offset`; bytes after the end of the file are 0.
     pub fn peek_object<T: ByteValued + Default>(&self, offset: u64) -> Result<T, Error> {
         read_object_at(&self.file, offset).map_err(|error| self.unreadable(error))
+    }
+}
+
+/// Reads the pipe `path` of a shell, so that it can be opened more than once. Other files are not opened.
+///
+/// # Errors
+///
+/// The pipe cannot be read.
+pub(crate) fn buffer_pipe(path: &Path, role: &'static str) -> Result<(), Error> {
+    descriptor(path).map_or(Ok(()), |_| InputFile::open_any_size(path, role).map(drop))
+}
+
+/// The number of the descriptor of this process that `path` names.
+fn descriptor(path: &Path) -> Option<RawFd> {
+    match path.to_str()? {
+        "/dev/stdin" => Some(0),
+        path => path.strip_prefix("/dev/fd/").or(path.strip_prefix("/proc/self/fd/"))?.parse().ok(),
     }
 }
 

@@ -31,6 +31,7 @@
 
 mod acpi;
 mod bzimage;
+pub(crate) mod decompress;
 mod elf;
 pub(crate) mod elf_headers;
 mod error;
@@ -39,6 +40,8 @@ pub(crate) mod initramfs;
 mod initramfs_source;
 pub(crate) mod input_file;
 mod kernel;
+mod kernel_path;
+mod kernel_release;
 pub mod layout;
 pub mod long_mode;
 mod pvh;
@@ -48,6 +51,9 @@ pub use acpi::POWER_BUTTON_GSI;
 pub use error::{ByteSize, Error};
 pub use image::{Entry, Image, Protocol};
 pub use initramfs_source::{InitramfsSource, SourceError, Written};
+pub(crate) use kernel_path::{MODULE_DIRECTORIES, RELEASE_FILE};
+pub use kernel_path::{default_kernel, find_kernel};
+pub use kernel_release::kernel_release;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -119,7 +125,7 @@ fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Resu
     let mut kernel = Kernel::open(path)?;
     let archives = params.initramfs.iter().map(|path| InputFile::open(path, "initramfs"));
     let mut archives = archives.collect::<Result<Vec<_>, _>>()?;
-    let archives_len = initramfs::total_len(&archives);
+    let archives_len = initramfs::total_len(&archives, params.initramfs_source.is_some());
     let (prefix, slack) = if params.initramfs_source.is_some() { (RAMFS, SOURCE_ALIGNMENT) } else { ("", 0) };
     let (len, max) = (prefix.len() + params.cmdline.len(), kernel.cmdline_max.min(COMMAND_LINE_ROOM - 1));
     if len > max {

@@ -107,14 +107,14 @@ fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
 }
 
 #[test]
-fn archives_follow_each_other_at_multiples_of_four() {
+fn archives_follow_each_other_at_multiples_of_four_after_four_zeros() {
     let memory = memory(64 * MIB);
     let (first, second) = (b"\x1f\x8b\x08\0.", cpio("init", b"x")); // five bytes of gzip, as far as can be seen
     load_into(&memory, &elf(CODE), &[first, &second], "").unwrap();
     let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
     let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
-    assert_eq!((start % PAGE_SIZE, len), (0, 8 + second.len()));
-    assert_eq!(bytes(&memory, start, len), [&first[..], &[0; 3], &second].concat());
+    assert_eq!((start % PAGE_SIZE, len), (0, 12 + second.len()));
+    assert_eq!(bytes(&memory, start, len), [&first[..], &[0; 7], &second].concat());
 }
 
 #[test]
@@ -392,8 +392,8 @@ fn a_generated_archive_follows_the_files_and_the_kernel_gets_their_sum() {
         generate(&memory, &bzimage(CODE), &archive, 1000, unpacked).unwrap();
         let header = object::<boot_params>(&memory, ZERO_PAGE).hdr;
         let (start, len) = (u64::from(header.ramdisk_image), header.ramdisk_size as usize);
-        assert_eq!((start, len), (2 * MIB, archive.len() + 1000));
-        assert_eq!(bytes(&memory, start, len), [&archive[..], &[BYTE; 1000]].concat());
+        assert_eq!((start, len), (2 * MIB, archive.len() + 4 + 1000));
+        assert_eq!(bytes(&memory, start, len), [&archive[..], &[0; 4], &[BYTE; 1000]].concat());
         assert_eq!(bytes(&memory, COMMAND_LINE, cmdline.len()), cmdline.as_bytes());
         assert_eq!({ header.cmdline_size } as usize, cmdline.len() - 1);
     }
@@ -420,4 +420,65 @@ fn a_generated_archive_that_does_not_fit_is_an_error_whose_suggestion_is_enough(
     let error = generate(&memory(64 * MIB), &image, &cpio("a", b""), 41 * MIB, 41 * MIB).unwrap_err();
     let expected = "'generated' is too large to be an initramfs: its files take 41M, and this kernel takes 31M at most";
     assert_eq!(error.to_string(), expected);
+}
+
+// ---- Compressed kernels --------------------------------------------------------------------------------------------
+
+/// `elf(CODE)`, as the programs of the same names compress it (lz4: with `-l` the legacy frame, which the kernel uses).
+const COMPRESSED: [(&str, &[u8]); 6] = [
+    ("gzip", include_bytes!("fixtures/kernel.gz")),
+    ("xz", include_bytes!("fixtures/kernel.xz")),
+    ("xz --x86 --check=crc32", include_bytes!("fixtures/kernel.bcj.xz")),
+    ("zstd", include_bytes!("fixtures/kernel.zst")),
+    ("lz4", include_bytes!("fixtures/kernel.lz4")),
+    ("lz4 -l", include_bytes!("fixtures/kernel.legacy.lz4")),
+];
+
+#[test]
+fn a_compressed_kernel_is_loaded_like_its_content() {
+    for (format, kernel) in COMPRESSED {
+        let memory = memory(64 * MIB);
+        let entry = load_into(&memory, kernel, &[], "").unwrap_or_else(|error| panic!("{format}: {error}"));
+        assert_eq!((entry.protocol, entry.address.0), (Protocol::Elf, MIB), "{format}");
+        assert_eq!(bytes(&memory, MIB, CODE.len()), CODE, "{format}");
+    }
+}
+
+#[test]
+fn a_compressed_kernel_that_is_cut_off_is_an_error() {
+    let memory = memory(64 * MIB);
+    for (format, kernel) in COMPRESSED {
+        for len in (7..kernel.len() - 8).step_by(5) {
+            let error = load_into(&memory, &kernel[..len], &[], "").expect_err(format).to_string();
+            assert!(error.starts_with("cannot use kernel "), "{format}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_release_is_that_of_the_header_or_of_the_banner() {
+    let release = |content: &[u8]| kernel_release(file(content).as_path()).unwrap();
+    let mut image = bzimage(CODE);
+    assert_eq!(release(&image), None);
+    image[0x20e..0x210].copy_from_slice(&0x60u16.to_le_bytes());
+    for (text, expected) in [("6.1.0-1 (x@y) #1 SMP", Some("6.1.0-1")), ("6.12.0\0", Some("6.12.0")), ("../x", None)] {
+        image[0x260..0x260 + text.len()].copy_from_slice(text.as_bytes());
+        assert_eq!(release(&image).as_deref(), expected);
+    }
+    for (at, expected) in [(0, Some("6.8.1+")), ((1 << 20) - 2200, Some("6.8.1+"))] {
+        let image = [&elf(CODE)[..], &vec![b'L'; at], b"Linux version %s\0Linux version 6.8.1+ (x@y)\0"].concat();
+        assert_eq!(release(&image).as_deref(), expected, "at {at}");
+    }
+    assert_eq!(release(&elf(CODE)), None);
+}
+
+#[test]
+fn damaged_compressed_data_is_no_panic() {
+    for (_, kernel) in COMPRESSED {
+        for (at, value) in (0..kernel.len()).flat_map(|at| [0, 0xff, kernel[at] ^ 1].map(|value| (at, value))) {
+            let mut damaged = kernel.to_vec();
+            damaged[at] = value;
+            let _ = kernel_release(file(&damaged).as_path()); // some of the data is not checked
+        }
+    }
 }

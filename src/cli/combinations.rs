@@ -7,15 +7,17 @@ use crate::matrix::{Matrix, default_jobs};
 use crate::report::annotate::CiService;
 use crate::vmm::ConsoleConfig;
 
-/// Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
+/// Finds the kernels. Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
 /// one in `machine` and `results`.
 pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleConfig) -> Result<Option<Matrix>, String> {
+    machine.find_files().map_err(|error| error.to_string())?;
     let all = combinations(machine);
     if let Some(selection) = machine.combination.take() {
         let (label, kernel, cpus, append) = all.into_iter().nth(selection.index).ok_or("no such --combination")?;
         (machine.kernel, machine.cpus, machine.append_each) = (vec![kernel], vec![cpus], append.into_iter().collect());
         (results.report, results.junit) = (Some(selection.json()), Some(selection.junit()));
         (results.label, results.annotate) = (label, CiService::Off); // the parent shows all runs
+        results.log.iter_mut().for_each(|log| log.as_mut_os_string().push(format!(".{}", selection.index + 1)));
         selection.end_with_parent()?;
         return Ok(None);
     }

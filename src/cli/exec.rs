@@ -41,19 +41,28 @@ Examples:
 pub struct Exec {
     #[command(flatten)]
     machine: Machine,
-    /// Directory that becomes the guest's root, in memory; the guest's changes are lost
+    /// Directory or tar archive that becomes the guest's root, in memory; the guest's changes are lost
+    ///
+    /// A tar archive, such as the output of docker export, may be compressed by gzip, xz, zstd or lz4.
     #[arg(long, short, value_name = "DIR")]
     root: Option<PathBuf>,
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
     #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = values::os(parse_overlay))]
     copy: Vec<Overlay>,
+    /// Owner of the files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
+    #[arg(long, value_name = "OWNER", value_parser = values::owner)]
+    chown: Option<(u32, u32)>,
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
-    /// Kernel module to load first, with its dependencies; repeatable; searched in the guest's /lib/modules
+    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without this
+    /// option
+    ///
+    /// Modules are searched for beside the kernel (its build tree, or lib/modules of the directory with boot/), in the
+    /// root, on the host, and in /lib/modules of the guest.
     #[arg(long, value_name = "NAME")]
     module: Vec<OsString>,
     /// Destination of the kernel's console: none, stderr, or file=PATH
@@ -112,6 +121,7 @@ impl Exec {
             command: self.command,
             root: self.root,
             overlays: self.copy,
+            owner: self.chown,
             workdir: self.workdir,
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::console::terminal;
-use crate::report::annotate;
+use crate::console::{RunLog, Source, terminal};
+use crate::report::{ReportPaths, annotate};
 use crate::sys::file_writer::FileWriter;
+use crate::sys::os_error;
+use crate::vmm::{ConsoleConfig, VMMConfig};
 
 /// Lines that wait for standard error. Further lines are dropped, so that a reader that does not read blocks nothing.
 const MAX_LINES: usize = 1024;
@@ -29,9 +32,13 @@ struct Writer {
     stderr: Option<FileWriter>,
     /// The queue to the thread, and what is disconnected when the thread has written the last line.
     thread: Option<(SyncSender<String>, Receiver<Infallible>)>,
+    /// The file of `--log`, and the level of what standard error receives if there is one.
+    log: RunLog,
+    level: LevelFilter,
 }
 
-static LOGGER: Logger = Logger(Mutex::new(Writer { stderr: None, thread: None }));
+static LOGGER: Logger =
+    Logger(Mutex::new(Writer { stderr: None, thread: None, log: RunLog::NONE, level: LevelFilter::Trace }));
 
 /// Installs the logger. It shows messages up to `level`.
 pub fn install(level: LevelFilter) {
@@ -39,6 +46,28 @@ pub fn install(level: LevelFilter) {
     let stderr = io::stderr().as_fd().try_clone_to_owned();
     LOGGER.lock().stderr = stderr.and_then(|stderr| FileWriter::start(stderr.into())).ok();
     let _ = log::set_logger(&LOGGER); // fails if it is installed already
+}
+
+/// Opens the file of `--log`, if there is one. From now on it receives all messages, also those of `-vv`.
+///
+/// # Errors
+///
+/// The file cannot be opened, or it is also used for something else; the message names it.
+pub fn open_run_log(config: &VMMConfig, paths: &ReportPaths) -> Result<RunLog, String> {
+    let Some(path) = &paths.log else { return Ok(RunLog::NONE) };
+    let console = match &config.console {
+        ConsoleConfig::File(console) => Some(console),
+        _ => None,
+    };
+    let others = [&paths.json, &paths.junit, &paths.symbols].into_iter().flatten().chain(console).map(PathBuf::as_path);
+    let log = RunLog::open(path, config.input_files().chain(others));
+    let log =
+        log.map_err(|error| format!("cannot open --log file '{}': {}", path.display(), os_error::describe(&error)))?;
+    let mut writer = LOGGER.lock();
+    (writer.log, writer.level) = (log.clone(), log::max_level());
+    log::set_max_level(LevelFilter::Debug.max(writer.level));
+    drop(writer);
+    Ok(log)
 }
 
 impl Logger {
@@ -55,9 +84,17 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         let line = match record.target() {
             annotate::TARGET => record.args().to_string(), // for a CI service
-            _ => format!("kickvm: {}", record.args()).replace(is_unsafe, "?"),
+            _ => {
+                let text = record.args().to_string().replace(is_unsafe, "?");
+                let log = self.lock().log.clone(); // which logs its own error
+                log.push(Source::Kickvm, format!("{text}\n").as_bytes());
+                format!("kickvm: {text}")
+            }
         };
         let mut writer = self.lock();
+        if record.level() > writer.level {
+            return;
+        }
         if let Some(stderr) = writer.stderr.take() {
             writer.thread = start(stderr);
         }
@@ -69,6 +106,8 @@ impl Log for Logger {
 
     /// Waits until all lines are written, at most [`FLUSH_TIMEOUT`].
     fn flush(&self) {
+        let log = std::mem::take(&mut self.lock().log);
+        log.finish(Instant::now() + FLUSH_TIMEOUT);
         let Some((queue, running)) = self.lock().thread.take() else { return };
         drop(queue); // ends the loop of the thread
         let _ = running.recv_timeout(FLUSH_TIMEOUT);

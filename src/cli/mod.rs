@@ -28,7 +28,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use crate::boot::Image;
+use crate::boot::input_file::buffer_pipe;
+use crate::boot::{self, Image, default_kernel, find_kernel};
 use crate::console::{FaultClasses, Rules};
 use crate::matrix::{Matrix, Selection};
 use crate::report::ReportPaths;
@@ -172,11 +173,13 @@ impl Run {
 /// The guest's kernel, processors, memory and devices.
 #[derive(Debug, Args)]
 struct Machine {
-    /// Kernel: a bzImage (vmlinuz), or an uncompressed ELF image (vmlinux); detected by content; repeatable
+    /// Kernel: a file, a directory, or "host", the running kernel; repeatable [default: $KICKVM_KERNEL, else the build
+    /// tree that contains the current directory]
     ///
-    /// With several kernels, values of --cpus or texts of --append-each, each combination is a separate run; the exit
-    /// code is that of the worst.
-    #[arg(long, short, value_name = "PATH", required = true)]
+    /// A file is a bzImage (vmlinuz) or an ELF image (vmlinux), which may be compressed by gzip, xz, zstd or lz4. A
+    /// directory is a build tree of Linux, or an unpacked package of a distribution. With several kernels, values of
+    /// --cpus or texts of --append-each, each combination is a separate run; the exit code is that of the worst.
+    #[arg(long, short, value_name = "PATH")]
     kernel: Vec<PathBuf>,
     /// Initramfs archive; repeatable; each overlays those before it
     #[arg(long, short, value_name = "PATH")]
@@ -205,9 +208,10 @@ struct Machine {
     memory: u64,
     /// Disk: a raw image or a block device; repeatable: /dev/vda, /dev/vdb and so on
     ///
-    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. id=NAME: the serial number that the
-    /// guest reads, at most 20 bytes. In PATH, write a comma as two commas.
-    #[arg(long, value_name = "PATH[,ro][,direct][,id=NAME]", value_parser = values::os(values::disk))]
+    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if it
+    /// looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
+    /// PATH, write a comma as two commas.
+    #[arg(long, value_name = "PATH[,ro][,direct][,raw][,id=NAME]", value_parser = values::os(values::disk))]
     disk: Vec<DiskConfig>,
     /// Network interface, connected to this tap interface of the host; repeatable: eth0, eth1 and so on
     #[arg(long, value_name = "tap=NAME[,mac=MAC]", value_parser = values::net)]
@@ -263,6 +267,12 @@ pub struct Results {
     /// Write a report of the run as a JUnit test case; with --results, each test is one, too
     #[arg(long, value_name = "PATH")]
     junit: Option<PathBuf>,
+    /// Write all output of the run to a file: the console, the command's streams and the messages of kickvm, each line
+    /// after its time in seconds and its source
+    ///
+    /// Each of several runs has a file of its own: PATH.1, PATH.2 and so on.
+    #[arg(long, value_name = "PATH")]
+    log: Option<PathBuf>,
     /// Show errors and a summary on the page of a CI service: auto, github, gitlab or off
     ///
     /// auto is the service that runs kickvm. On GitHub Actions, the guest's output cannot contain workflow commands.
@@ -290,6 +300,16 @@ impl Results {
 }
 
 impl Machine {
+    /// Replaces the names of kernels by their files, and reads what a shell provides as a pipe.
+    fn find_files(&mut self) -> Result<(), boot::Error> {
+        match self.kernel.is_empty() {
+            true => self.kernel = vec![default_kernel()?],
+            false => self.kernel.iter_mut().try_for_each(|name| find_kernel(name).map(|path| *name = path))?,
+        }
+        self.kernel.iter().try_for_each(|path| buffer_pipe(path, "kernel"))?;
+        self.initramfs.iter().try_for_each(|path| buffer_pipe(path, "initramfs"))
+    }
+
     /// Returns the configuration, and the files of the report. `cmdline` is the default kernel command line.
     fn into_parts(self, mut cmdline: String, results: Results) -> (VMMConfig, ReportPaths) {
         if results.symbols.is_some() {
@@ -323,6 +343,7 @@ impl Machine {
                 json: results.report,
                 junit: results.junit,
                 symbols: results.symbols,
+                log: results.log,
                 label: results.label,
                 ci: results.annotate,
             },

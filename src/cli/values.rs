@@ -152,14 +152,14 @@ pub fn balloon(text: &str) -> Result<u64, String> {
     size(text.strip_prefix("size=").ok_or(FORM)?)
 }
 
-/// A disk: `PATH[,ro][,direct][,id=NAME]`, in which two commas are one of the path.
+/// A disk: `PATH[,ro][,direct][,raw][,id=NAME]`, in which two commas are one of the path.
 pub fn disk(text: OsString) -> Result<DiskConfig, String> {
     let parts = split_commas(text.as_bytes());
     let (path, rest) = parts.split_first().filter(|(path, _)| !path.is_empty()).ok_or("give a path")?;
     let texts: Vec<_> = rest.iter().map(|part| String::from_utf8_lossy(part)).collect();
-    let [read_only, direct, id] =
-        options(texts.iter().map(|text| &**text), ["ro", "direct", "id="]).map_err(|part| {
-            format!("'{part}' is not ro, direct or id=NAME, each given once; write a comma in the path as two")
+    let [read_only, direct, raw, id] = options(texts.iter().map(|text| &**text), ["ro", "direct", "raw", "id="])
+        .map_err(|part| {
+            format!("'{part}' is not ro, direct, raw or id=NAME, each given once; write a comma in the path as two")
         })?;
     if id.is_some_and(|id| !(1..=ID_BYTES).contains(&id.len())) {
         return Err(format!("give an id of 1 to {ID_BYTES} bytes"));
@@ -169,6 +169,7 @@ pub fn disk(text: OsString) -> Result<DiskConfig, String> {
         read_only: read_only.is_some(),
         id: id.map(str::to_owned),
         direct: direct.is_some(),
+        raw: raw.is_some(),
     })
 }
 
@@ -183,6 +184,13 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
         }
     }
     pieces
+}
+
+/// The owner of files: `root`, or `UID[:GID]`.
+pub fn owner(text: &str) -> Result<(u32, u32), String> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let id = |text: &str| if text == "root" { Some(0) } else { text.parse().ok() };
+    id(user).zip(id(group)).ok_or_else(|| "give root, UID or UID:GID".to_owned())
 }
 
 /// Guest memory in bytes.
@@ -254,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_disk_is_a_path_and_options() {
-        let plain = |path: &str| DiskConfig { path: path.into(), read_only: false, id: None, direct: false };
+        let plain =
+            |path: &str| DiskConfig { path: path.into(), read_only: false, id: None, direct: false, raw: false };
         let id = |id: &str| Some(id.to_owned());
         for (text, parsed) in [
             ("a", plain("a")),
@@ -264,6 +273,7 @@ mod tests {
             (",,,,", plain(",,")),
             ("a,,,ro", DiskConfig { read_only: true, ..plain("a,") }),
             ("a,ro", DiskConfig { read_only: true, ..plain("a") }),
+            ("a,raw", DiskConfig { raw: true, ..plain("a") }),
             ("a,direct,id=x=y", DiskConfig { direct: true, id: id("x=y"), ..plain("a") }),
             (
                 "a,id=01234567890123456789,ro",
@@ -316,6 +326,15 @@ mod tests {
         ] {
             assert!(net(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_owner_is_root_or_numbers() {
+        assert_eq!(
+            ["root", "1000", "0:5", "7:root"].map(owner),
+            [Ok((0, 0)), Ok((1000, 1000)), Ok((0, 5)), Ok((7, 0))]
+        );
+        assert!(["", "daemon", "1:", ":1", "-1", "4294967296"].into_iter().all(|text| owner(text).is_err()));
     }
 
     #[test]

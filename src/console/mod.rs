@@ -30,6 +30,7 @@ mod monitor;
 pub mod output;
 mod printk;
 mod rules;
+mod run_log;
 pub mod terminal;
 
 pub use allow_list::Allowed;
@@ -39,6 +40,7 @@ pub use kernel_fault::FaultClasses;
 pub use kernel_log::KernelLog;
 pub use monitor::{ConsoleLog, ConsoleMonitor};
 pub use rules::{Rules, Verdict};
+pub use run_log::{RunLog, Source};
 
 use std::fmt;
 use std::io;
@@ -91,6 +93,7 @@ pub struct ConsoleIo {
     output: OutputFile,
     input: Option<Stdin>,
     monitor: ConsoleMonitor,
+    log: RunLog,
     on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
     flush_timer: Timer,
     flush_timer_armed: bool,
@@ -116,7 +119,7 @@ impl InputSink for &dyn ConsolePort {
 
 impl ConsoleIo {
     /// A console that connects the guest's `ports`, of which the last takes the input, to `input` and `output`. The
-    /// ports signal `wake`. `on_event` is called on the event loop's thread and must not block.
+    /// ports signal `wake`. `log` receives the output, too. `on_event` is called on the event loop's thread and must not block.
     ///
     /// # Errors
     ///
@@ -127,6 +130,7 @@ impl ConsoleIo {
         output: OutputFile,
         input: Option<Stdin>,
         monitor: ConsoleMonitor,
+        log: RunLog,
         on_event: Box<dyn FnMut(ConsoleEvent) + Send>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -135,6 +139,7 @@ impl ConsoleIo {
             output,
             input,
             monitor,
+            log,
             on_event,
             flush_timer: Timer::new()?,
             flush_timer_armed: false,
@@ -240,10 +245,11 @@ impl ConsoleIo {
 
     /// Moves the ports' output to the destination and the monitor. Returns whether there was any.
     fn drain_ports(&mut self) -> bool {
-        let Self { ports, output, monitor, .. } = self;
+        let Self { ports, output, monitor, log, .. } = self;
         let start = output.pending.len();
         ports.iter().for_each(|port| port.drain(&mut output.pending));
         monitor.push(&output.pending[start..]);
+        log.push(Source::Console, &output.pending[start..]);
         output.pending.len() > start
     }
 

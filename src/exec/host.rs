@@ -17,7 +17,7 @@ use super::stream::OutputStream;
 use crate::console::escape_keys::Key;
 use crate::console::input::{InputSink, Stdin};
 use crate::console::output::OutputFile;
-use crate::console::{Drain, KernelLog};
+use crate::console::{Drain, KernelLog, RunLog, Source};
 use crate::device::exit_port::MAX_STATUS;
 use crate::device::serial::Serial;
 use crate::device::{ConsolePort, GuestRequest, INPUT_LIMIT};
@@ -122,8 +122,8 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 }
 
 impl ExecHost {
-    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `results` reads
-    /// the command's standard output.
+    /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `log` receives
+    /// the command's output, too; `results` reads its standard output.
     ///
     /// # Errors
     ///
@@ -131,6 +131,7 @@ impl ExecHost {
     pub fn new(
         builder: VmmBuilder,
         options: HostOptions,
+        log: &RunLog,
         results: Option<ResultParser>,
     ) -> Result<(VmmBuilder, Self), Error> {
         let has_terminal = options.has_terminal;
@@ -161,8 +162,8 @@ impl ExecHost {
             input: VecDeque::new(),
             stdin_closed: false,
             outputs: [
-                OutputStream::new(Stream::Stdout, stdout, results),
-                OutputStream::new(Stream::Stderr, stderr, None),
+                OutputStream::new(Stream::Stdout, stdout, (log.clone(), Source::Stdout), results),
+                OutputStream::new(Stream::Stderr, stderr, (log.clone(), Source::Stderr), None),
             ],
             winsize_signal: winsize_signal.map_err(Error::host("wait for signals"))?,
             options,

@@ -5,12 +5,16 @@ use std::ffi::OsString;
 
 use crate::sys::winsize::WinSize;
 
+/// The directory of kickvm's files in the guest.
+pub const DIRECTORY: &str = "/.kickvm";
 /// The path of this file in the guest.
 pub const JOB_PATH: &str = "/.kickvm/job";
 /// The kernel's log in the guest.
 pub const KERNEL_LOG: &str = "/dev/kmsg";
 /// The path of kickvm in the guest.
 pub const INIT_PATH: &str = "/.kickvm/init";
+/// The directory of the kernel modules in the guest. Their names, `NUMBER-NAME.ko`, have the order of loading.
+pub const MODULES_PATH: &str = "/.kickvm/modules";
 /// The path of the dynamic linker in the guest. It exists if kickvm is dynamically linked.
 pub const LINKER_PATH: &str = "/.kickvm/ld.so";
 /// The directory of the shared libraries that kickvm needs then.
@@ -25,7 +29,7 @@ pub struct Job {
     pub cwd: Option<OsString>,
     /// Environment variables, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules to load before the command starts, in this order.
+    /// Kernel modules of the guest's root to load before the command starts, in this order.
     pub modules: Vec<OsString>,
     /// The size of the command's terminal; `None` if the command gets pipes.
     pub terminal: Option<WinSize>,
@@ -35,14 +39,16 @@ pub struct Job {
     pub kernel_log: bool,
     /// A file whose content is sent after that.
     pub file: Option<OsString>,
+    /// The soft and the hard limit of open files.
+    pub open_files: (u64, u64),
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file);
+        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -52,10 +58,10 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file) =
+        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files) =
             serde_json::from_slice(content)?;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files })
     }
 }
 
@@ -77,6 +83,7 @@ mod tests {
             separate_stderr: true,
             kernel_log: true,
             file: Some(odd.clone()),
+            open_files: (1024, u64::MAX),
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

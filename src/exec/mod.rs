@@ -17,18 +17,20 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, workdir, results, results_file, reserve_codes) = (None, None, None, None, false);
+//! let (root, owner, workdir, results, results_file, reserve_codes) = (None, None, None, None, None, false);
 //! let config =
-//!     ExecConfig { vmm, command, root, overlays, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
 mod channel;
+mod cmdline;
 mod files;
 mod host;
 mod init;
 mod job;
+pub mod modules;
 mod pages;
 mod port;
 pub mod rootfs;
@@ -43,13 +45,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::boot;
+use crate::boot::{self, Image};
 use crate::console::terminal;
 use crate::results::{Format, ResultParser};
+use crate::sys::rlimit::nofile_limit;
 use crate::sys::winsize::WinSize;
 use crate::vmm::{Error, Outcome, VMMConfig, VmmBuilder};
 use host::{ExecHost, HostOptions};
-use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
+use job::{INIT_PATH, JOB_PATH, Job, LIBRARIES_PATH, LINKER_PATH, MODULES_PATH};
+use modules::{KernelModules, Support, needed_by_devices};
 use rootfs::{NewFile, Overlay, RootfsSpec, libraries_of};
 
 /// A command and the guest it runs in.
@@ -63,11 +67,13 @@ pub struct ExecConfig {
     pub root: Option<PathBuf>,
     /// Files and directories that are copied over the root.
     pub overlays: Vec<Overlay>,
+    /// The user and the group that the files belong to in the guest; `None` for those on the host.
+    pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
-    /// Kernel modules that are loaded first.
+    /// Kernel modules that are loaded first, besides those that the devices need.
     pub modules: Vec<OsString>,
     /// How long the command may take to end after a signal.
     pub kill_after: Duration,
@@ -79,19 +85,17 @@ pub struct ExecConfig {
     pub results_file: Option<(Format, OsString)>,
 }
 
-/// The path of the first process, and the number of serial ports that the driver supports.
-const CMDLINE: &str = "8250.nr_uarts=2 rdinit=";
-
 /// Runs the command in a guest of its own. Its status becomes the exit code of the [`Outcome`].
 ///
 /// # Errors
 ///
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
-    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, modules, .. } = config;
-    let ExecConfig { kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
+    let ExecConfig { owner, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
+    let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
@@ -101,29 +105,37 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let has_kernel_log = fail_on.need_messages();
     let file = results_file.as_ref().map(|(_, path)| path.clone());
     let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
-    let job = Job { command, cwd: workdir, env, modules, terminal, separate_stderr, kernel_log: has_kernel_log, file };
+    let job = Job {
+        command,
+        cwd: workdir,
+        env,
+        modules,
+        terminal,
+        separate_stderr,
+        kernel_log: has_kernel_log,
+        file,
+        open_files: nofile_limit(),
+    };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
-    let mut first = INIT_PATH.to_owned();
+    vmm.cmdline = cmdline::complete(&vmm.cmdline, linked.is_some())?;
     if let Some(linked) = linked {
         overlays.push(Overlay::new(linked.linker, LINKER_PATH));
         overlays.extend(linked.libraries.into_iter().map(|host| {
             let guest = Path::new(LIBRARIES_PATH).join(host.file_name().unwrap_or_default());
             Overlay::new(host, guest)
         }));
-        // The kernel passes what follows the dashes to the first process.
-        first = format!("{LINKER_PATH} -- --library-path {LIBRARIES_PATH} {INIT_PATH}");
     }
-    vmm.cmdline = format!("{} {CMDLINE}{first}", vmm.cmdline);
-    let files = vec![NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() }];
-    let root = RootfsSpec { directory: root, overlays, files };
+    files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
+    let root = RootfsSpec { directory: root, overlays, files, owner };
+    let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =
         HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
     let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
-    let (builder, host) = ExecHost::new(builder, options, results)?;
+    let (builder, host) = ExecHost::new(builder, options, &log, results)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
@@ -138,6 +150,33 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     outcome.judge_tests(from_file.or(host.take_results()));
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
+}
+
+/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have stay
+/// there; init searches for them in the guest's root.
+fn pack_modules(vmm: &VMMConfig, root: Option<&Path>, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
+    let needed = needed_by_devices(vmm);
+    let Image::File(image) = &vmm.image else { return Ok(Vec::new()) };
+    if needed.is_empty() && names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kernel = KernelModules::find(image, root)?;
+    let fail = |why: String| boot::Error::InitramfsSource(why.into());
+    if let Some((module, option)) = needed.iter().find(|(module, _)| kernel.support(module) == Support::Missing) {
+        return Err(fail(kernel.missing(module, option)).into());
+    }
+    let entropy = (!needed.is_empty() && vmm.rng).then_some("virtio_rng");
+    let requested = names.clone();
+    let requested = requested.iter().filter_map(|name| name.to_str());
+    names.retain(|name| !matches!(kernel.support(&name.to_string_lossy()), Support::BuiltIn | Support::Module));
+    let modules = kernel.collect(needed.iter().map(|(module, _)| *module).chain(entropy).chain(requested));
+    Ok((modules.map_err(fail)?.into_iter().enumerate())
+        .map(|(number, module)| NewFile {
+            guest: Path::new(MODULES_PATH).join(format!("{number:03}-{}.ko", module.name)),
+            mode: 0o600,
+            content: module.content,
+        })
+        .collect())
 }
 
 fn lock(host: &Mutex<ExecHost>) -> MutexGuard<'_, ExecHost> {

@@ -5,8 +5,8 @@ use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::{Consumer, Pages, ProtocolError, Stream};
-use crate::console::Drain;
 use crate::console::output::{OutputFile, is_given_up};
+use crate::console::{Drain, RunLog, Source};
 use crate::event::EventOps;
 use crate::results::ResultParser;
 use crate::sys::os_error;
@@ -22,6 +22,7 @@ pub struct OutputStream {
     ring: Consumer,
     data: u32,
     output: OutputFile,
+    log: (RunLog, Source),
     /// Reads the test results in the bytes, if any.
     pub results: Option<ResultParser>,
 }
@@ -38,15 +39,16 @@ pub struct Pumped {
 }
 
 impl OutputStream {
-    /// Connects the ring for `stream` to `output`, and to `results`. The event for the file being writable has the user
+    /// Connects the ring for `stream` to `output`, to `log`, and to `results`. The event for the file being writable has the user
     /// data `stream as u32`.
-    pub fn new(stream: Stream, output: OutputFile, results: Option<ResultParser>) -> Self {
-        Self { ring: Consumer::new(stream), data: stream as u32, output, results }
+    pub fn new(stream: Stream, output: OutputFile, log: (RunLog, Source), results: Option<ResultParser>) -> Self {
+        Self { ring: Consumer::new(stream), data: stream as u32, output, log, results }
     }
 
     /// Takes at most `max` bytes out of the ring, when none are pending. Returns whether there were any.
     fn pop(&mut self, pages: &impl Pages, max: usize) -> Result<bool, ProtocolError> {
         self.ring.pop(pages, &mut self.output.pending, max)?;
+        self.log.0.push(self.log.1, &self.output.pending);
         if let Some(results) = &mut self.results {
             results.push(&self.output.pending);
         }

@@ -12,7 +12,7 @@
 //! use kickvm::vmm::{Outcome, VMMConfig, code};
 //!
 //! let config = VMMConfig::new(Image::Raw(&[0xf4]));
-//! let reporter = RunReporter::new(&[], &config, ReportPaths::default())?;
+//! let reporter = RunReporter::new(&[], &config, &ReportPaths::default())?;
 //! assert_eq!(reporter.finish(Outcome::failed("no kernel"), Default::default()), code::FAILED);
 //! # Ok::<(), String>(())
 //! ```

@@ -30,6 +30,8 @@ pub struct ReportPaths {
     pub json: Option<PathBuf>,
     /// Receives the run and the tests of the guest as JUnit test cases.
     pub junit: Option<PathBuf>,
+    /// Receives all output of the run, with times.
+    pub log: Option<PathBuf>,
     /// The kernel's `System.map`.
     pub symbols: Option<PathBuf>,
     /// The name of the run among several; empty for a single one.
@@ -55,8 +57,8 @@ impl RunReporter {
     /// # Errors
     ///
     /// A file cannot be used; the message names it.
-    pub fn new(command: &[OsString], config: &VMMConfig, paths: ReportPaths) -> Result<Self, String> {
-        let ReportPaths { json, junit, symbols, label, ci } = &paths;
+    pub fn new(command: &[OsString], config: &VMMConfig, paths: &ReportPaths) -> Result<Self, String> {
+        let ReportPaths { json, junit, symbols, label, ci, .. } = paths;
         let symbols_file = symbols.as_deref();
         let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
         if let ConsoleConfig::File(console) = &config.console {

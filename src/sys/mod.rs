@@ -13,11 +13,13 @@
 
 pub(crate) mod async_io;
 pub(crate) mod coalesced_port;
+pub(crate) mod execute;
 pub(crate) mod file_writer;
 mod fork;
 pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;
+pub(crate) mod replace_descriptor;
 pub mod rlimit;
 pub(crate) mod shared_process;
 pub(crate) mod tap;
@@ -26,3 +28,4 @@ pub(crate) mod vectored_io;
 pub(crate) mod vm_close;
 pub(crate) mod wait;
 pub mod winsize;
+pub(crate) mod xattr;

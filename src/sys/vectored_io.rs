@@ -41,6 +41,18 @@ pub fn supports_nowait(file: BorrowedFd<'_>, size: u64) -> bool {
     unsafe { libc::preadv2(file.as_raw_fd(), &list, 1, end, libc::RWF_NOWAIT) >= 0 }
 }
 
+/// Reads the start of `file` if the page cache has it. Returns the number of bytes.
+///
+/// # Errors
+///
+/// The error of preadv2(2): `WouldBlock` if the medium must be read.
+pub fn peek_cached(file: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let list = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the list has one entry, which is `bytes`, borrowed for writing.
+    let len = unsafe { libc::preadv2(file.as_raw_fd(), &list, 1, 0, libc::RWF_NOWAIT) };
+    usize::try_from(len).map_err(|_| io::Error::last_os_error())
+}
+
 /// A list of buffers for the kernel. It is reused, so that I/O allocates nothing once the list is long enough.
 #[derive(Debug, Default)]
 pub struct IoVecs(Vec<libc::iovec>);

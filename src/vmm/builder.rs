@@ -207,7 +207,7 @@ fn console(
     };
     let input = input.map_err(Error::host("use standard input"))?;
     let monitor = ConsoleMonitor::new(&config.rules).map_err(Error::Rule)?;
-    let console = ConsoleIo::new(ports, wake, output, input, monitor, Box::new(on_event));
+    let console = ConsoleIo::new(ports, wake, output, input, monitor, config.log.clone(), Box::new(on_event));
     Ok(Arc::new(Mutex::new(console.map_err(Error::host("set up the console"))?)))
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::boot::Image;
-use crate::console::Rules;
+use crate::console::{Rules, RunLog};
 
 /// The destination of the guest's console.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ impl ConsoleConfig {
 pub struct DiskConfig {
     /// The file.
     pub path: PathBuf,
+    /// Whether the file is used as it is, even if it looks like an image in another format.
+    pub raw: bool,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// What the guest reads as the disk's serial number, at most 20 bytes.
@@ -75,7 +77,7 @@ pub struct ShareConfig {
 }
 
 /// One virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VMMConfig {
     /// The kernel.
     pub image: Image,
@@ -107,6 +109,8 @@ pub struct VMMConfig {
     pub port_stats: bool,
     /// Lines that the console must show and must not show.
     pub rules: Rules,
+    /// Receives all output of the run.
+    pub log: RunLog,
 }
 
 /// The default command line: a serial console, and an immediate reboot after a panic.
@@ -137,6 +141,7 @@ impl VMMConfig {
             timeout: None,
             port_stats: false,
             rules: Rules::default(),
+            log: RunLog::default(),
         }
     }
 

@@ -151,6 +151,7 @@ impl Vmm {
             tests: None,
         };
         outcome.judge_tests(results);
+        outcome.explain_panic();
         Ok(outcome)
     }
 

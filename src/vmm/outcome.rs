@@ -76,6 +76,22 @@ impl Outcome {
         self.tests = Some(results);
     }
 
+    /// Adds a note if the kernel has panicked because it cannot unpack an initramfs (init/initramfs.c).
+    pub fn explain_panic(&mut self) {
+        let line = |line: &String| {
+            let (_, rest) = line.split_once("Initramfs unpacking failed: compression method ")?;
+            rest.strip_suffix(" not configured").map(str::to_owned)
+        };
+        if self.reason.code() == code::PANIC
+            && let Some(method) = self.console.lines.iter().find_map(line)
+        {
+            let symbol = format!("CONFIG_RD_{}", method.to_uppercase());
+            self.notes.push(format!(
+                "this kernel cannot unpack an initramfs that {method} has compressed: it lacks {symbol}"
+            ));
+        }
+    }
+
     /// The exits of all vCPUs.
     pub fn stats(&self) -> ExitStats {
         let mut stats = ExitStats::default();

@@ -67,6 +67,9 @@ impl VirtioDevices {
         let mut devices = Self { subscribers: Vec::new(), dropped: Vec::new(), disks, shares, fast_path };
         for disk in &config.disks {
             let file = Disk::open(&disk.path, disk.read_only, disk.direct)?;
+            if !disk.raw {
+                file.check_raw(&disk.path)?;
+            }
             let path = disk.path.clone();
             let report_host_error = Box::new(move |error: &io::Error| {
                 let why = os_error::describe(error);

@@ -30,8 +30,10 @@ fn each_combination_is_a_run_and_the_worst_decides() {
     need_kvm!();
     let dir = TempDir::new();
     let kernels = kernels(&dir, &[("green", &HELLO), ("panic", &PANIC), ("red", &STATUS_7), ("slow", &SPIN)]);
-    let [json, junit] = ["all.json", "all.xml"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
-    let options = ["--cpus", "1,2", "--jobs", "3", "--timeout", "2s", "--report", &json, "--junit", &junit];
+    let [json, junit, log] =
+        ["all.json", "all.xml", "log"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let options =
+        ["--cpus", "1,2", "--jobs", "3", "--timeout", "2s", "--report", &json, "--junit", &junit, "--log", &log];
     let ended = run(&kernels, &options);
     assert_eq!(ended.code, Some(120), "{ended:?}");
     for cpus in [1, 2] {
@@ -53,6 +55,12 @@ fn each_combination_is_a_run_and_the_worst_decides() {
     let junit = fs::read_to_string(junit).unwrap();
     assert!(junit.contains(r#"<testsuites tests="8" failures="2" errors="4" skipped="0""#), "{junit}");
     assert!(junit.contains("[slow cpus=2]"), "{junit}");
+    let log = fs::read_to_string(log + ".3").unwrap();
+    let lines: Vec<_> = log.lines().map(|line| &line[13..]).collect();
+    assert!(lines[0].starts_with("kickvm: boot protocol: "), "{log}");
+    for line in ["console: [    1.000000] Kernel panic - not syncing: VFS", "kickvm: the guest kernel panicked"] {
+        assert!(lines.contains(&line), "no '{line}' in {log}");
+    }
 }
 
 #[test]

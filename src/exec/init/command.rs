@@ -1,7 +1,7 @@
 //! Starting the command, and sending it signals.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -49,6 +50,7 @@ pub fn start(job: &Job) -> io::Result<Running> {
         let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
         command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     }
+    set_open_files(job.open_files);
     let pty = job.terminal.map(open_terminal).transpose()?;
     let stream = || pty.as_ref().map_or(Ok(Stdio::piped()), |pty| pty.slave.try_clone().map(Stdio::from));
     let stderr = if job.separate_stderr { Stdio::piped() } else { stream()? };
@@ -63,6 +65,17 @@ pub fn start(job: &Job) -> io::Result<Running> {
         stdout: end(child.stdout.take().map(OwnedFd::from))?,
         stderr: child.stderr.take().map(|pipe| non_blocking(pipe.into())).transpose()?,
     })
+}
+
+/// Sets the limit of open files, also for this process. It cannot be higher than that of the kernel.
+fn set_open_files((soft, hard): (u64, u64)) {
+    const NR_OPEN: &str = "/proc/sys/fs/nr_open";
+    let read_max = || fs::read_to_string(NR_OPEN).ok().and_then(|text| text.trim_end().parse().ok()).unwrap_or(hard);
+    if hard > read_max() {
+        let _ = fs::write(NR_OPEN, hard.min(i32::MAX as u64 & !63).to_string()); // the largest that Linux accepts
+    }
+    let hard = hard.min(read_max());
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard); // on failure, the kernel's default applies
 }
 
 /// This program, as the process that becomes the command.

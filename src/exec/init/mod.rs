@@ -8,7 +8,9 @@ mod command;
 mod event_loop;
 mod files;
 mod modules;
+mod program;
 mod session;
+mod sparse;
 mod system;
 
 use std::fmt;
@@ -41,7 +43,7 @@ pub fn run_if_init() -> Option<u8> {
     }
     let mut arguments = std::env::args_os();
     let session = arguments.next()? == INIT_PATH && arguments.next()? == SESSION;
-    session.then(|| session::become_command(arguments.collect()))
+    session.then(|| session::become_command(&arguments.collect::<Vec<_>>()))
 }
 
 /// Runs the job. An error is one that cannot be sent through the channel.
@@ -70,9 +72,10 @@ fn run() -> Result<(), String> {
 
 /// Sets up the guest and starts the command.
 fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
-    for warning in system::set_up() {
+    for warning in sparse::complete_all().into_iter().chain(system::set_up()) {
         channel.send(&Message::Warning(warning));
     }
+    modules::load_packed()?;
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
         let started = std::env::set_current_dir(cwd);

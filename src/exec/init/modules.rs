@@ -1,18 +1,35 @@
-//! Loading kernel modules with their dependencies, which are in `/lib/modules/RELEASE/modules.dep`, as for modprobe(8).
+//! Loading kernel modules: those that kickvm has packed, then those of `--module` that are in the guest's root.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::kmod::init_module;
 
 use super::cannot;
+use crate::exec::job::MODULES_PATH;
+use crate::exec::modules::{Module, ModuleDirectory};
 
-/// MODULE_INIT_COMPRESSED_FILE: the kernel decompresses the module (linux/module.h, since Linux 5.17).
-const COMPRESSED_FILE: i32 = 4;
+/// Loads the packed modules, in the order of their names, and deletes them.
+///
+/// # Errors
+///
+/// The kernel refuses a module. The error is a message for the user.
+pub fn load_packed() -> Result<(), String> {
+    let Ok(entries) = fs::read_dir(MODULES_PATH) else { return Ok(()) };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    for file in files {
+        let content = fs::read(&file).map_err(cannot("read a module"))?;
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        insert(name.split_once('-').map_or(&*name, |(_number, name)| name), &content)?;
+    }
+    let _ = fs::remove_dir_all(MODULES_PATH); // it only takes memory
+    Ok(())
+}
 
-/// Loads each of `names` and the modules that it depends on.
+/// Loads each of `names` and the modules that it depends on, from `/lib/modules/RELEASE`.
 ///
 /// # Errors
 ///
@@ -22,58 +39,24 @@ pub fn load(names: &[OsString]) -> Result<(), String> {
         return Ok(());
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(cannot("read the kernel release"))?;
-    let directory = Path::new("/lib/modules").join(release.trim());
-    let list = directory.join("modules.dep");
-    let dependencies = fs::read_to_string(&list);
-    let dependencies = dependencies.map_err(cannot(format_args!("load modules: '{}' in the guest", list.display())))?;
-    let builtin = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
+    let path = Path::new("/lib/modules").join(release.trim());
+    let directory = ModuleDirectory::open(&path);
+    let directory = directory.map_err(cannot(format_args!("load modules: '{}' in the guest", path.display())))?;
+    let mut modules = Vec::new();
     for name in names {
         let name = name.to_string_lossy();
-        match load_order(&dependencies, &name) {
-            Some(files) => files.iter().try_for_each(|file| insert(&directory.join(file)))?,
-            None if builtin.lines().any(|file| is_module(file, &name)) => {}
-            None => return Err(format!("no module '{name}' in '{}'", list.display())),
+        if !directory.add(&name, &mut modules)? && directory.has_builtin(&name) != Some(true) {
+            return Err(format!("no module '{name}' in '{}' of the guest", path.display()));
         }
     }
-    Ok(())
+    modules.iter().try_for_each(|Module { name, content }| insert(name, content))
 }
 
-/// The files of module `name` and its dependencies, in the order in which they must be loaded.
-fn load_order<'a>(dependencies: &'a str, name: &str) -> Option<Vec<&'a str>> {
-    let mut entries = dependencies.lines().filter_map(|line| line.split_once(':'));
-    let (file, needs) = entries.find(|(file, _)| is_module(file, name))?;
-    // depmod lists direct dependencies before those that they need.
-    Some(needs.split_whitespace().rev().chain([file]).collect())
-}
-
-/// Whether `file` contains the module `name`. Module names do not distinguish `-` from `_`.
-fn is_module(file: &str, name: &str) -> bool {
-    let base = file.rsplit('/').next().unwrap_or(file);
-    let base = base.split_once(".ko").map_or(base, |(base, _)| base);
-    base.replace('-', "_") == name.replace('-', "_")
-}
-
-fn insert(path: &Path) -> Result<(), String> {
-    let action = || format!("load module '{}'", path.display());
-    let file = File::open(path).map_err(cannot(action()))?;
-    let uncompressed = path.extension().is_some_and(|extension| extension == "ko");
-    let flags = ModuleInitFlags::from_bits_retain(if uncompressed { 0 } else { COMPRESSED_FILE as _ });
-    match finit_module(&file, c"", flags) {
+fn insert(name: &str, content: &[u8]) -> Result<(), String> {
+    match init_module(content, c"") {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(error) => Err(cannot(action())(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dependencies_are_loaded_before_the_module() {
-        let list = "kernel/a/virtio_net.ko.xz: kernel/net_failover.ko kernel/failover.ko\nkernel/b/9p-net.ko:\n";
-        let files = ["kernel/failover.ko", "kernel/net_failover.ko", "kernel/a/virtio_net.ko.xz"];
-        assert_eq!(load_order(list, "virtio-net"), Some(files.to_vec()));
-        assert_eq!(load_order(list, "9p_net"), Some(vec!["kernel/b/9p-net.ko"]));
-        assert_eq!((load_order(list, "net"), load_order("", "x")), (None, None));
+        // The kernel's log has the reason: usually a module of another build (`vermagic`).
+        Err(Errno::ENOEXEC) => Err(format!("cannot load module '{name}': it does not belong to this kernel")),
+        Err(error) => Err(cannot(format_args!("load module '{name}'"))(error)),
     }
 }

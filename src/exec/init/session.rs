@@ -1,12 +1,15 @@
 //! The process that becomes the command: it starts a session, gets a controlling terminal, and executes the command.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::AsFd;
 
+use nix::sys::stat::{Mode, fchmod};
+
+use super::program::{self, SHELL};
 use crate::exec::port::{EXEC_PORT_BASE, EXEC_PORT_COUNT};
+use crate::sys::execute::execute;
 use crate::sys::os_error;
 use crate::sys::port_io::PortIo;
 
@@ -15,12 +18,27 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// Executes the command `words`. Returns only if that fails, with the exit status to use.
-pub fn become_command(words: Vec<OsString>) -> u8 {
-    let [program, arguments @ ..] = &words[..] else { return NOT_FOUND };
-    let error = start_session().err().unwrap_or_else(|| Command::new(program).args(arguments).exec());
-    let not_found = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput);
-    eprintln!("kickvm: cannot run '{}': {}", program.display(), os_error::describe(&error));
-    if not_found { NOT_FOUND } else { NOT_EXECUTABLE }
+pub fn become_command(words: &[OsString]) -> u8 {
+    let [name, ..] = words else { return NOT_FOUND };
+    if let Err(error) = start_session() {
+        eprintln!("kickvm: cannot run '{}': {}", name.display(), os_error::describe(&error));
+        return NOT_EXECUTABLE;
+    }
+    let path = program::find(name);
+    let mut words: Vec<_> = words.iter().map(OsString::as_os_str).collect();
+    let error = execute(path.as_os_str(), &words);
+    let mut reason = program::explain(&path, &error);
+    if program::is_plain_script(&path, &error) {
+        words.splice(..1, [OsStr::new(SHELL), path.as_os_str()]);
+        let error = execute(SHELL.as_ref(), &words);
+        reason = format!("it has no '#!' line, and {SHELL} cannot be run: {}", os_error::describe(&error));
+    }
+    eprintln!("kickvm: cannot run '{}': {reason}", name.display());
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    }
 }
 
 /// Starts a session. If standard input is a terminal, that becomes the controlling terminal.
@@ -29,6 +47,10 @@ fn start_session() -> io::Result<()> {
     PortIo::close(EXEC_PORT_BASE, EXEC_PORT_COUNT);
     // The command must not inherit init's protection from the OOM killer. If this fails, it does: that does no harm.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
+    // A command of another user may open /dev/stdout, which needs the permission to write to the pipe or terminal.
+    for descriptor in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
+        fchmod(descriptor, Mode::from_bits_truncate(0o666))?;
+    }
     if io::stdin().is_terminal() {
         // The first terminal that a session leader opens becomes its controlling terminal.
         OpenOptions::new().read(true).write(true).open("/proc/self/fd/0")?;

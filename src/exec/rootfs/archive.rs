@@ -3,7 +3,7 @@
 //! not fit in memory is measured and not written.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -16,6 +16,8 @@ use crate::boot::layout::PAGE_SIZE;
 
 /// Offset of the header field `c_nlink`.
 const NLINK_OFFSET: u64 = 6 + 4 * 8;
+/// The size of the reads from a stream.
+const STREAM_BUFFER: usize = 128 << 10;
 /// The longest file: `c_filesize` has 32 bits.
 pub const MAX_FILE: u64 = u32::MAX as u64;
 
@@ -300,13 +302,56 @@ impl<'a> Archive<'a> {
                 Err(error) => break Err(io::Error::other(error)),
             }
         };
-        for hole in (at..range.end).step_by(PAGE_SIZE as usize).take_while(|_| self.fits()) {
-            let len = (range.end - hole).min(PAGE_SIZE) as usize;
+        self.end_content(at..range.end);
+        result.map(|()| at - range.start)
+    }
+
+    /// Fills the addresses `unread` of the last entry with zeros, and aligns the next one.
+    #[expect(clippy::cast_possible_truncation, reason = "a page is far below 4 GiB")]
+    fn end_content(&mut self, unread: Range<u64>) {
+        for hole in unread.clone().step_by(PAGE_SIZE as usize).take_while(|_| self.fits()) {
+            let len = (unread.end - hole).min(PAGE_SIZE) as usize;
             // Cannot fail: a range that fits is in RAM.
             let _ = self.memory.write_slice(&[0; PAGE_SIZE as usize][..len], GuestAddress(hole));
         }
         self.pad();
-        result.map(|()| at - range.start)
+    }
+
+    /// As [`read`](Self::read), from a stream.
+    ///
+    /// # Errors
+    ///
+    /// Reading failed. The rest of `range` is zeros then, too.
+    pub fn read_stream(&mut self, stream: &mut impl Read, range: Range<u64>) -> io::Result<()> {
+        let mut buffer = vec![0; STREAM_BUFFER];
+        let (mut at, mut result) = (range.start, Ok(()));
+        while at < range.end && self.fits() {
+            let len = usize::try_from(range.end - at).unwrap_or(STREAM_BUFFER).min(STREAM_BUFFER);
+            result = stream.read_exact(&mut buffer[..len]);
+            if result.is_err() {
+                break;
+            }
+            // Cannot fail: a range that fits is in RAM.
+            let _ = self.memory.write_slice(&buffer[..len], GuestAddress(at));
+            at += len as u64;
+        }
+        self.end_content(at..range.end);
+        result
+    }
+
+    /// Adds a regular file that belongs to root and has the first `len` bytes of `stream`, at most [`MAX_FILE`].
+    ///
+    /// # Errors
+    ///
+    /// Reading failed. The rest of the file is zeros then.
+    pub fn stream(&mut self, name: &[u8], len: u64, stream: &mut impl Read) -> io::Result<()> {
+        self.entries += 1;
+        let filesize = u32::try_from(len).unwrap_or(0);
+        self.header(name, &Header { ino: self.entries, filesize, ..Header::new(libc::S_IFREG | 0o600) });
+        let start = self.next;
+        self.next = start.saturating_add(filesize.into());
+        self.unpacked += len.next_multiple_of(PAGE_SIZE);
+        self.read_stream(stream, start..self.next)
     }
 
     /// Ends the archive.

@@ -6,9 +6,11 @@
 //! trees, `archive` has the format and the kernel's rules for it, and `libraries` finds the libraries of an executable.
 
 mod archive;
-mod elf;
+pub(super) mod elf;
 mod ld_cache;
 mod libraries;
+pub(super) mod sparse;
+mod tarball;
 mod walk;
 
 pub use libraries::{Linked, libraries_of};
@@ -17,11 +19,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::boot::{InitramfsSource, SourceError, Written};
+use crate::boot::{self, InitramfsSource, SourceError, Written};
 use crate::sys::os_error;
 use archive::{Archive, Header};
 use walk::Walk;
@@ -29,12 +32,14 @@ use walk::Walk;
 /// What is packed. Each part may replace files of the parts before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootfsSpec {
-    /// A directory that becomes the root.
+    /// A directory that becomes the root, or a tar archive of one, which may be compressed.
     pub directory: Option<PathBuf>,
     /// Files and directories that are added to it.
     pub overlays: Vec<Overlay>,
-    /// Files that are not on the host.
+    /// Files that are not on the host. They belong to root.
     pub files: Vec<NewFile>,
+    /// The user and the group that all other files belong to; `None` for those on the host.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A file that is not on the host.
@@ -73,6 +78,17 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A tar archive cannot be opened.
+    #[error(transparent)]
+    File(#[from] boot::Error),
+    /// A tar archive is invalid.
+    #[error("cannot unpack '{path}': {}", os_error::describe(.source))]
+    Tarball {
+        /// The path as the user wrote it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A library of an executable is not on the host.
     #[error("cannot find the library '{library}', which '{executable}' needs")]
     NoLibrary {
@@ -94,6 +110,12 @@ impl InitramfsSource for RootfsSpec {
 
     /// Logs a warning for each file that is left out.
     fn write(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<Written, SourceError> {
+        let uid = self.directory.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |root| root.uid());
+        if uid != 0 && self.owner.is_none() {
+            log::info!(
+                "the root directory belongs to user {uid} in the guest, too; --chown root makes root the owner of all files"
+            );
+        }
         let (written, warnings) = self.pack(memory, range)?;
         warnings.iter().for_each(|warning| log::warn!("warning: {warning}"));
         Ok(written)
@@ -103,13 +125,15 @@ impl InitramfsSource for RootfsSpec {
 impl RootfsSpec {
     /// Packs everything. Returns warnings for what is left out.
     fn pack(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(Written, Vec<String>), Error> {
-        let mut walk = Walk::new(Archive::new(memory, range));
+        let mut walk = Walk::new(Archive::new(memory, range), self.owner);
         // Linux opens the console for the first process before that can create it.
         walk.archive.directory(b".", 0o755);
         walk.archive.directory(b"dev", 0o755);
         walk.archive.add(b"dev/console", Header { rdev: CONSOLE, ..Header::new(libc::S_IFCHR | 0o600) }, b"");
-        if let Some(directory) = &self.directory {
-            walk.tree(directory, b"", u64::MAX)?;
+        match &self.directory {
+            Some(path) if path.is_dir() || !path.exists() => walk.tree(path, b"", u64::MAX)?,
+            Some(path) => walk.tarball(path)?,
+            None => {}
         }
         let mut libraries = Vec::new();
         for overlay in &self.overlays {

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::boot::layout::PAGE_SIZE;
+use crate::sys::xattr::set_attribute;
 
 const MIB: u64 = 1 << 20;
 
@@ -358,12 +360,60 @@ fn a_mount_point_is_a_directory_without_files() {
 fn a_root_that_is_not_a_directory_is_an_error() {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     for (path, why) in [
-        ("/no/such", "No such file or directory"),
-        ("/dev/null", "it is neither a file nor a directory"),
-        (own, "it is not a directory"),
+        ("/no/such", "cannot pack '/no/such': No such file or directory"),
+        ("/dev/null", "cannot use --root '/dev/null': it is not a regular file"),
+        (own, &format!("cannot unpack '{own}': it is neither a directory nor a tar archive")),
     ] {
         let error = directory(Path::new(path)).pack(&memory(), RANGE).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot pack '{path}': {why}"));
+        assert_eq!(error.to_string(), why);
+    }
+}
+
+/// The same tree, as a directory and as tar archives of it.
+#[test]
+fn a_tar_archive_is_packed_like_its_directory() {
+    let root = Directory::new();
+    let at = |name: &str| root.0.join(name);
+    fs::create_dir_all(at("usr/lib")).unwrap();
+    fs::write(at("usr/lib/file"), b"content").unwrap();
+    fs::set_permissions(at("usr/lib/file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::write(at(&"n".repeat(200)), b"long").unwrap();
+    fs::write(at("empty"), b"").unwrap();
+    fs::hard_link(at("usr/lib/file"), at("usr/link")).unwrap();
+    symlink("usr/lib", at("lib")).unwrap();
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
+    // Inode numbers differ, and the number of links is what tar does not store.
+    let sorted = |spec: &RootfsSpec| {
+        let (entries, warnings) = packed(spec);
+        let contents: BTreeMap<_, _> = entries
+            .iter()
+            .filter(|(_, it)| !it.content.is_empty())
+            .map(|(_, it)| (it.inode, it.content.clone()))
+            .collect();
+        let by_name = |(name, entry): (Vec<u8>, Entry)| {
+            let content = contents.get(&entry.inode).cloned().unwrap_or_default();
+            (name, Entry { inode: 0, links: 0, content, ..entry })
+        };
+        (entries.into_iter().map(by_name).collect::<BTreeMap<_, _>>(), warnings)
+    };
+    let expected = sorted(&directory(&root.0));
+    let files = Directory::new();
+    for (option, name) in [("", "x.tar"), ("-z", "x.tar.gz"), ("-J", "x.tar.xz"), ("--zstd", "x.tar.zst")] {
+        let path = files.0.join(name);
+        let mut tar = std::process::Command::new("tar");
+        tar.args(Some(option).filter(|option| !option.is_empty()))
+            .arg("-cf")
+            .arg(&path)
+            .arg("-C")
+            .arg(&root.0)
+            .arg(".");
+        assert!(tar.status().unwrap().success());
+        let found = sorted(&directory(&path));
+        assert_eq!(found, expected, "{name}");
+        let content = fs::read(&path).unwrap();
+        fs::write(&path, &content[..content.len() / 2]).unwrap();
+        let error = directory(&path).pack(&memory(), RANGE).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot unpack '{}': ", path.display())), "{error}");
     }
 }
 
@@ -490,4 +540,35 @@ proptest! {
         let _ = libraries_of(&path);
         let _ = elf::loaded_len(&path);
     }
+}
+
+#[test]
+fn all_files_belong_to_the_owner_that_is_given() {
+    let root = Directory::new();
+    fs::create_dir(root.0.join("sub")).unwrap();
+    fs::write(root.0.join("sub/file"), b"x").unwrap();
+    symlink("file", root.0.join("sub/link")).unwrap();
+    let spec = RootfsSpec { owner: Some((7, 8)), ..directory(&root.0) };
+    let memory = memory();
+    let (written, _) = spec.pack(&memory, RANGE).unwrap();
+    let mut bytes = vec![0; usize::try_from(written.len).unwrap()];
+    memory.read_slice(&mut bytes, GuestAddress(RANGE.start)).unwrap();
+    for name in ["sub\0", "sub/file\0", "sub/link\0"] {
+        let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap() - 110;
+        assert_eq!(&bytes[at + 22..at + 38], b"0000000700000008", "{name}");
+    }
+}
+
+#[test]
+fn lost_attributes_are_reported_once() {
+    let root = Directory::new();
+    for name in ["a", "b"] {
+        let file = fs::File::create(root.0.join(name)).unwrap();
+        if !set_attribute(file.as_fd(), c"user.kickvm") {
+            println!("lost_attributes_are_reported_once could not run: {} has no attributes", root.0.display());
+            return;
+        }
+    }
+    let what = "an initramfs has no capabilities, access control lists and other extended attributes";
+    assert_eq!(packed(&directory(&root.0)).1, [format!("{what}; 2 files had some: user.kickvm of 'a'")]);
 }

@@ -2,11 +2,13 @@
 //! open directory and never through a symbolic link, so a tree that changes meanwhile cannot lead out of itself.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use libc::{gid_t, uid_t};
 use nix::NixPath;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -15,9 +17,12 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::Error;
 use super::archive::{Archive, MAX_FILE, join};
+use super::normalize;
+use super::sparse::{DIRECTORY, SparseFile};
 use crate::boot::Written;
 use crate::boot::initramfs::TRAILER;
 use crate::sys::os_error;
+use crate::sys::xattr::find_attribute;
 
 /// The most warnings of one archive. A root directory may have any number of unusual files.
 const MAX_WARNINGS: usize = 10;
@@ -30,8 +35,11 @@ pub struct Walk<'a> {
     pub archive: Archive<'a>,
     warnings: Vec<String>,
     more_warnings: usize,
-    name: Vec<u8>, // of the current entry
-    device: u64,   // of the current tree
+    sparse_files: u32,
+    pub(super) name: Vec<u8>,      // of the current entry
+    device: u64,                   // of the current tree
+    owner: Option<(uid_t, gid_t)>, // of all entries, instead of their own
+    lost: Option<(String, usize)>, // the first extended attribute that is left out, and the number of files with one
 }
 
 /// An open directory whose entries are being packed.
@@ -42,9 +50,16 @@ struct OpenDirectory {
 }
 
 impl<'a> Walk<'a> {
-    /// Files go to `archive`.
-    pub fn new(archive: Archive<'a>) -> Self {
-        Self { archive, warnings: Vec::new(), more_warnings: 0, name: Vec::new(), device: 0 }
+    /// Files go to `archive`. They belong to `owner` there, if there is one.
+    pub fn new(archive: Archive<'a>, owner: Option<(uid_t, gid_t)>) -> Self {
+        let (warnings, name) = (Vec::new(), Vec::new());
+        Self { archive, warnings, more_warnings: 0, sparse_files: 0, name, device: 0, owner, lost: None }
+    }
+
+    /// `stat` with the owner of the archive's entries.
+    pub(super) fn owned(&self, mut stat: FileStat) -> FileStat {
+        (stat.st_uid, stat.st_gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        stat
     }
 
     /// Packs the file or directory at `path` on the host as `name`; of a file, the first `max_len` bytes. A symbolic
@@ -61,13 +76,14 @@ impl<'a> Walk<'a> {
         self.name = self.archive.create_parents(name);
         check_name(&self.name)?;
         self.archive.begin_tree();
-        let (file, mut stat) = open(AT_FDCWD, path, FILE)?;
+        let (file, stat) = open(AT_FDCWD, path, FILE)?;
+        let mut stat = self.owned(stat);
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG if self.name.is_empty() => Err(io::Error::other("it is not a directory")), // but the root is
             libc::S_IFREG => {
                 stat.st_size = stat.st_size.min(i64::try_from(max_len).unwrap_or(i64::MAX));
                 stat.st_nlink = 1; // its other names are not in this tree
-                self.content(&file, &stat)
+                self.content(file, &stat)
             }
             libc::S_IFDIR => {
                 self.device = stat.st_dev;
@@ -100,7 +116,7 @@ impl<'a> Walk<'a> {
         let directory = parent.directory.as_fd();
         // Some file systems do not return the type. Only files and directories are opened.
         if !matches!(kind, Some(Type::File | Type::Directory)) {
-            let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let stat = self.owned(fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?);
             match stat.st_mode & libc::S_IFMT {
                 libc::S_IFREG | libc::S_IFDIR => {}
                 libc::S_IFSOCK => return Err(io::Error::other("it is a socket")),
@@ -109,8 +125,9 @@ impl<'a> Walk<'a> {
             }
         }
         let (file, stat) = open(directory, name, FILE | OFlag::O_NOFOLLOW)?;
+        let stat = self.owned(stat);
         match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => self.content(&file, &stat).map(|()| None),
+            libc::S_IFREG => self.content(file, &stat).map(|()| None),
             libc::S_IFDIR => self.enter(&parent.name, name.to_bytes(), file, &stat).map(Some),
             _ => Err(io::Error::other("its type changed while it was packed")),
         }
@@ -150,12 +167,19 @@ impl<'a> Walk<'a> {
         Ok(OpenDirectory { directory, entries: entries.into_iter(), name })
     }
 
-    fn content(&mut self, file: &OwnedFd, stat: &FileStat) -> io::Result<()> {
+    fn content(&mut self, file: OwnedFd, stat: &FileStat) -> io::Result<()> {
         self.check_free()?;
+        let file = File::from(file);
+        if let Some(sparse) = SparseFile::find(&self.name, &file, stat) {
+            return self.sparse(&file, stat, &sparse);
+        }
         if stat.st_size.cast_unsigned() > MAX_FILE {
             return Err(io::Error::other("it has 4 GiB or more, which an initramfs cannot hold"));
         }
         let Some(range) = self.archive.file(&self.name, stat) else { return Ok(()) };
+        if let Some(attribute) = find_attribute(file.as_fd(), is_lost) {
+            self.lose(&attribute);
+        }
         let len = range.end - range.start;
         match self.archive.read(file.as_fd(), range) {
             Ok(done) if done == len || !self.archive.fits() => {}
@@ -169,14 +193,36 @@ impl<'a> Walk<'a> {
     }
 
     /// The kernel skips an entry that is not a directory if its name is one.
-    fn check_free(&self) -> io::Result<()> {
+    pub(super) fn check_free(&self) -> io::Result<()> {
         match self.archive.is_directory(&self.name) {
             true => Err(io::Error::other("a directory has the same name")),
             false => Ok(()),
         }
     }
 
-    fn warn(&mut self, what: &str) {
+    /// Packs a file with holes: an empty file, and another one with the data.
+    fn sparse(&mut self, file: &File, stat: &FileStat, sparse: &SparseFile) -> io::Result<()> {
+        let description = sparse.encode();
+        let len = sparse.data_len() + description.len() as u64;
+        if len > MAX_FILE {
+            return Err(io::Error::other("it has 4 GiB or more of data, which an initramfs cannot hold"));
+        }
+        let mut empty = *stat;
+        empty.st_size = 0;
+        let Some(range) = self.archive.file(&self.name, &empty) else { return Ok(()) };
+        self.archive.read_stream(&mut io::empty(), range)?;
+        self.sparse_files += 1;
+        let name = self.archive.create_parents(&normalize(&Path::new(DIRECTORY).join(self.sparse_files.to_string())));
+        self.archive.stream(&name, len, &mut sparse.data(file).chain(&description[..]))
+    }
+
+    /// Counts the current file, whose extended attribute `name` cannot be packed.
+    pub(super) fn lose(&mut self, name: &str) {
+        let first = || (format!("{name} of '{}'", OsStr::from_bytes(&self.name).display()), 0);
+        self.lost.get_or_insert_with(first).1 += 1;
+    }
+
+    pub(super) fn warn(&mut self, what: &str) {
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(format!("'{}' {what}", OsStr::from_bytes(&self.name).display()));
         } else {
@@ -186,11 +232,21 @@ impl<'a> Walk<'a> {
 
     /// Ends the archive. Returns it with the warnings, at most [`MAX_WARNINGS`] and a count of the others.
     pub fn finish(mut self) -> (Written, Vec<String>) {
+        if let Some((first, count)) = self.lost {
+            let files = if count == 1 { "file" } else { "files" };
+            let what = "an initramfs has no capabilities, access control lists and other extended attributes";
+            self.warnings.push(format!("{what}; {count} {files} had some: {first}"));
+        }
         if self.more_warnings > 0 {
             self.warnings.push(format!("{} more like these", self.more_warnings));
         }
         (self.archive.finish(), self.warnings)
     }
+}
+
+/// Whether a program in the guest may need the extended attribute `name`. Labels of security modules are of the host.
+pub(super) fn is_lost(name: &str) -> bool {
+    name == "security.capability" || name.starts_with("system.posix_acl") || name.starts_with("user.")
 }
 
 fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) -> nix::Result<(OwnedFd, FileStat)> {
@@ -205,7 +261,7 @@ fn open<P: NixPath + ?Sized>(directory: BorrowedFd<'_>, path: &P, flags: OFlag) 
 }
 
 /// The kernel skips an entry whose name it does not accept.
-fn check_name(name: &[u8]) -> io::Result<()> {
+pub(super) fn check_name(name: &[u8]) -> io::Result<()> {
     let too_long = |part: &[u8]| part.len() > libc::NAME_MAX as usize;
     if TRAILER.strip_suffix(b"\0") == Some(name) {
         Err(io::Error::other("that name ends an initramfs"))

@@ -2,6 +2,7 @@
 
 use super::run::Exec;
 use crate::support::assets::Kernel;
+use std::os::unix::fs::PermissionsExt;
 
 on_kernel!(by_pvh, Pvh, status_42);
 on_kernel!(by_elf, Elf, status_42);
@@ -17,6 +18,7 @@ on_kernel!(
     not_executable,
     leftover_processes_end_with_the_command,
     no_directory,
+    programs_that_cannot_run,
     a_script_without_an_interpreter
 );
 
@@ -70,15 +72,45 @@ fn not_executable(exec: Exec) {
     exec.run(&["/bin/plain"]).assert(126, "", "kickvm: cannot run '/bin/plain': Permission denied\n");
 }
 
+/// Each file, with the exit code and the message of a command that it cannot run as.
+fn programs_that_cannot_run(exec: Exec) {
+    drop(exec);
+    let elf = |machine: u8, interpreter: bool| {
+        let mut image = std::fs::read("/proc/self/exe").unwrap();
+        image[18] = machine;
+        if interpreter { std::fs::read("/bin/ls").unwrap() } else { image }
+    };
+    for (content, code, why) in [
+        (
+            b"#!/no/such/shell -x\n".to_vec(),
+            127,
+            "its interpreter '/no/such/shell' is not in the guest, or cannot be executed",
+        ),
+        (
+            b"#!/bin/sh\r\necho\r\n".to_vec(),
+            127,
+            "its first line ends with a carriage return, which counts as a part of the name '/bin/sh'",
+        ),
+        (elf(62, true), 127, "its dynamic linker '/lib64/ld-linux-x86-64.so.2' is not in the guest"),
+        (elf(183, false), 126, "it is not built for x86-64 (ELF machine 183)"),
+        (b"\x01\0\x02 data".to_vec(), 126, "it is neither an executable nor a script"),
+    ] {
+        let exec = Exec::new(Kernel::BzImage).unwrap();
+        let program = exec.scratch.file("program", &content);
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let root = exec.scratch.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::rename(&program, root.join("program")).unwrap();
+        let ended = exec.options(&["--root".as_ref(), root.as_os_str()]).busybox().run(&["/program"]);
+        ended.assert(code, "", &format!("kickvm: cannot run '/program': {why}\n"));
+    }
+}
+
 fn a_script_without_an_interpreter(exec: Exec) {
-    let script = exec.scratch.file("script", b"#!/no/such/shell\n");
-    std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
-    let add = format!("{}:/script", script.display());
-    exec.options(&["--copy", &add]).run(&["/script"]).assert(
-        127,
-        "",
-        "kickvm: cannot run '/script': No such file or directory\n",
-    );
+    let script = exec.scratch.file("script", b"echo \"$0 $1\"; exit 5\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let add = format!("{}:/bin/script", script.display());
+    exec.options(&["--copy", &add]).busybox().run(&["script", "one"]).assert(5, "/bin/script one\n", "");
 }
 
 /// Processes that the command leaves behind end with it, and do not keep its streams open.

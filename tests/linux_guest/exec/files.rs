@@ -14,6 +14,7 @@ on_kernel!(
     BzImage,
     odd_names_and_kinds,
     additions_over_a_root,
+    a_tar_archive_as_the_root,
     more_links_than_a_tmpfs_has_inodes,
     a_directory_that_changes,
     too_little_memory,
@@ -47,7 +48,7 @@ fn twenty_thousand_files(exec: Exec) {
     ended.assert(0, "20000 199990000\n", "");
 }
 
-/// A sparse file is copied like any other. Its last 32 MiB are not zeros.
+/// A sparse file takes memory for its data only. Its last 32 MiB are not zeros.
 fn a_gibibyte(exec: Exec) {
     let root = root(&exec);
     let file = fs::File::create(root.join("large")).unwrap();
@@ -55,7 +56,7 @@ fn a_gibibyte(exec: Exec) {
     fs::write(exec.scratch.path().join("part"), noise(32 << 20)).unwrap();
     let sum = Command::new("md5sum").arg(exec.scratch.path().join("part")).output().unwrap().stdout;
     let sum = String::from_utf8(sum).unwrap();
-    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "2560M".as_ref()]);
+    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "256M".as_ref()]);
     let script = "busybox stat -c %s /large; busybox dd if=/large bs=1M skip=992 2>/dev/null | busybox md5sum";
     let ended = exec.run(&["sh", "-c", script]);
     ended.assert(0, &format!("1073741824\n{}  -\n", sum.split_whitespace().next().unwrap()), "");
@@ -94,6 +95,17 @@ fn odd_names_and_kinds(exec: Exec) {
         two words=two words\numläut 日本語=umläut 日本語\n./-dash 4751 2 regular file\n./link 4751 2 regular file\n\
         fifo 644 1 fifo\ntwo words 1000000000\nloop\nnowhere at all\nlinked\nno socket\n";
     ended.assert(0, expected, "kickvm: warning: 'odd/socket' is left out: it is a socket\n");
+}
+
+fn a_tar_archive_as_the_root(exec: Exec) {
+    let root = root(&exec);
+    fs::write(root.join("file"), b"content\n").unwrap();
+    fs::hard_link(root.join("file"), root.join("link")).unwrap();
+    let tar = exec.scratch.path().join("root.tar.gz");
+    assert!(Command::new("tar").arg("-czf").arg(&tar).arg("-C").arg(&root).arg(".").status().unwrap().success());
+    let exec = exec.options(&["--root".as_ref(), tar.as_os_str(), "--chown".as_ref(), "7:8".as_ref()]);
+    let script = "busybox cat /file; [ /file -ef /link ] && busybox stat -c '%u %g %h' /file";
+    exec.run(&["sh", "-c", script]).assert(0, "content\n7 8 2\n", "");
 }
 
 /// Links, hard links and modes of the root are kept, except those that an addition replaces.

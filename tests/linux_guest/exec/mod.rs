@@ -29,7 +29,10 @@ macro_rules! on_kernel {
 }
 
 mod ends;
+mod environment;
 mod files;
+mod kernels;
+mod matrix;
 mod reports;
 mod results;
 mod run;

@@ -21,9 +21,15 @@ fn report(text: &str) -> Value {
 fn a_report_of_a_command(exec: Exec) {
     let (json, junit) = (exec.scratch.path().join("out.json"), exec.scratch.path().join("out.xml"));
     let release = exec.assets.release.clone();
+    let log = exec.scratch.path().join("log");
     let exec = exec.options(&["--report".as_ref(), json.as_os_str(), "--junit".as_ref(), junit.as_os_str()]);
-    let ended = exec.sh("echo on; exit 5");
-    ended.assert(5, "on\n", "");
+    let exec = exec.options(&["--log".as_ref(), log.as_os_str()]);
+    let ended = exec.sh("echo on; printf off >&2; exit 5");
+    ended.assert(5, "on\n", "off");
+    let log = fs::read_to_string(log).unwrap();
+    for line in ["stdout: on", "stderr: off", "kickvm: the command ended with status 5"] {
+        assert!(log.lines().any(|it| it[13..] == *line), "no '{line}' in {log}");
+    }
     let value = report(&fs::read_to_string(json).unwrap());
     assert_eq!(
         (&value["outcome"], &value["exit_code"], &value["decided_by"]),

@@ -5,7 +5,7 @@ use crate::common::process::{default_signals, read_until};
 use crate::support::assets::{Assets, Kernel};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,10 +26,13 @@ impl Exec {
     pub fn new(kernel: Kernel) -> Result<Self, &'static str> {
         let scratch = TempDir::new();
         let assets = Assets::find(kernel, scratch.path())?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
-        default_signals(&mut command);
-        command.arg("exec").arg("--kernel").arg(&assets.kernel);
+        let command = command_of(&assets.kernel);
         Ok(Self { assets, scratch, command })
+    }
+
+    /// The same with another kernel, and without the options so far.
+    pub fn with_kernel(self, kernel: &Path) -> Self {
+        Self { command: command_of(kernel), ..self }
     }
 
     /// Adds options.
@@ -66,6 +69,13 @@ impl Exec {
     pub fn sh(self, script: &str) -> Ended {
         self.busybox().run(&["sh", "-c", script])
     }
+}
+
+fn command_of(kernel: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
+    default_signals(&mut command);
+    command.arg("exec").arg("--kernel").arg(kernel);
+    command
 }
 
 /// The static busybox that the test initramfs contains too.

@@ -29,6 +29,15 @@ fn files_that_are_not_disks() {
     let dir = TempDir::new();
     dir.file("empty", b"");
     dir.file("partial", &[0; 513]);
+    for (name, magic) in [("a.qcow2", &b"QFI\xfb"[..]), ("a.vmdk", b"KDMV"), ("a.vhdx", b"vhdxfile")] {
+        dir.file(name, &[magic, &[0; 512][magic.len()..]].concat());
+    }
+    let image = |format: &str| {
+        let convert = format!("'qemu-img convert -f {format} -O raw a.{format} a.{format}.raw' makes a raw one");
+        let why = format!("it is a {format} image; {convert} (append ',raw' to use its bytes as they are)");
+        format!("cannot use disk 'a.{format}': {why}")
+    };
+    end(with_disk(&dir, "a.qcow2,raw")).assert(7, "", &[]);
     fs::create_dir(dir.path().join("directory")).unwrap();
     assert!(Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap().success());
     for (disk, line) in [
@@ -43,6 +52,9 @@ fn files_that_are_not_disks() {
         ("directory,ro", "cannot use disk 'directory': it is a directory"),
         ("fifo", "cannot use disk 'fifo': it is neither a regular file nor a block device"),
         ("/dev/zero", "cannot use disk '/dev/zero': it is neither a regular file nor a block device"),
+        ("a.qcow2", &image("qcow2")),
+        ("a.vmdk,ro", &image("vmdk")),
+        ("a.vhdx", &image("vhdx")),
         ("two\nlines", "cannot open disk 'two?lines': No such file or directory"),
         ("with,,comma", "cannot open disk 'with,comma': No such file or directory"),
     ] {
@@ -132,9 +144,9 @@ fn a_disk_that_is_also_the_console_file_is_not_truncated() {
 #[test]
 fn invalid_disk_options() {
     let see = "; see 'kickvm run --help'";
-    let name = "'--disk <PATH[,ro][,direct][,id=NAME]>'";
+    let name = "'--disk <PATH[,ro][,direct][,raw][,id=NAME]>'";
     let not =
-        |part| format!("'{part}' is not ro, direct or id=NAME, each given once; write a comma in the path as two");
+        |part| format!("'{part}' is not ro, direct, raw or id=NAME, each given once; write a comma in the path as two");
     for (disk, why) in [
         ("", "give a path"),
         (",ro", "give a path"),

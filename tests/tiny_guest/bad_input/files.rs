@@ -65,9 +65,59 @@ fn files_that_are_not_kernels() {
             ("short", vec![0x7f], nothing_known),
             ("zeros", vec![0; 1 << 20], nothing_known),
             ("random", noise(1 << 20), nothing_known),
-            ("gzip", b"\x1f\x8b\x08\0 and so on".to_vec(), "it is gzip-compressed; unpack it first (gunzip)"),
+            ("gzip", b"\x1f\x8b\x08\0 and so on".to_vec(), "its gzip data is invalid: corrupt deflate stream"),
+            ("bzip2", b"BZh9 and so on".to_vec(), "it is bzip2-compressed; unpack it first (bunzip2)"),
+            ("lzma", b"\x5d\0\0\x80\0 and so on".to_vec(), "it is lzma-compressed; unpack it first (unlzma)"),
+            ("arm64", at(56, b"ARM\x64"), "it is an arm64 kernel, not one for x86-64"),
+            (
+                "uki",
+                b"MZ and so on".to_vec(),
+                "it is an EFI program and no bzImage; a unified kernel image (UKI) contains a kernel \
+                 (objcopy -O binary --only-section=.linux FILE vmlinuz)",
+            ),
         ],
     );
+}
+
+/// Zeros, with these bytes at an offset.
+fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
+    [&vec![0; offset], bytes].concat()
+}
+
+/// The shell's `<(command)` is a pipe, which is read once.
+#[test]
+fn a_kernel_and_an_initramfs_may_come_from_a_pipe() {
+    need_kvm!();
+    let dir = TempDir::new();
+    dir.file("kernel", &elf(&EXIT_7));
+    dir.file("archive", &cpio("init", b"#!/bin/sh"));
+    let mut command = Command::new("bash");
+    command.args(["-c", r#"exec "$0" "$@" -k <(cat kernel) -i <(cat archive)"#, env!("CARGO_BIN_EXE_kickvm"), "run"]);
+    command.current_dir(dir.path());
+    end(command).assert(7, "", &[]);
+    let mut command = Command::new("bash");
+    command.args(["-c", r#"exec "$0" "$@" -k <(cat kernel) --cpus 1,2"#, env!("CARGO_BIN_EXE_kickvm"), "run"]);
+    command.current_dir(dir.path());
+    let ended = end(command);
+    assert_eq!(ended.code, Some(7), "{}", ended.stderr);
+}
+
+#[test]
+fn a_kernel_is_named_by_a_directory_or_by_the_environment() {
+    need_kvm!();
+    let dir = TempDir::new();
+    fs::create_dir_all(dir.path().join("package/boot")).unwrap();
+    fs::create_dir_all(dir.path().join("tree/include/config")).unwrap();
+    dir.file("package/boot/vmlinuz-6.1", &elf(&EXIT_7));
+    dir.file("tree/include/config/kernel.release", b"6.1\n");
+    dir.file("tree/vmlinux", &elf(&EXIT_7));
+    end(run_in(&dir, &["--kernel", "package"])).assert(7, "", &[]);
+    for (variable, current) in [(Some("package"), "."), (Some("tree/vmlinux"), "."), (None, "tree/include")] {
+        let mut command = run_in(&dir, &[]);
+        command.env_remove("KICKVM_KERNEL").envs(variable.map(|name| ("KICKVM_KERNEL", name)));
+        command.current_dir(dir.path().join(current));
+        end(command).assert(7, "", &[]);
+    }
 }
 
 #[test]
@@ -160,7 +210,6 @@ fn files_that_are_missing_or_not_regular() {
     fs::create_dir(dir.path().join("directory")).unwrap();
     assert!(Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap().success());
     for (name, why) in [
-        ("directory", "cannot use ROLE 'directory': it is a directory"),
         ("fifo", "cannot use ROLE 'fifo': it is not a regular file"),
         ("/dev/zero", "cannot use ROLE '/dev/zero': it is not a regular file"),
         ("missing", "cannot open ROLE 'missing': No such file or directory"),
@@ -171,6 +220,8 @@ fn files_that_are_missing_or_not_regular() {
         end(run_in(&dir, &["--kernel", name])).assert(125, "", &[&line("kernel")]);
         end(run_in(&dir, &["--kernel=good", "--initramfs", name])).assert(125, "", &[&line("initramfs")]);
     }
+    let line = "kickvm: cannot use initramfs 'directory': it is a directory";
+    end(run_in(&dir, &["--kernel=good", "--initramfs", "directory"])).assert(125, "", &[line]);
     assert_eq!(names(&dir), ["directory", "fifo", "good"]);
 }
 

@@ -76,17 +76,23 @@ fn an_invalid_option_value_is_one_line() {
     }
 }
 
+const NO_KERNEL: &str = "no kernel given: use --kernel with a file, a directory or 'host', set KICKVM_KERNEL, or start \
+                         kickvm in a build tree of Linux";
+
 #[test]
 fn an_incomplete_command_line_is_one_line() {
     for (args, line) in [
-        (&["run"][..], format!("the following required arguments were not provided: --kernel <PATH>{SEE}")),
+        (&["run"][..], NO_KERNEL.to_owned()),
+        (&["exec", "true"], NO_KERNEL.to_owned()),
         (&["run", "--kernel"], format!("a value is required for '--kernel <PATH>' but none was supplied{SEE}")),
         (&[], "missing subcommand: expected run, exec, report, demo or doctor; see 'kickvm --help'".to_owned()),
         (&["report"], "missing subcommand: expected merge; see 'kickvm report --help'".to_owned()),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
         (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
     ] {
-        end(kickvm(args)).assert(125, "", &[&format!("kickvm: {line}")]);
+        let mut command = kickvm(args);
+        command.env_remove("KICKVM_KERNEL");
+        end(command).assert(125, "", &[&format!("kickvm: {line}")]);
     }
 }
 

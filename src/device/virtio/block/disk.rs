@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FlockArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
+use super::image_format::other_format;
 use super::request::SECTOR;
 use crate::device::virtio::HostError;
 use crate::sys::os_error;
@@ -101,6 +102,20 @@ impl Disk {
         };
         let block_size = if direct { direct_block_size(&files[1]) } else { SECTOR };
         Ok(Self { files, sectors: size / SECTOR, block_size, read_only, direct, inline })
+    }
+
+    /// Checks that the disk at `path` is not an image in another format than raw.
+    ///
+    /// # Errors
+    ///
+    /// It is one.
+    pub fn check_raw(&self, path: &Path) -> Result<(), HostError> {
+        let Some(format) = self.files.first().and_then(other_format) else { return Ok(()) };
+        let path = path.display();
+        Err(HostError(format!(
+            "cannot use disk '{path}': it is a {format} image; 'qemu-img convert -f {format} -O raw {path} {path}.raw' makes a \
+             raw one (append ',raw' to use its bytes as they are)"
+        )))
     }
 
     /// Closes its files. The lock lasts as long as there are copies of their descriptors.

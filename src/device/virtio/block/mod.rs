@@ -12,6 +12,7 @@
 mod config;
 mod disk;
 mod engine;
+mod image_format;
 mod request;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,204 @@
+//! A file with all output of a run: [`RunLog`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::escape_sequences::EscapeFilter;
+use super::output::is_same_file;
+use crate::sys::file_writer::FileWriter;
+use crate::sys::os_error;
+
+/// How long the file may take no bytes. Then the log ends.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A longer line is written in parts of this many bytes.
+const MAX_LINE: usize = 64 << 10;
+
+/// Where a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The guest's console.
+    Console,
+    /// The standard output of the command of `kickvm exec`.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+    /// Messages of kickvm.
+    Kickvm,
+}
+
+/// A file that receives the output of a run, line by line, after the time in seconds and the source. The default is no
+/// file. Clones write to the same file.
+#[derive(Clone, Debug, Default)]
+pub struct RunLog(Option<Arc<Mutex<Inner>>>);
+
+#[derive(Debug)]
+struct Inner {
+    file: Option<FileWriter>, // until the first error
+    began: Instant,
+    lines: [Line; 4], // by source
+}
+
+/// The begin of a line.
+#[derive(Debug, Default)]
+struct Line {
+    time: Duration, // of the first byte
+    text: Vec<u8>,
+    started: bool,
+    after_cr: bool,
+    escape: EscapeFilter,
+}
+
+impl Line {
+    /// Writes the line to `output`, and begins the next one.
+    fn finish(&mut self, source: Source, output: &mut Vec<u8>) {
+        let name = match source {
+            Source::Console => "console",
+            Source::Stdout => "stdout",
+            Source::Stderr => "stderr",
+            Source::Kickvm => "kickvm",
+        };
+        let _ = write!(output, "{:12.6} {name}: ", self.time.as_secs_f64()); // a vector takes all bytes
+        output.append(&mut self.text);
+        output.push(b'\n');
+        self.started = false;
+    }
+
+    fn push(&mut self, source: Source, bytes: &[u8], now: Duration, output: &mut Vec<u8>) {
+        for &byte in bytes {
+            if std::mem::take(&mut self.after_cr) && !matches!(byte, b'\r' | b'\n') {
+                self.finish(source, output);
+            }
+            if !std::mem::replace(&mut self.started, true) {
+                self.time = now;
+            }
+            match byte {
+                b'\n' => {
+                    self.escape = EscapeFilter::default();
+                    self.finish(source, output);
+                }
+                b'\r' => self.after_cr = !self.text.is_empty(),
+                _ if self.escape.is_text(byte) => self.text.push(byte),
+                _ => {}
+            }
+            if self.text.len() == MAX_LINE {
+                self.finish(source, output);
+            }
+        }
+    }
+}
+
+impl RunLog {
+    /// No file.
+    pub const NONE: Self = Self(None);
+
+    /// Creates the log file at `path`, or empties it, unless it is one of `others`. The run begins now.
+    ///
+    /// # Errors
+    ///
+    /// The file is one of `others`, or cannot be opened.
+    pub fn open<'a>(path: &Path, mut others: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let own = file.metadata()?;
+        if own.is_file() {
+            if others.any(|other| is_same_file(&own, other)) {
+                return Err(io::Error::other("another option uses it, too"));
+            }
+            file.set_len(0)?;
+        }
+        Self::start(file)
+    }
+
+    fn start(file: File) -> io::Result<Self> {
+        let file = Some(FileWriter::start(file)?);
+        Ok(Self(Some(Arc::new(Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() })))))
+    }
+
+    /// Adds output of `source`. Does not wait longer than a second, once.
+    pub fn push(&self, source: Source, bytes: &[u8]) {
+        self.write(|inner, now, output| inner.lines[source as usize].push(source, bytes, now, output));
+    }
+
+    /// Writes the lines that have not ended, and closes the file. Waits at most until `deadline`.
+    pub fn finish(&self, deadline: Instant) {
+        const ALL: [Source; 4] = [Source::Console, Source::Stdout, Source::Stderr, Source::Kickvm];
+        self.write(|inner, _, output| {
+            ALL.into_iter().zip(&mut inner.lines).filter(|(_, line)| line.started).for_each(|(source, line)| {
+                line.finish(source, output);
+            });
+        });
+        let file = self.0.as_ref().and_then(|inner| inner.lock().unwrap_or_else(PoisonError::into_inner).file.take());
+        report(file.map_or(Ok(()), |file| file.finish(deadline)));
+    }
+
+    fn write(&self, fill: impl FnOnce(&mut Inner, Duration, &mut Vec<u8>)) {
+        let Some(inner) = &self.0 else { return };
+        let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut output, now) = (Vec::new(), inner.began.elapsed());
+        if inner.file.is_some() {
+            fill(&mut inner, now, &mut output);
+        }
+        let deadline = Instant::now() + STALL_TIMEOUT;
+        let written = inner.file.as_mut().map_or(Ok(()), |file| file.write_all(&output, deadline));
+        if written.is_err() {
+            inner.file = None;
+        }
+        drop(inner); // the message is for the log, too
+        report(written);
+    }
+}
+
+fn report(result: io::Result<()>) {
+    if let Err(error) = result {
+        log::error!("cannot write the file of --log: {}", os_error::describe(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn each_line_has_its_time_and_source() {
+        let path = std::env::temp_dir().join(format!("kickvm-run-log-{}", std::process::id()));
+        fs::write(&path, "an old log").unwrap();
+        assert!(RunLog::open(&path, [path.as_path()].into_iter()).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "an old log");
+        let log = RunLog::open(&path, [].into_iter()).unwrap();
+        for (source, text) in [
+            (Source::Console, "[    0.1] Linux\r\n\r\nlog"),
+            (Source::Stdout, "\u{1b}[32mPASS\u{1b}[0m\n 10%\rdone\n"),
+            (Source::Console, "in: "),
+            (Source::Kickvm, "the guest ended\n"),
+            (Source::Stderr, "no end"),
+        ] {
+            log.push(source, text.as_bytes());
+        }
+        log.finish(Instant::now() + Duration::from_secs(30));
+        log.push(Source::Kickvm, b"too late\n");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let lines: Vec<_> = text.lines().map(|line| line.split_at(13)).collect();
+        assert!(lines.iter().all(|(time, _)| time.trim().parse::<f64>().is_ok_and(|time| time < 30.0)), "{text}");
+        let lines: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
+        let first = ["console: [    0.1] Linux", "console: ", "stdout: PASS", "stdout:  10%", "stdout: done"];
+        assert_eq!(lines[..5], first);
+        assert_eq!(lines[5..], ["kickvm: the guest ended", "console: login: ", "stderr: no end"]);
+    }
+
+    #[test]
+    fn a_reader_that_stalls_ends_the_log_once() {
+        let (reader, writer) = io::pipe().unwrap();
+        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let block = vec![b'\n'; 64 << 10];
+        let began = Instant::now();
+        (0..20).for_each(|_| log.push(Source::Console, &block));
+        assert!(began.elapsed() >= STALL_TIMEOUT && began.elapsed() < 5 * STALL_TIMEOUT);
+        drop(reader);
+    }
+}

@@ -1,0 +1,67 @@
+//! Kernels by name, and the modules that the guest needs from the host.
+
+use super::run::{Ended, Exec};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+on_kernel!(
+    stock_only,
+    Stock,
+    a_package_has_the_modules_for_the_devices,
+    modules_are_decompressed_and_need_no_depmod,
+    a_missing_driver_is_named
+);
+on_kernel!(ours, Pvh, a_compressed_kernel);
+
+/// The stock kernel as `dpkg -x` unpacks its package. Returns the command line, and the directory of its modules.
+fn package(exec: Exec) -> (Exec, PathBuf) {
+    let directory = exec.scratch.path().join("package");
+    let modules = directory.join("lib/modules").join(&exec.assets.release);
+    fs::create_dir_all(directory.join("boot")).unwrap();
+    fs::create_dir_all(&modules).unwrap();
+    fs::copy(&exec.assets.kernel, directory.join("boot/vmlinuz")).unwrap();
+    for entry in fs::read_dir(exec.assets.kernel.with_file_name("modules")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), modules.join(entry.file_name())).unwrap();
+    }
+    (exec.with_kernel(&directory), modules)
+}
+
+/// Prints the size of a disk of 8 sectors.
+fn disk_size(exec: Exec) -> Ended {
+    let disk = exec.scratch.file("disk", &[0; 4096]);
+    exec.options(&["--disk".as_ref(), disk.as_os_str()]).sh("busybox cat /sys/block/vda/size; busybox ls -A /.kickvm")
+}
+
+fn a_package_has_the_modules_for_the_devices(exec: Exec) {
+    disk_size(package(exec).0).assert(0, "8\ninit\n", "");
+}
+
+fn modules_are_decompressed_and_need_no_depmod(exec: Exec) {
+    let (exec, modules) = package(exec);
+    fs::remove_file(modules.join("modules.dep")).unwrap();
+    for (name, program) in [("virtio_blk.ko", "xz"), ("virtio_mmio.ko", "gzip")] {
+        assert!(Command::new(program).arg(modules.join(name)).status().unwrap().success());
+    }
+    disk_size(exec).assert(0, "8\ninit\n", "");
+}
+
+fn a_missing_driver_is_named(exec: Exec) {
+    let (exec, modules) = package(exec);
+    let line = format!(
+        "kickvm: --disk needs the driver virtio_mmio (CONFIG_VIRTIO_MMIO, module virtio_mmio), but kernel {} does not have \
+         it built in, and '{}' has no such module\n",
+        exec.assets.release,
+        modules.display()
+    );
+    fs::write(modules.join("modules.builtin"), "kernel/drivers/tty/serial/8250/8250.ko\n").unwrap();
+    fs::write(modules.join("modules.dep"), "virtio_blk.ko:\n").unwrap();
+    disk_size(exec).assert(125, "", &line);
+}
+
+fn a_compressed_kernel(exec: Exec) {
+    let compressed = exec.scratch.path().join("vmlinux.gz");
+    let gzip = Command::new("gzip").arg("-1c").arg(&exec.assets.kernel).output().unwrap();
+    fs::write(&compressed, gzip.stdout).unwrap();
+    exec.with_kernel(&compressed).sh("exit 3").assert(3, "", "");
+}
