@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::ResultSource;
-use super::{Machine, Results, combinations, values};
-use crate::exec::ExecConfig;
+use super::{Machine, Results, combinations, share, values};
 use crate::exec::rootfs::Overlay;
+use crate::exec::{ExecConfig, SharedDirectory};
 use crate::matrix::Matrix;
 use crate::report::ReportPaths;
 use crate::results::Format;
@@ -44,8 +44,17 @@ pub struct Exec {
     /// Directory or tar archive that becomes the guest's root, in memory; the guest's changes are lost
     ///
     /// A tar archive, such as the output of docker export, may be compressed by gzip, xz, zstd or lz4.
-    #[arg(long, short, value_name = "DIR")]
-    root: Option<PathBuf>,
+    ///
+    /// overlay: the directory is not copied, but shared below an overlay in memory. This needs virtio-fs and overlayfs in
+    /// the guest's kernel.
+    #[arg(long, short, value_name = "DIR[,overlay]", value_parser = values::os(parse_root))]
+    root: Option<Root>,
+    /// Directory that the guest uses without a copy; repeatable. GUEST defaults to the path on the host
+    ///
+    /// rw: the guest's changes are the host's, the default for the current directory and those below it. ro: the guest can
+    /// only read. overlay: its changes are in memory and are lost.
+    #[arg(long, value_name = "HOST[:GUEST][,rw|ro|overlay]", value_parser = values::os(share::parse))]
+    share: Vec<SharedDirectory>,
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
     #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = values::os(parse_overlay))]
     copy: Vec<Overlay>,
@@ -119,7 +128,9 @@ impl Exec {
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
             command: self.command,
-            root: self.root,
+            share_root: self.root.as_ref().is_some_and(|root| root.shared),
+            root: self.root.map(|root| root.path),
+            shares: self.share,
             overlays: self.copy,
             owner: self.chown,
             workdir: self.workdir,
@@ -135,6 +146,20 @@ impl Exec {
         };
         (config, paths)
     }
+}
+
+/// The value of `--root`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Root {
+    path: PathBuf,
+    shared: bool,
+}
+
+/// Parses `DIR[,overlay]`.
+fn parse_root(text: OsString) -> Result<Root, String> {
+    let shared = text.as_bytes().strip_suffix(b",overlay").filter(|path| !path.is_empty());
+    let path = shared.map_or_else(|| PathBuf::from(&text), |path| OsStr::from_bytes(path).into());
+    Ok(Root { path, shared: shared.is_some() })
 }
 
 /// Parses `HOSTPATH[:GUESTPATH]`. GUESTPATH defaults to the absolute HOSTPATH.
@@ -220,6 +245,14 @@ mod tests {
         let new = parts(&["--copy", "a:/b", "--workdir", "/c", "--kill-after", "7s", "true"]);
         assert_eq!((&old.overlays, &old.workdir, old.kill_after), (&new.overlays, &new.workdir, new.kill_after));
         assert_eq!(new.kill_after.as_secs(), 7);
+    }
+
+    #[test]
+    fn a_root_is_shared_on_request() {
+        for (text, path, shared) in [("a", "a", false), ("a,overlay", "a", true), (",overlay", ",overlay", false)] {
+            let config = parts(&["--root", text, "true"]);
+            assert_eq!((config.root.unwrap(), config.share_root), (path.into(), shared), "{text}");
+        }
     }
 
     #[test]

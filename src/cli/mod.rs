@@ -16,6 +16,7 @@
 mod combinations;
 mod exec;
 pub mod logger;
+mod share;
 mod values;
 
 pub use exec::Exec;

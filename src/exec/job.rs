@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::shares::{Mount, ShareMode};
 use crate::sys::winsize::WinSize;
 
 /// The directory of kickvm's files in the guest.
@@ -15,6 +16,8 @@ pub const KERNEL_LOG: &str = "/dev/kmsg";
 pub const INIT_PATH: &str = "/.kickvm/init";
 /// The directory of the kernel modules in the guest. Their names, `NUMBER-NAME.ko`, have the order of loading.
 pub const MODULES_PATH: &str = "/.kickvm/modules";
+/// The directory of what is below the overlays of shares.
+pub const SHARES_PATH: &str = "/.kickvm/shares";
 /// The path of the dynamic linker in the guest. It exists if kickvm is dynamically linked.
 pub const LINKER_PATH: &str = "/.kickvm/ld.so";
 /// The directory of the shared libraries that kickvm needs then.
@@ -41,14 +44,17 @@ pub struct Job {
     pub file: Option<OsString>,
     /// The soft and the hard limit of open files.
     pub open_files: (u64, u64),
+    /// Directories of the host to mount.
+    pub mounts: Vec<Mount>,
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files);
+        let mounts: Vec<_> = mounts.iter().map(|Mount { tag, guest, mode }| (tag, guest, mode.name())).collect();
+        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -58,10 +64,15 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files) =
+        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts) =
             serde_json::from_slice(content)?;
+        let mount = |(tag, guest, mode): (String, OsString, String)| {
+            let mode = ShareMode::parse(&mode).unwrap_or(ShareMode::ReadOnly);
+            Mount { tag, guest, mode }
+        };
+        let mounts = Vec::into_iter(mounts).map(mount).collect();
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts })
     }
 }
 
@@ -84,6 +95,7 @@ mod tests {
             kernel_log: true,
             file: Some(odd.clone()),
             open_files: (1024, u64::MAX),
+            mounts: vec![Mount { tag: "kickvm0".into(), guest: odd.clone(), mode: ShareMode::Overlay }],
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

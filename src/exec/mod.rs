@@ -18,8 +18,9 @@
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
 //! let (root, owner, workdir, results, results_file, reserve_codes) = (None, None, None, None, None, false);
+//! let (share_root, shares) = (false, Vec::new());
 //! let config =
-//!     ExecConfig { vmm, command, root, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, share_root, shares, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
@@ -34,10 +35,12 @@ pub mod modules;
 mod pages;
 mod port;
 pub mod rootfs;
+mod shares;
 mod stream;
 
 pub use host::Timings;
 pub use init::run_if_init;
+pub use shares::{ShareMode, SharedDirectory};
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -65,6 +68,10 @@ pub struct ExecConfig {
     pub command: Vec<OsString>,
     /// A directory that becomes the guest's root.
     pub root: Option<PathBuf>,
+    /// Whether the root is not copied, but shared below an overlay in the guest's memory.
+    pub share_root: bool,
+    /// Directories of the host that the guest uses without a copy.
+    pub shares: Vec<SharedDirectory>,
     /// Files and directories that are copied over the root.
     pub overlays: Vec<Overlay>,
     /// The user and the group that the files belong to in the guest; `None` for those on the host.
@@ -92,9 +99,15 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { owner, kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { share_root, mut shares, owner, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
+    let own = vmm.initramfs.is_empty() && root.is_none();
+    if let Some(host) = root.clone().filter(|_| share_root) {
+        shares.insert(0, SharedDirectory { host, guest: "/".into(), mode: ShareMode::Overlay });
+    }
+    let (devices, mounts) = (0..).zip(&shares).map(|(number, share)| share.device(number)).unzip();
+    vmm.shares = devices;
     let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
@@ -115,9 +128,9 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         kernel_log: has_kernel_log,
         file,
         open_files: nofile_limit(),
+        mounts,
     };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
-    let own = vmm.initramfs.is_empty() && root.is_none();
     overlays.iter_mut().for_each(|overlay| overlay.with_libraries = own);
     overlays.push(Overlay { strip: true, ..Overlay::new(SELF, INIT_PATH) });
     vmm.cmdline = cmdline::complete(&vmm.cmdline, linked.is_some())?;
@@ -129,7 +142,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         }));
     }
     files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
-    let root = RootfsSpec { directory: root, overlays, files, owner };
+    let root = RootfsSpec { directory: root.filter(|_| !share_root), overlays, files, owner };
     let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =

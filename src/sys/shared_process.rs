@@ -191,7 +191,10 @@ mod tests {
     #[test]
     fn waiting_for_a_process_that_does_not_end_has_a_limit() {
         let (end, ended) = channel::<()>();
-        let process = SharedProcess::start(Vec::new(), move || drop(ended.recv())).unwrap();
+        let process = SharedProcess::start(Vec::new(), move || {
+            let _ = ended.recv();
+        });
+        let process = process.unwrap();
         assert!(!process.wait(Instant::now() + Duration::from_millis(50)));
         drop(end);
         assert!(process.wait(soon()));

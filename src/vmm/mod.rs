@@ -50,8 +50,8 @@ mod vm;
 pub use builder::VmmBuilder;
 pub use capabilities::{API_VERSION, CAPABILITIES};
 pub use config::{
-    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, ShareConfig, VIRTIO_CMDLINE, VMMConfig,
-    VsockConfig,
+    ConsoleConfig, DEFAULT_CMDLINE, DiskConfig, MAX_CPUS, MIN_MEMORY, NetConfig, ShareConfig, VIRTIO_CMDLINE,
+    VMMConfig, VsockConfig,
 };
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};

@@ -10,6 +10,7 @@ mod files;
 mod modules;
 mod program;
 mod session;
+mod shares;
 mod sparse;
 mod system;
 
@@ -72,10 +73,12 @@ fn run() -> Result<(), String> {
 
 /// Sets up the guest and starts the command.
 fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
-    for warning in sparse::complete_all().into_iter().chain(system::set_up()) {
+    modules::load_packed()?;
+    let warnings = sparse::complete_all();
+    shares::mount_all(&job.mounts)?;
+    for warning in warnings.into_iter().chain(system::set_up()) {
         channel.send(&Message::Warning(warning));
     }
-    modules::load_packed()?;
     modules::load(&job.modules)?;
     if let Some(cwd) = &job.cwd {
         let started = std::env::set_current_dir(cwd);

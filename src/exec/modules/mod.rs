@@ -154,6 +154,8 @@ pub fn needed_by_devices(vmm: &VMMConfig) -> Vec<(&'static str, &'static str)> {
         (!vmm.nets.is_empty(), "virtio_net", "--net"),
         (vmm.vsock.is_some(), "vmw_vsock_virtio_transport", "--vsock"),
         (vmm.balloon.is_some(), "virtio_balloon", "--balloon"),
+        (!vmm.shares.is_empty(), "virtiofs", "--share"),
+        (vmm.shares.iter().any(|share| share.stable), "overlay", "--share"),
     ];
     let requested: Vec<_> =
         devices.iter().filter(|(is_used, ..)| *is_used).map(|(_, module, option)| (*module, *option)).collect();

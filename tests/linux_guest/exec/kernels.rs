@@ -15,7 +15,7 @@ on_kernel!(
 on_kernel!(ours, Pvh, a_compressed_kernel);
 
 /// The stock kernel as `dpkg -x` unpacks its package. Returns the command line, and the directory of its modules.
-fn package(exec: Exec) -> (Exec, PathBuf) {
+pub fn package(exec: Exec) -> (Exec, PathBuf) {
     let directory = exec.scratch.path().join("package");
     let modules = directory.join("lib/modules").join(&exec.assets.release);
     fs::create_dir_all(directory.join("boot")).unwrap();

@@ -36,6 +36,7 @@ mod matrix;
 mod reports;
 mod results;
 mod run;
+mod shares;
 mod signals;
 mod streams;
 mod terminal;

@@ -171,7 +171,6 @@ fn more_disks_than_the_limit() {
         dir.file(&n.to_string(), &[0; 512]);
         command.arg(format!("--disk={n}"));
     }
-    let line =
-        "kickvm: a VM has at most 17 virtio devices (disks, network interfaces, vsock, shares, rng, console and balloon)";
+    let line = "kickvm: a VM has at most 17 virtio devices (disks, network interfaces, vsock, shares, rng, console and balloon)";
     end(command).assert(125, "", &[line]);
 }

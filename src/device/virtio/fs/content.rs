@@ -97,7 +97,7 @@ impl Session<'_> {
             }
             if plus {
                 match name {
-                    b"." | b".." => drop(ctx.reply.0.extend([0; ENTRY_OUT])),
+                    b"." | b".." => ctx.reply.0.extend([0; ENTRY_OUT]),
                     _ => match self.inodes.lookup(&directory, &entry.name) {
                         Ok((id, stat)) => self.entry(ctx.reply, id, &stat),
                         Err(_) => ctx.reply.0.extend([0; ENTRY_OUT]), // the guest looks it up itself

@@ -21,11 +21,15 @@ impl Session<'_> {
             // Linux sends neither. The parent directory may be outside of the share by now.
             b"." | b".." if ctx.request.node == ROOT => (ROOT, stat(&directory.fd)?),
             _ => match self.inodes.lookup(&directory, ctx.request.args.name()?) {
-                Err(Errno::NOENT) if self.share.stable => return Ok(self.no_entry(ctx.reply)),
+                Err(Errno::NOENT) if self.share.stable => {
+                    self.no_entry(ctx.reply);
+                    return Ok(());
+                }
                 found => found?,
             },
         };
-        Ok(self.entry(ctx.reply, id, &stat))
+        self.entry(ctx.reply, id, &stat);
+        Ok(())
     }
 
     /// Replies that an entry does not exist, which the guest may remember.
@@ -138,6 +142,7 @@ impl Session<'_> {
         let (links, link) = self.link_of(&inode);
         linkat(links, link, &directory.fd, name, AtFlags::SYMLINK_FOLLOW)?;
         let (id, stat) = self.inodes.lookup(&directory, name)?;
-        Ok(self.entry(ctx.reply, id, &stat))
+        self.entry(ctx.reply, id, &stat);
+        Ok(())
     }
 }

@@ -104,7 +104,6 @@ pub const OPEN_KILL_SUIDGID: u32 = 1;
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub opcode: u32,
-    pub unique: u64,
     pub node: u64,
     /// The user and group that a new file belongs to.
     pub uid: u32,
@@ -124,12 +123,12 @@ impl<'a> Request<'a> {
     pub fn new(bytes: &'a [u8], len: usize) -> Result<Self> {
         let mut args = Args(bytes);
         let (stated, opcode) = (args.u32()?, args.u32()?);
-        let (unique, node, uid, gid) = (args.u64()?, args.u64()?, args.u32()?, args.u32()?);
+        let (_unique, node, uid, gid) = (args.u64()?, args.u64()?, args.u32()?, args.u32()?);
         args.u64()?; // process ID, and padding
         if stated as usize != len {
             return Err(Errno::INVAL);
         }
-        Ok(Self { opcode, unique, node, uid, gid, args })
+        Ok(Self { opcode, node, uid, gid, args })
     }
 }
 
@@ -183,8 +182,12 @@ impl Reply {
     pub fn attributes(&mut self, stat: &Statx, ino: u64) -> &mut Self {
         let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime];
         self.u64(ino).u64(stat.stx_size).u64(stat.stx_blocks);
-        times.iter().for_each(|time| drop(self.u64(time.tv_sec.cast_unsigned())));
-        times.iter().for_each(|time| drop(self.u32(time.tv_nsec)));
+        for time in &times {
+            self.u64(time.tv_sec.cast_unsigned());
+        }
+        for time in &times {
+            self.u32(time.tv_nsec);
+        }
         let device = device_number(stat.stx_rdev_major, stat.stx_rdev_minor);
         self.u32(stat.stx_mode.into()).u32(stat.stx_nlink).u32(stat.stx_uid).u32(stat.stx_gid);
         self.u32(device).u32(stat.stx_blksize).u32(0)

@@ -1,0 +1,150 @@
+//! Shared directories: the guest reads and writes the files of the host without a copy, and nothing next to them.
+
+use super::kernels::package;
+use super::run::Exec;
+use crate::common::TempDir;
+use crate::common::fuse::Fuse;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+on_both_kernels!(a_writable_share, an_overlay_and_a_read_only_share, changes_of_the_host, a_shared_root);
+on_kernel!(ours_only, BzImage, a_share_that_does_not_answer);
+
+/// How long a run may last after the signal: 2 s, on a machine that is ten times slower.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A directory to share.
+fn directory(exec: &Exec, name: &str) -> PathBuf {
+    let directory = exec.scratch.path().join(name);
+    fs::create_dir(&directory).unwrap();
+    directory
+}
+
+/// The same guest, with the modules of the stock kernel beside it.
+fn with_modules(exec: Exec) -> Exec {
+    if exec.assets.kernel.with_file_name("modules").exists() { package(exec).0 } else { exec }
+}
+
+fn share(exec: Exec, directory: &Path, rest: &str) -> Exec {
+    exec.options(&["--share", &format!("{}{rest}", directory.display())])
+}
+
+/// What the guest writes is on the host, with names of any bytes; and what the host writes, the guest reads.
+fn a_writable_share(exec: Exec) {
+    let shared = directory(&exec, "shared");
+    fs::write(shared.join("from-host"), b"host\n").unwrap();
+    fs::write(exec.scratch.path().join("canary"), b"secret").unwrap();
+    symlink("../canary", shared.join("link")).unwrap();
+    let script = r"
+        busybox --install -s /bin && cd /mnt && cat from-host
+        cat link 2>/dev/null || echo no canary
+        mkdir dir && for n in $(seq 1000); do echo $n >dir/$n; done
+        ls dir | wc -l
+        echo odd >$(printf 'n\377me')
+        dd if=/dev/zero bs=1M count=8 2>/dev/null | tr '\0' x >large
+        mv from-host renamed && echo more >>renamed
+        for n in $(seq 64); do yes $n | head -n 1000 >parallel-$n & done; wait
+        rm -r dir
+        stat -c '%s %a %u' large";
+    let ended = share(with_modules(exec), &shared, ":/mnt,rw").sh(script);
+    let owner = fs::metadata(&shared).unwrap().uid();
+    ended.assert(0, &format!("host\nno canary\n1000\n8388608 644 {owner}\n"), "");
+    assert_eq!(fs::read(shared.join("renamed")).unwrap(), b"host\nmore\n");
+    assert_eq!(fs::read(shared.join(OsStr::from_bytes(b"n\xffme"))).unwrap(), b"odd\n");
+    assert!(fs::read(shared.join("large")).unwrap().iter().all(|byte| *byte == b'x'));
+    for n in 1..=64 {
+        let content = fs::read(shared.join(format!("parallel-{n}"))).unwrap();
+        assert!(content == format!("{n}\n").repeat(1000).as_bytes(), "parallel-{n}");
+    }
+    assert!(!shared.join("dir").exists());
+}
+
+fn an_overlay_and_a_read_only_share(exec: Exec) {
+    let (over, read_only) = (directory(&exec, "over"), directory(&exec, "read-only"));
+    for directory in [&over, &read_only] {
+        fs::write(directory.join("file"), b"host\n").unwrap();
+    }
+    let script = "
+        busybox --install -s /bin
+        echo guest >/over/file && mkdir /over/new && cat /over/file && ls /over
+        (echo guest >/ro/file) 2>/dev/null || echo refused
+        cat /ro/file";
+    let ended = share(share(with_modules(exec), &over, ":/over,overlay"), &read_only, ":/ro,ro").sh(script);
+    ended.assert(0, "guest\nfile\nnew\nrefused\nhost\n", "");
+    for directory in [&over, &read_only] {
+        assert_eq!(fs::read(directory.join("file")).unwrap(), b"host\n");
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
+    }
+}
+
+/// The guest sees files that the host renames, truncates, replaces and deletes, although it has cached them.
+fn changes_of_the_host(exec: Exec) {
+    let shared = directory(&exec, "shared");
+    for name in ["renamed", "truncated", "deleted", "replaced"] {
+        fs::write(shared.join(name), b"a long content\n").unwrap();
+    }
+    let script = "
+        busybox --install -s /bin && cd /mnt && cat * >/dev/null && echo ready
+        read go
+        for try in $(seq 100); do [ -e deleted ] || break; usleep 100000; done
+        sleep 2
+        ls && cat new-name truncated replaced";
+    let mut running = share(with_modules(exec).busybox(), &shared, ":/mnt,rw").start(&["sh", "-c", script]);
+    running.wait_for("ready\n");
+    fs::rename(shared.join("renamed"), shared.join("new-name")).unwrap();
+    fs::OpenOptions::new().write(true).open(shared.join("truncated")).unwrap().set_len(2).unwrap();
+    fs::remove_file(shared.join("replaced")).unwrap();
+    fs::write(shared.join("replaced"), b"\nnew\n").unwrap();
+    fs::remove_file(shared.join("deleted")).unwrap();
+    let ended = running.end_with(b"go\n");
+    let text = ended.text().strip_prefix("ready\n").unwrap_or(ended.text());
+    assert_eq!((ended.status.code(), text), (Some(0), "new-name\nreplaced\ntruncated\na long content\na \nnew\n"));
+}
+
+/// The test machine's own root, with a file of `--copy` over it. The guest's changes are not on the host.
+fn a_shared_root(exec: Exec) {
+    let file = exec.scratch.path().join("file");
+    fs::write(&file, b"copied\n").unwrap();
+    let copy = format!("{}:/etc/copied", file.display());
+    let script = "
+        cat /etc/copied && echo guest >>/etc/hostname.kickvm && mkdir /new && rm /etc/passwd && [ ! -e /etc/passwd ]
+        (cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base bin) | sha256sum
+        find /usr/bin -xdev | wc -l
+        ls /proc/self/fd >/dev/null && stat -f -c %T /";
+    let ended = with_modules(exec).options(&["--root", "/,overlay", "--copy", &copy]).run(&["sh", "-c", script]);
+    let tar = "(cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base bin) | sha256sum; \
+        find /usr/bin -xdev | wc -l";
+    let host = std::process::Command::new("sh").args(["-c", tar]).output().unwrap();
+    let host = String::from_utf8(host.stdout).unwrap();
+    ended.assert(0, &format!("copied\n{host}overlayfs\n"), "");
+    assert!(!Path::new("/new").exists() && Path::new("/etc/passwd").exists());
+}
+
+fn a_share_that_does_not_answer(exec: Exec) {
+    let dir = TempDir::new();
+    let fuse = Fuse::mount(dir.path()).expect("root can mount");
+    let script = "echo ready; read go; busybox cat /mnt/disk >/dev/null; echo read";
+    let exec = share(exec.busybox().options(&["--kill-after", "100ms"]), dir.path(), ":/mnt,ro");
+    let mut running = exec.start(&["sh", "-c", script]);
+    running.wait_for("ready\n");
+    fuse.stop_answering();
+    running.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    while fuse.unanswered() == 0 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let signalled = Instant::now();
+    kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let ended = running.end_with(b"");
+    assert!(signalled.elapsed() < LIMIT, "{:?}", signalled.elapsed());
+    assert_eq!(ended.status.code(), Some(128 + libc::SIGTERM), "{}", ended.stderr);
+    let note = format!("share '{}' did not answer: ", dir.path().display());
+    assert!(ended.stderr.contains(&note), "{}", ended.stderr);
+}
