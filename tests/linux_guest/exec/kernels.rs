@@ -10,7 +10,8 @@ on_kernel!(
     Stock,
     a_package_has_the_modules_for_the_devices,
     modules_are_decompressed_and_need_no_depmod,
-    a_missing_driver_is_named
+    a_missing_driver_is_named,
+    a_driver_that_the_guest_lacks_is_a_warning
 );
 on_kernel!(ours, Pvh, a_compressed_kernel);
 
@@ -57,6 +58,14 @@ fn a_missing_driver_is_named(exec: Exec) {
     fs::write(modules.join("modules.builtin"), "kernel/drivers/tty/serial/8250/8250.ko\n").unwrap();
     fs::write(modules.join("modules.dep"), "virtio_blk.ko:\n").unwrap();
     disk_size(exec).assert(125, "", &line);
+}
+
+/// Neither modules nor a configuration are beside the kernel: only the guest can find out.
+fn a_driver_that_the_guest_lacks_is_a_warning(exec: Exec) {
+    let warning = "kickvm: warning: --disk has no effect yet: the kernel has no driver virtio_mmio (CONFIG_VIRTIO_MMIO, module \
+                   virtio_mmio)\n";
+    let disk = exec.scratch.file("disk", &[0; 4096]);
+    exec.options(&["--disk".as_ref(), disk.as_os_str()]).sh("exit 3").assert(3, "", warning);
 }
 
 fn a_compressed_kernel(exec: Exec) {
