@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::values::ResultSource;
 use super::{Machine, Results, combinations, values};
@@ -55,6 +56,9 @@ pub struct Exec {
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
+    /// User that the command runs as, instead of root: NAME of the guest's /etc/passwd or UID, with :GROUP for another group
+    #[arg(long, short, value_name = "NAME|UID[:GROUP]", value_parser = NonEmptyStringValueParser::new())]
+    user: Option<String>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
@@ -122,6 +126,7 @@ impl Exec {
             root: self.root,
             overlays: self.copy,
             owner: self.chown,
+            user: self.user,
             workdir: self.workdir,
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,

@@ -41,14 +41,20 @@ pub struct Job {
     pub file: Option<OsString>,
     /// The soft and the hard limit of open files.
     pub open_files: (u64, u64),
+    /// Drivers that devices need, by the names of their modules, each with the option that requests the device.
+    pub drivers: Vec<(String, String)>,
+    /// The user that the command runs as; `None` for root.
+    pub user: Option<String>,
 }
 
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files } = self;
+        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, drivers, user } =
+            self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
-        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files);
+        let fields =
+            (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, drivers, user);
         serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
     }
 
@@ -58,10 +64,10 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files) =
+        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, drivers, user) =
             serde_json::from_slice(content)?;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files })
+        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, drivers, user })
     }
 }
 
@@ -84,6 +90,8 @@ mod tests {
             kernel_log: true,
             file: Some(odd.clone()),
             open_files: (1024, u64::MAX),
+            drivers: vec![("virtio_blk".into(), "--disk".into())],
+            user: Some("builder".into()),
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         assert_eq!(Job::decode(&Job::default().encode()).unwrap(), Job::default());

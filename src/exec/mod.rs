@@ -17,9 +17,10 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, owner, workdir, results, results_file, reserve_codes) = (None, None, None, None, None, false);
+//! let (root, owner, user, workdir) = (None, None, None, None);
+//! let (results, results_file, reserve_codes) = (None, None, false);
 //! let config =
-//!     ExecConfig { vmm, command, root, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
@@ -71,6 +72,8 @@ pub struct ExecConfig {
     pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
+    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for root.
+    pub user: Option<String>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
     /// Kernel modules that are loaded first, besides those that the devices need.
@@ -92,7 +95,7 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { owner, kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { owner, user, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
@@ -115,6 +118,8 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         kernel_log: has_kernel_log,
         file,
         open_files: nofile_limit(),
+        user,
+        drivers: needed_by_devices(&vmm).into_iter().map(|(name, option)| (name.into(), option.into())).collect(),
     };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
     let own = vmm.initramfs.is_empty() && root.is_none();

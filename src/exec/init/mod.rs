@@ -12,6 +12,7 @@ mod program;
 mod session;
 mod sparse;
 mod system;
+mod user;
 
 use std::fmt;
 use std::fs;
@@ -24,9 +25,11 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use super::channel::Message;
 use super::job::{INIT_PATH, JOB_PATH, Job, KERNEL_LOG};
+use super::modules::{driver_path, symbol};
 use crate::sys::os_error;
 use channel::GuestChannel;
 use command::Running;
+use user::User;
 
 /// The first argument of the process that becomes the command.
 const SESSION: &str = "kickvm-session";
@@ -77,11 +80,18 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     }
     modules::load_packed()?;
     modules::load(&job.modules)?;
+    if let Some((driver, option)) = job.drivers.iter().find(|(driver, _)| !driver_path(driver).exists()) {
+        let symbol = symbol(driver).unwrap_or(driver);
+        let warning =
+            format!("{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver})");
+        channel.send(&Message::Warning(warning));
+    }
     if let Some(cwd) = &job.cwd {
         let started = std::env::set_current_dir(cwd);
         started.map_err(cannot(format_args!("start in '{}' in the guest", cwd.display())))?;
     }
-    let running = command::start(job).map_err(cannot("start the command"))?;
+    let user = job.user.as_deref().map(User::find).transpose()?;
+    let running = command::start(job, user.as_ref()).map_err(cannot("start the command"))?;
     channel.send(&Message::Started);
     Ok(running)
 }

@@ -12,7 +12,7 @@ pub use directory::{Module, ModuleDirectory};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, kernel_release};
+use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, embedded_config, kernel_release};
 use crate::vmm::VMMConfig;
 
 /// The directories above a kernel in which its modules are searched for: a build tree is the fourth above its bzImage.
@@ -102,6 +102,19 @@ impl KernelModules {
         }
     }
 
+    /// Reads the configuration in the kernel `image`, if the host has no other, and if a driver in `modules` would be
+    /// [unknown](Support::Unknown) without it. This takes some time: a bzImage must be unpacked.
+    ///
+    /// # Errors
+    ///
+    /// The image cannot be read.
+    pub fn read_embedded_config(&mut self, image: &Path, modules: &[&str]) -> Result<(), boot::Error> {
+        if self.config.is_none() && modules.iter().any(|module| self.support(module) == Support::Unknown) {
+            self.config = embedded_config(image)?;
+        }
+        Ok(())
+    }
+
     /// Reads the modules `names` and those that they need. Parts of the kernel are left out.
     ///
     /// # Errors
@@ -132,6 +145,14 @@ impl KernelModules {
     }
 }
 
+/// The place in sysfs of a driver for a virtio device, or of the transport, if the kernel has it.
+pub fn driver_path(module: &str) -> PathBuf {
+    match module {
+        "virtio_mmio" => "/sys/bus/platform/drivers/virtio-mmio".into(),
+        _ => Path::new("/sys/bus/virtio/drivers").join(module),
+    }
+}
+
 /// Whether `tree` has the output of the build of this release.
 fn is_of(tree: &Path, release: &str) -> bool {
     fs::read_to_string(tree.join(RELEASE_FILE)).is_ok_and(|text| text.trim_end() == release)
@@ -143,7 +164,7 @@ fn read_config(path: &Path) -> Option<String> {
 }
 
 /// The symbol of a driver in the kernel's configuration.
-fn symbol(module: &str) -> Option<&'static str> {
+pub fn symbol(module: &str) -> Option<&'static str> {
     SYMBOLS.iter().find(|(name, _)| *name == module).map(|(_, symbol)| *symbol)
 }
 
