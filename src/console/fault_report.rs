@@ -19,7 +19,7 @@ const MAX_OPEN: usize = 8;
 /// The time between two messages of the kernel, by its own clock in microseconds, after which they are no longer of the
 /// same report. On a slow console, a call trace of a debug kernel takes seconds.
 const MAX_GAP: u64 = 5_000_000;
-/// The silence by which a report is complete.
+/// The silence by which a report is complete that does not lack its end.
 const SILENCE: Duration = Duration::from_millis(500);
 /// The time after which a report ends although the kernel continues to print.
 const MAX_AGE: Duration = Duration::from_secs(20);
@@ -64,6 +64,8 @@ struct Open {
     since: Instant,
     classes: FaultClasses,
     has_trace: bool,
+    /// A call trace has begun, or was requested, and has not ended.
+    in_trace: bool,
     lines: Vec<String>,
 }
 
@@ -121,8 +123,8 @@ impl FaultReports {
                 self.close(0);
             }
             let (caller, time, since) = (part.caller.to_owned(), part.time, Instant::now());
-            let (requests_traces, traced, has_trace, lines) = (false, None, false, Vec::new());
-            let mut open = Open { caller, requests_traces, traced, time, since, classes, has_trace, lines };
+            let (requests_traces, traced, has_trace, in_trace, lines) = (false, None, false, false, Vec::new());
+            let mut open = Open { caller, requests_traces, traced, time, since, classes, has_trace, in_trace, lines };
             open.add(part, classes);
             let ends = open.ends_with(part.text);
             self.open.push(open);
@@ -132,11 +134,10 @@ impl FaultReports {
         }
     }
 
-    /// The silence by which all reports are complete; `None` if they are. A CPU may take long to print its call trace.
+    /// The silence by which all reports are complete; `None` if they are.
     pub fn silence(&self) -> Option<Duration> {
-        let awaits_trace = self.open.iter().any(|open| open.requests_traces && !open.has_trace);
-        let silence = if awaits_trace { Duration::from_micros(MAX_GAP) } else { SILENCE };
-        (!self.open.is_empty()).then_some(silence)
+        let silence = |open: &Open| if open.lacks_end() { Duration::from_micros(MAX_GAP) } else { SILENCE };
+        self.open.iter().map(silence).max()
     }
 
     /// No report continues.
@@ -218,10 +219,12 @@ impl Open {
     fn add(&mut self, part: &Part<'_>, classes: FaultClasses) {
         self.time = part.time;
         self.classes = self.classes | classes;
-        self.has_trace |= is_trace(part.text) || part.text.starts_with(TRACE_BEGIN);
+        self.has_trace |= is_trace(part.text);
         self.requests_traces |= part.text.starts_with(TRACE_REQUEST);
-        if part.text.trim() == TRACE_END || part.text.contains(" skipped: idling") {
-            self.traced = None;
+        if is_trace(part.text) || part.text.starts_with(TRACE_REQUEST) {
+            self.in_trace = true;
+        } else if part.text.trim() == TRACE_END || part.text.contains(" skipped: idling") {
+            (self.in_trace, self.traced) = (false, None);
         }
         if self.lines.len() < MAX_LINES {
             let end = floor_char_boundary(part.text, MAX_LINE);
@@ -242,6 +245,12 @@ impl Open {
             || !self.has_trace && after(F::REFCOUNT | F::LIST | F::LOCKDEP, &["WARNING: ", "kernel BUG at "])
             || !self.has_trace
                 && after(F::OOPS | F::LIST | F::KASAN, &["Oops: ", "invalid opcode", "general protection"])
+    }
+
+    /// Whether the rest of this report, which is open, must still come.
+    fn lacks_end(&self) -> bool {
+        use FaultClasses as F;
+        self.in_trace || self.classes.intersects(F::OOPS | F::WARN | F::KASAN | F::KFENCE | F::UBSAN)
     }
 
     /// KASAN has reported an access that the processor is about to report.
@@ -408,7 +417,8 @@ mod tests {
             log[..lines].iter().for_each(|line| printk.split(line.trim_end(), |part| reports.add(part)));
             reports.silence()
         };
-        assert_eq!([0, 2, 3, 4].map(reports), [None, Some(SILENCE), Some(Duration::from_secs(5)), Some(SILENCE)]);
+        let long = Some(Duration::from_micros(MAX_GAP));
+        assert_eq!([0, 2, 3, 4].map(reports), [None, Some(SILENCE), long, Some(SILENCE)]);
     }
 
     #[test]
