@@ -32,7 +32,7 @@ mod ends;
 mod files;
 mod reports;
 mod results;
-mod run;
+pub mod run;
 mod signals;
 mod streams;
 mod terminal;
