@@ -23,8 +23,6 @@ const OVERLAP: usize = 512;
 const PROMPT_SILENCE: Duration = Duration::from_millis(200);
 /// The silence after the last line of a panic by which the kernel has stopped.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
-/// The silence by which the report of a fault is complete.
-const REPORT_SILENCE: Duration = Duration::from_millis(500);
 
 /// The console of a run that has ended.
 #[derive(Clone, Debug, Default)]
@@ -193,8 +191,7 @@ impl ConsoleMonitor {
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
         let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        let report = self.faults.is_open().then_some(REPORT_SILENCE);
-        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE).or(report) }
+        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE).or(self.faults.silence()) }
     }
 
     /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
@@ -387,6 +384,27 @@ mod tests {
             assert!(monitor.examine(Duration::MAX));
             monitor.finish();
             assert_eq!(monitor.panicked(), cut >= end, "{cut}");
+        }
+    }
+
+    /// `begin` is how the first fault begins.
+    #[test]
+    fn a_real_log_cut_at_any_byte_is_no_false_green() {
+        for (begin, log) in [
+            ("watchdog: Watchdog detected hard LOCKUP", include_str!("fixtures/hard-lockup.log")),
+            ("rcu: INFO: rcu_", include_str!("fixtures/rcu-stall.log")),
+            ("BUG: ", include_str!("fixtures/kasan-null.log")),
+            ("WARNING: ", include_str!("fixtures/held-lock.log")),
+        ] {
+            let log = format!("[    0.000000][    T0] Linux version 6.12\n{log}");
+            let begin = log.find(begin).unwrap() + begin.len();
+            for cut in 0..=log.len() {
+                let rules = Rules { fail_on: FaultClasses::ALL, ..Rules::default() };
+                let mut monitor = monitor(&rules, &log[..cut]);
+                monitor.finish();
+                let fails = matches!(monitor.verdict(), Some(Verdict::RuleViolated(_)));
+                assert_eq!(fails, cut >= begin, "{cut}: {:?}", monitor.verdict());
+            }
         }
     }
 
