@@ -41,12 +41,13 @@ pub fn matrix(machine: &mut Machine, results: &mut Results, console: &ConsoleCon
     }))
 }
 
-/// Each combination: its label, kernel, number of vCPUs, and text to append. The label has what differs.
+/// Each combination: its label, kernel, number of vCPUs, and text to append. The label has what differs, and a number if
+/// nothing does.
 fn combinations(machine: &Machine) -> Vec<(String, std::path::PathBuf, u8, Option<String>)> {
     let Machine { kernel: kernels, cpus: all_cpus, append_each, .. } = machine;
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let appends = if append_each.is_empty() { vec![None] } else { append_each.iter().map(Some).collect() };
-    let mut all = Vec::new();
+    let mut all: Vec<(String, _, _, _)> = Vec::new();
     for kernel in kernels {
         let is_unique = kernels.iter().filter(|other| name(other) == name(kernel)).count() == 1;
         for cpus in all_cpus {
@@ -55,12 +56,24 @@ fn combinations(machine: &Machine) -> Vec<(String, std::path::PathBuf, u8, Optio
                 let parts = [
                     (kernels.len() > 1).then_some(kernel_name),
                     (all_cpus.len() > 1).then(|| format!("cpus={cpus}")),
-                    append.filter(|_| appends.len() > 1).cloned(),
+                    append
+                        .filter(|_| appends.len() > 1)
+                        .map(|text| if text.is_empty() { "''".to_owned() } else { text.clone() }),
                 ];
                 let label = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                let same = all.iter().filter(|(other, ..)| *other == label || is_numbered(other, &label)).count();
+                let label = if same == 0 { label } else { format!("{label} #{}", same + 1) };
                 all.push((label, kernel.clone(), *cpus, append.cloned()));
             }
         }
     }
     all
+}
+
+/// Whether `other` is `label` with a number.
+fn is_numbered(other: &str, label: &str) -> bool {
+    other
+        .strip_prefix(label)
+        .and_then(|rest| rest.strip_prefix(" #"))
+        .is_some_and(|number| number.parse::<usize>().is_ok())
 }

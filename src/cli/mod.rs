@@ -25,6 +25,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
@@ -130,10 +131,10 @@ pub struct Run {
     console: ConsoleConfig,
     /// End with 0 as soon as a console line has matched each REGEX, and with 123 if the guest ends before that;
     /// repeatable
-    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     expect: Vec<String>,
     /// End with 123 as soon as a console line matches REGEX; repeatable
-    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     reject: Vec<String>,
     /// Find test results on the console; if a test failed, or none has a result, the run ends with 123 instead of 0
     ///
@@ -195,7 +196,7 @@ struct Machine {
     #[arg(value_delimiter = ',')]
     cpus: Vec<u8>,
     /// How many of several runs are executed at the same time (default: as many as processors and memory permit)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::jobs)]
     jobs: Option<NonZeroUsize>,
     /// The first failure ends all other runs
     #[arg(long)]

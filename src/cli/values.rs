@@ -1,6 +1,7 @@
 //! The values of options. Each function parses one kind; its error states what to give instead.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
@@ -191,6 +192,11 @@ pub fn owner(text: &str) -> Result<(u32, u32), String> {
     let (user, group) = text.split_once(':').unwrap_or((text, text));
     let id = |text: &str| if text == "root" { Some(0) } else { text.parse().ok() };
     id(user).zip(id(group)).ok_or_else(|| "give root, UID or UID:GID".to_owned())
+}
+
+/// A number of runs.
+pub fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "give a number of 1 or more".to_owned())
 }
 
 /// Guest memory in bytes.

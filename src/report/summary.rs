@@ -79,11 +79,9 @@ impl RunReporter {
             began_at: SystemTime::now(),
             began: Instant::now(),
         };
-        let outcome = Outcome { reason: ExitReason::Unfinished, ..Outcome::failed("") };
-        let unfinished = Report { run: run.clone(), wall: Duration::ZERO, outcome, timings: Timings::default() };
-        let json_file = ReportFile::open("--report", json.as_deref(), &taken, &super::json(&unfinished))?;
+        let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;
         taken.extend(json.as_deref());
-        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken, &super::junit(&unfinished))?;
+        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
         let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         Ok(Self {
             run,
@@ -93,6 +91,18 @@ impl RunReporter {
             symbols: symbols.unwrap_or_default(),
             annotator: Annotator::start(*ci),
         })
+    }
+
+    /// Writes reports of a run that has not ended, which remain if kickvm is killed.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written; the message names it.
+    pub fn start(&mut self) -> Result<(), String> {
+        let outcome = Outcome { reason: ExitReason::Unfinished, ..Outcome::failed("") };
+        let report = Report { run: self.run.clone(), wall: Duration::ZERO, outcome, timings: Timings::default() };
+        self.json.as_mut().map_or(Ok(()), |file| file.start(&json(&report)))?;
+        self.junit.as_mut().map_or(Ok(()), |file| file.start(&junit(&report)))
     }
 
     /// Reports `outcome`, and returns the exit code.

@@ -55,6 +55,7 @@ pub use config::{
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
 pub use outcome::{AgentExit, ExitReason, Outcome, code};
+pub use timeout_and_signals::stop_signals;
 pub use vcpu_threads::{Shutdown, VcpuSummary};
 pub use vm::KvmVm;
 
@@ -186,7 +187,8 @@ impl Vmm {
     /// Adds what the loop waits for besides the exit handler. Returns the descriptor of the
     /// signals.
     fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
-        let stop = Arc::new(timeout_and_signals::stop_signals().map_err(Error::host("wait for signals"))?);
+        let stop =
+            Arc::new(timeout_and_signals::stop_signals(&[libc::SIGCONT]).map_err(Error::host("wait for signals"))?);
         let (exit_handler, on_signal) = (&self.exit_handler, self.hooks.on_signal.take());
         let on_signal = timeout_and_signals::on_signal(stop.clone(), on_signal, exit_handler.clone());
         let on_timeout = |after| timeout_and_signals::on_timeout(after, exit_handler.clone());

@@ -190,3 +190,23 @@ fn a_kernel_command_line_that_exec_cannot_use() {
     assert!(ended.stderr.contains("bytes, but this kernel takes at most 2047"), "{}", ended.stderr);
     assert_eq!(ended.code, Some(125));
 }
+
+#[test]
+fn a_refused_command_changes_no_file() {
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &elf(&[0xf4]));
+    let old = dir.file("old", b"an old report").to_str().unwrap().to_owned();
+    for options in [
+        ["--report", &old, "--junit", &old],
+        ["--report", &old, "--log", &old],
+        ["--junit", &old, "--log", "/"],
+        ["--report", &old, "--expect", ""],
+        ["--report", &old, "--reject", ""],
+    ] {
+        let mut command = kickvm(&["run", "--kernel"]);
+        command.arg(&kernel).args(options);
+        let ended = end(command);
+        assert_eq!(ended.code, Some(125), "{ended:?}");
+        assert_eq!(fs::read(&old).unwrap(), b"an old report", "{options:?}");
+    }
+}
