@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub enum Source {
 /// A file that receives the output of a run, line by line, after the time in seconds and the source. The default is no
 /// file. Clones write to the same file.
 #[derive(Clone, Debug, Default)]
-pub struct RunLog(Option<Arc<Mutex<Inner>>>);
+pub struct RunLog(Option<Arc<(PathBuf, Mutex<Inner>)>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -110,12 +110,13 @@ impl RunLog {
             }
             file.set_len(0)?;
         }
-        Self::start(file)
+        Self::start(file, path)
     }
 
-    fn start(file: File) -> io::Result<Self> {
+    fn start(file: File, path: &Path) -> io::Result<Self> {
         let file = Some(FileWriter::start(file)?);
-        Ok(Self(Some(Arc::new(Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() })))))
+        let inner = Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() });
+        Ok(Self(Some(Arc::new((path.to_owned(), inner)))))
     }
 
     /// Adds output of `source`. Does not wait longer than a second, once.
@@ -131,12 +132,13 @@ impl RunLog {
                 line.finish(source, output);
             });
         });
-        let file = self.0.as_ref().and_then(|inner| inner.lock().unwrap_or_else(PoisonError::into_inner).file.take());
-        report(file.map_or(Ok(()), |file| file.finish(deadline)));
+        let Some((path, inner)) = self.0.as_deref() else { return };
+        let file = inner.lock().unwrap_or_else(PoisonError::into_inner).file.take();
+        report(path, file.map_or(Ok(()), |file| file.finish(deadline)));
     }
 
     fn write(&self, fill: impl FnOnce(&mut Inner, Duration, &mut Vec<u8>)) {
-        let Some(inner) = &self.0 else { return };
+        let Some((path, inner)) = self.0.as_deref() else { return };
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut output, now) = (Vec::new(), inner.began.elapsed());
         if inner.file.is_some() {
@@ -148,13 +150,13 @@ impl RunLog {
             inner.file = None;
         }
         drop(inner); // the message is for the log, too
-        report(written);
+        report(path, written);
     }
 }
 
-fn report(result: io::Result<()>) {
+fn report(path: &Path, result: io::Result<()>) {
     if let Err(error) = result {
-        log::error!("cannot write the file of --log: {}", os_error::describe(&error));
+        log::error!("cannot write --log '{}': {}", path.display(), os_error::describe(&error));
     }
 }
 
@@ -194,7 +196,7 @@ mod tests {
     #[test]
     fn a_reader_that_stalls_ends_the_log_once() {
         let (reader, writer) = io::pipe().unwrap();
-        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer)), Path::new("pipe")).unwrap();
         let block = vec![b'\n'; 64 << 10];
         let began = Instant::now();
         (0..20).for_each(|_| log.push(Source::Console, &block));
