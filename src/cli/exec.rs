@@ -101,11 +101,18 @@ impl Exec {
     ///
     /// An option cannot be used for several runs.
     pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
-        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+        let inputs = self.inputs();
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console, &inputs)
+    }
+
+    /// The files of the host that are packed.
+    fn inputs(&self) -> Vec<PathBuf> {
+        self.root.iter().chain(self.copy.iter().map(|overlay| &overlay.host)).cloned().collect()
     }
 
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
+        let inputs = self.inputs();
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
         let given = self.test_results;
         let results = |source| given.as_ref().filter(|(_, given)| *given == source).map(|(format, _)| *format);
@@ -118,7 +125,8 @@ impl Exec {
                 level => format!(" loglevel={level}"),
             };
         }
-        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        let (mut vmm, mut paths) = self.machine.into_parts(cmdline, self.results);
+        paths.inputs.extend(inputs);
         vmm.rules.results = results(ResultSource::Console);
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },

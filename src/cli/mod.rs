@@ -153,7 +153,7 @@ impl Run {
     ///
     /// An option cannot be used for several runs.
     pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
-        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console, &[])
     }
 
     /// Returns the configuration, and the files of the report.
@@ -319,6 +319,8 @@ impl Machine {
         for text in self.append.iter().chain(&self.append_each) {
             cmdline = format!("{cmdline} {text}");
         }
+        let fail_on = results.fail_on();
+        let (allow, inputs): (Vec<_>, _) = results.allow.into_iter().map(|file| (file.0, file.1)).unzip();
         let config = VMMConfig {
             initramfs: self.initramfs,
             cmdline,
@@ -331,11 +333,7 @@ impl Machine {
             balloon: self.balloon,
             timeout: self.timeout,
             port_stats: results.verbose >= 2,
-            rules: Rules {
-                fail_on: results.fail_on(),
-                allow: results.allow.into_iter().flat_map(|file| file.0).collect(),
-                ..Rules::default()
-            },
+            rules: Rules { fail_on, allow: allow.into_iter().flatten().collect(), ..Rules::default() },
             ..VMMConfig::new(Image::File(self.kernel.into_iter().next().unwrap_or_default()))
         };
         (
@@ -344,6 +342,7 @@ impl Machine {
                 json: results.report,
                 junit: results.junit,
                 symbols: results.symbols,
+                inputs,
                 log: results.log,
                 label: results.label,
                 ci: results.annotate,

@@ -290,8 +290,13 @@ impl ConsoleIo {
         if !matches!(self.monitor_timer.read(), Ok(Some(_))) {
             return;
         }
+        let prompt = self.monitor.may_be_at_prompt();
         if self.monitor.verdict().is_none() && self.monitor.on_silence() {
             (self.on_event)(ConsoleEvent::Panicked);
+        }
+        if prompt && let Some(silence) = self.monitor.silence() {
+            let result = self.monitor_timer.arm(silence);
+            self.check("cannot set the console's timer", result);
         }
         if let Some(verdict) = self.monitor.verdict().cloned() {
             (self.on_event)(ConsoleEvent::Verdict(verdict));

@@ -190,17 +190,24 @@ impl ConsoleMonitor {
 
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
-        let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE).or(self.faults.silence()) }
+        let prompt = self.may_be_at_prompt().then_some(PROMPT_SILENCE);
+        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.or(self.faults.silence()) }
+    }
+
+    /// Whether the next silence is for the line that has not ended. A report may need a longer one.
+    pub fn may_be_at_prompt(&self) -> bool {
+        let is_new = !self.line.is_empty() && !self.prompt_checked;
+        is_new && self.matcher.missing().is_some() && !self.end.stopped
     }
 
     /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
     /// has stopped after a panic.
     pub fn on_silence(&mut self) -> bool {
+        let prompt = self.may_be_at_prompt();
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);
         }
-        if self.is_idle() {
+        if self.is_idle() && !prompt {
             self.close_reports();
         }
         self.is_idle() && self.end.stopped
@@ -314,6 +321,20 @@ mod tests {
             let monitor = monitor(&Rules::default(), &format!("{line}\r\n"));
             assert_eq!(monitor.log().killed.as_deref(), Some("process 77 (my job)"), "{line}");
         }
+    }
+
+    #[test]
+    fn a_wait_for_a_prompt_does_not_cut_a_report() {
+        let rules = Rules { expect: vec!["login:".into()], fail_on: FaultClasses::WARN, ..Rules::default() };
+        let start = "[    1.0] ------------[ cut here ]------------\n[    1.0] WARNING: CPU: 0 PID: 1 at a.c:1 f+0x1/0x2\n[    1.0] Mod";
+        let mut monitor = monitor(&rules, start);
+        assert_eq!(monitor.silence(), Some(PROMPT_SILENCE));
+        assert!(!monitor.on_silence() && monitor.verdict().is_none());
+        assert!(monitor.silence().is_some_and(|silence| silence > PROMPT_SILENCE));
+        monitor.push(b"ules:\n[    1.0] ---[ end trace 0000000000000000 ]---\n");
+        assert!(monitor.examine(Duration::MAX));
+        let report = &monitor.log().faults[0].lines;
+        assert!(report.last().unwrap().contains("end trace"), "{report:?}");
     }
 
     #[test]

@@ -170,3 +170,17 @@ pub fn is_given_up(error: &io::Error) -> bool {
 pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
     path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()))
 }
+
+/// Checks that the regular file that has the metadata `own` is neither standard output nor standard error.
+///
+/// # Errors
+///
+/// It is one of them.
+pub fn is_no_stream(own: &Metadata) -> io::Result<()> {
+    for (stream, name) in [("/proc/self/fd/1", "standard output"), ("/proc/self/fd/2", "standard error")] {
+        if own.is_file() && is_same_file(own, Path::new(stream)) {
+            return Err(io::Error::other(format!("it is where {name} goes")));
+        }
+    }
+    Ok(())
+}

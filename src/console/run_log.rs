@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::escape_sequences::EscapeFilter;
-use super::output::is_same_file;
+use super::output::{is_no_stream, is_same_file};
+use vmm_sys_util::signal::block_signal;
+
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
@@ -99,7 +101,7 @@ impl RunLog {
     ///
     /// # Errors
     ///
-    /// The file is one of `others`, or cannot be opened.
+    /// The file is one of `others` or a standard stream, or cannot be opened.
     pub fn open<'a>(path: &Path, mut others: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -108,6 +110,8 @@ impl RunLog {
             if others.any(|other| is_same_file(&own, other)) {
                 return Err(io::Error::other("another option uses it, too"));
             }
+            is_no_stream(&own)?;
+            let _ = block_signal(libc::SIGXFSZ); // a file that must not grow is a write error, not the end
             file.set_len(0)?;
         }
         Self::start(file, path)
@@ -119,7 +123,7 @@ impl RunLog {
         Ok(Self(Some(Arc::new((path.to_owned(), inner)))))
     }
 
-    /// Adds output of `source`. Does not wait longer than a second, once.
+    /// Adds output of `source`. Waits at most a second for room; then the log ends.
     pub fn push(&self, source: Source, bytes: &[u8]) {
         self.write(|inner, now, output| inner.lines[source as usize].push(source, bytes, now, output));
     }

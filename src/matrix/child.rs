@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::iter;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
@@ -74,10 +73,16 @@ impl Child {
         &self.selection
     }
 
-    /// Waits until the output is printed, at most until `deadline`. Returns why standard output could not be written.
+    /// Waits until the output is printed, at most until `deadline`. Returns why output is lost.
     pub fn finish(&self, deadline: Instant) -> Option<io::Error> {
-        let next = || self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
-        iter::from_fn(next).last() // disconnected when both threads have ended
+        let mut lost = None;
+        loop {
+            match self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(error) => lost = Some(error),
+                Err(RecvTimeoutError::Disconnected) => return lost, // both threads have ended
+                Err(RecvTimeoutError::Timeout) => return lost.or(Some(io::ErrorKind::TimedOut.into())),
+            }
+        }
     }
 }
 

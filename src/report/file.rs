@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use vmm_sys_util::signal::block_signal;
 
-use crate::console::output::is_same_file;
+use crate::console::output::{is_no_stream, is_same_file};
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
@@ -48,11 +48,7 @@ impl ReportFile {
         let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
         let own = file.metadata()?;
         let same = |other: &Path| own.is_file() && is_same_file(&own, other);
-        for (stream, name) in [("/proc/self/fd/1", "standard output"), ("/proc/self/fd/2", "standard error")] {
-            if same(Path::new(stream)) {
-                return Err(io::Error::other(format!("it is where {name} goes")));
-            }
-        }
+        is_no_stream(&own)?;
         if let Some(other) = taken.iter().find(|other| same(other)) {
             return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
         }

@@ -30,6 +30,8 @@ pub struct ReportPaths {
     pub json: Option<PathBuf>,
     /// Receives the run and the tests of the guest as JUnit test cases.
     pub junit: Option<PathBuf>,
+    /// Files that the run reads besides those of the machine.
+    pub inputs: Vec<PathBuf>,
     /// Receives all output of the run, with times.
     pub log: Option<PathBuf>,
     /// The kernel's `System.map`.
@@ -60,7 +62,8 @@ impl RunReporter {
     pub fn new(command: &[OsString], config: &VMMConfig, paths: &ReportPaths) -> Result<Self, String> {
         let ReportPaths { json, junit, symbols, label, ci, .. } = paths;
         let symbols_file = symbols.as_deref();
-        let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
+        let inputs = paths.inputs.iter().map(PathBuf::as_path);
+        let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).chain(inputs).collect();
         if let ConsoleConfig::File(console) = &config.console {
             if symbols_file.is_some_and(|symbols| symbols.metadata().is_ok_and(|own| is_same_file(&own, console))) {
                 return Err(format!("cannot open console file '{}': it is also used as --symbols", console.display()));

@@ -202,6 +202,8 @@ fn a_refused_command_changes_no_file() {
         ["--junit", &old, "--log", "/"],
         ["--report", &old, "--expect", ""],
         ["--report", &old, "--reject", ""],
+        ["--allow", &old, "--log", &old],
+        ["--allow", &old, "--junit", &old],
     ] {
         let mut command = kickvm(&["run", "--kernel"]);
         command.arg(&kernel).args(options);
@@ -209,4 +211,16 @@ fn a_refused_command_changes_no_file() {
         assert_eq!(ended.code, Some(125), "{ended:?}");
         assert_eq!(fs::read(&old).unwrap(), b"an old report", "{options:?}");
     }
+    for options in [["--root", &old, "--log", &old], ["--copy", &old, "--report", &old]] {
+        let mut command = kickvm(&["exec", "--kernel"]);
+        command.arg(&kernel).args(options).arg("true");
+        let ended = end(command);
+        assert_eq!(ended.code, Some(125), "{ended:?}");
+        assert_eq!(fs::read(&old).unwrap(), b"an old report", "{options:?}");
+    }
+    let mut command = kickvm(&["run", "--log", &old, "--kernel"]);
+    command.arg(&kernel).stdout(fs::OpenOptions::new().append(true).open(&old).unwrap());
+    let ended = end(command);
+    assert!(ended.code == Some(125) && ended.stderr.contains("it is where standard output goes"), "{ended:?}");
+    assert_eq!(fs::read(&old).unwrap(), b"an old report");
 }
