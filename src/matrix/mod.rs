@@ -64,6 +64,13 @@ pub struct Matrix {
     pub inputs: Vec<PathBuf>,
 }
 
+/// How the runs ended.
+struct Ending {
+    ended: Vec<Ended>,
+    signal: Option<i32>,     // that stopped them
+    lost: Option<io::Error>, // why output was lost
+}
+
 /// The combination that this process runs, as the hidden option has it.
 #[derive(Clone, Debug)]
 pub struct Selection {
@@ -137,7 +144,7 @@ impl Matrix {
         junit_file.as_mut().map_or(Ok(()), |file| file.start(&junit(&self.labels, &[], None)))?;
 
         let annotator = Annotator::start(self.ci);
-        let (ended, signal, lost) = self.run_all(directory)?;
+        let Ending { ended, signal, lost } = self.run_all(directory)?;
         table(&self.labels, &ended).iter().for_each(|line| log::warn!("{line}"));
         if let Some(error) = &lost {
             log::error!("cannot write the output of the runs: {}", os_error::describe(error));
@@ -152,9 +159,8 @@ impl Matrix {
         Ok(if written || stopped.is_some() { code } else { code::FAILED })
     }
 
-    /// Runs all combinations that can be run. Returns those that have ended, the signal that stopped them, and why
-    /// output was lost.
-    fn run_all(&self, directory: &Path) -> Result<(Vec<Ended>, Option<i32>, Option<io::Error>), String> {
+    /// Runs all combinations that can be run.
+    fn run_all(&self, directory: &Path) -> Result<Ending, String> {
         let failed = |error| format!("cannot wait for signals: {error}");
         let signals = stop_signals(&[]).map_err(failed)?;
         let mut poll = Poll::new().map_err(failed)?;
@@ -193,8 +199,9 @@ impl Matrix {
             }
         }
         let deadline = Instant::now() + if signal.is_some() { STALL_TIME } else { OUTPUT_TIME };
-        let errors: Vec<_> = printing.iter().filter_map(|child| child.finish(deadline)).collect();
+        // All have time to print.
+        let lost = printing.iter().fold(None, |lost, child| child.finish(deadline).or(lost));
         ended.sort_by_key(|run| run.index);
-        Ok((ended, signal, errors.into_iter().next()))
+        Ok(Ending { ended, signal, lost })
     }
 }
