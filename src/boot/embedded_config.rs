@@ -17,7 +17,8 @@ const START: &[u8] = b"IKCFG_ST";
 /// The most bytes of a configuration.
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// The configuration in the kernel at `path`, if it has one. A bzImage must be unpacked for this, which takes some time.
+/// The configuration in the kernel at `path`, if it has one. A bzImage must be unpacked for this, which takes some
+/// time.
 ///
 /// # Errors
 ///

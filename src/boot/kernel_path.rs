@@ -1,5 +1,6 @@
 //! Finds the file of a kernel that an option or the environment names: a file, a directory, or the running kernel.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::{self, File};
 use std::io;
@@ -21,12 +22,13 @@ pub(crate) const RELEASE_FILE: &str = "include/config/kernel.release";
 /// Where distributions install modules.
 pub(crate) const MODULE_DIRECTORIES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
-/// The file of the kernel `name`: a path to a file; a directory, which is a build tree of Linux or an unpacked package; or
-/// `host`, the running kernel.
+/// The file of the kernel `name`: a path to a file; a directory, which is a build tree of Linux or an unpacked package;
+/// or `host`, the running kernel.
 ///
 /// # Errors
 ///
-/// A directory has no kernel or several, or the running kernel's file cannot be read. That a file exists is not checked.
+/// A directory has no kernel or several, or the running kernel's file cannot be read. That a file exists is not
+/// checked.
 pub fn find_kernel(name: &Path) -> Result<PathBuf, Error> {
     match name.to_str() {
         Some(HOST) => {
@@ -44,7 +46,7 @@ pub fn find_kernel(name: &Path) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 ///
-/// There is none, or that of [`find_kernel`].
+/// There is no such tree, or [`find_kernel`] fails.
 pub fn default_kernel() -> Result<PathBuf, Error> {
     if let Some(name) = env::var_os(VARIABLE).filter(|name| !name.is_empty()) {
         return find_kernel(name.as_ref());
@@ -95,15 +97,14 @@ fn installed_in(root: &Path) -> Vec<PathBuf> {
     let all = ["boot", ""].into_iter().flat_map(|name| list(root.join(name))).filter(is_kernel).chain(modules);
     let mut kernels: Vec<_> = all.filter(|path| path.is_file()).collect();
     kernels.sort();
-    let mut seen = Vec::new();
-    // Links such as boot/vmlinuz lead to another of the list.
-    kernels.retain(|path| {
-        let file = path.canonicalize().unwrap_or_default();
-        let is_new = !seen.contains(&file);
-        seen.push(file);
-        is_new
-    });
+    retain_distinct(&mut kernels); // boot/vmlinuz is a link to another of the list
     kernels
+}
+
+/// Removes paths that do not exist, or lead to the same file as one before.
+pub(crate) fn retain_distinct(paths: &mut Vec<PathBuf>) {
+    let mut seen = HashSet::new();
+    paths.retain(|path| path.canonicalize().is_ok_and(|file| seen.insert(file)));
 }
 
 /// The file of the kernel `release`, which runs, below `root`.

@@ -14,8 +14,8 @@ const VERSION_BASE: u64 = 0x200;
 /// The beginning of `linux_banner` (init/version.c), which a release follows. Other texts have a `%s` there.
 const BANNER: &[u8] = b"Linux version ";
 
-/// The release of the kernel at `path`: that in the header of a bzImage, or in the banner of an ELF image. `None` if the
-/// image has no release.
+/// The release of the kernel at `path`: that in the header of a bzImage, or in the banner of an ELF image. `None` if
+/// the image has no release.
 ///
 /// # Errors
 ///

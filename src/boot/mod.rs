@@ -53,7 +53,7 @@ pub use embedded_config::embedded_config;
 pub use error::{ByteSize, Error};
 pub use image::{Entry, Image, Protocol};
 pub use initramfs_source::{InitramfsSource, SourceError, Written};
-pub(crate) use kernel_path::{MODULE_DIRECTORIES, RELEASE_FILE};
+pub(crate) use kernel_path::{MODULE_DIRECTORIES, RELEASE_FILE, retain_distinct};
 pub use kernel_path::{default_kernel, find_kernel};
 pub use kernel_release::kernel_release;
 

@@ -3,13 +3,14 @@
 use std::iter;
 use std::path::{Path, PathBuf};
 
+use super::logger::is_unsafe;
 use super::{Machine, Results};
 use crate::matrix::{Matrix, default_jobs};
 use crate::report::annotate::CiService;
 use crate::vmm::ConsoleConfig;
 
-/// Finds the kernels. Returns the runs if there are several combinations. Otherwise, or if the hidden option selects one, leaves only that
-/// one in `machine` and `results`.
+/// Finds the kernels. Returns the runs if there are several combinations. Otherwise, or if the hidden option selects
+/// one, leaves only that one in `machine` and `results`.
 pub fn matrix(
     machine: &mut Machine,
     results: &mut Results,
@@ -57,9 +58,9 @@ pub fn matrix(
     }))
 }
 
-/// Each combination: its label, kernel, number of vCPUs, and text to append. The label has what differs, and a number if
-/// nothing does.
-fn combinations(machine: &Machine) -> Vec<(String, std::path::PathBuf, u8, Option<String>)> {
+/// Each combination: its label, kernel, number of vCPUs, and text to append. The label has what differs, and a number
+/// if nothing does.
+fn combinations(machine: &Machine) -> Vec<(String, PathBuf, u8, Option<String>)> {
     let Machine { kernel: kernels, cpus: all_cpus, append_each, .. } = machine;
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let appends = if append_each.is_empty() { vec![None] } else { append_each.iter().map(Some).collect() };
@@ -76,7 +77,7 @@ fn combinations(machine: &Machine) -> Vec<(String, std::path::PathBuf, u8, Optio
                         .filter(|_| appends.len() > 1)
                         .map(|text| if text.is_empty() { "''".to_owned() } else { text.clone() }),
                 ];
-                let label = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                let label = parts.into_iter().flatten().collect::<Vec<_>>().join(" ").replace(is_unsafe, "?");
                 let numbered = (2..).map(|number| format!("{label} #{number}"));
                 let is_new = |label: &String| all.iter().all(|(other, ..)| other != label);
                 let label = iter::once(label.clone()).chain(numbered).find(is_new).unwrap_or_default();

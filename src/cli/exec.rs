@@ -56,14 +56,15 @@ pub struct Exec {
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
-    /// User that the command runs as, instead of root: NAME of the guest's /etc/passwd or UID, with :GROUP for another group
+    /// User that the command runs as, instead of root: NAME of the guest's /etc/passwd or UID, with :GROUP for another
+    /// group
     #[arg(long, short, value_name = "NAME|UID[:GROUP]", value_parser = NonEmptyStringValueParser::new())]
     user: Option<String>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
-    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without this
-    /// option
+    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without
+    /// this option
     ///
     /// Modules are searched for beside the kernel (its build tree, or lib/modules of the directory with boot/), in the
     /// root, on the host, and in /lib/modules of the guest.

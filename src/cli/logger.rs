@@ -131,6 +131,6 @@ fn start(mut stderr: FileWriter) -> Option<(SyncSender<String>, Receiver<Infalli
 }
 
 /// Whether a character could change how a terminal shows the line: control characters and bidirectional overrides.
-fn is_unsafe(c: char) -> bool {
+pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -209,8 +209,8 @@ struct Machine {
     memory: u64,
     /// Disk: a raw image or a block device; repeatable: /dev/vda, /dev/vdb and so on
     ///
-    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if it
-    /// looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
+    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if
+    /// it looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
     /// PATH, write a comma as two commas.
     #[arg(long, value_name = "PATH[,ro][,direct][,raw][,id=NAME]", value_parser = values::os(values::disk))]
     disk: Vec<DiskConfig>,

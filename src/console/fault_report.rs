@@ -30,7 +30,7 @@ const LOG_TIME: Duration = Duration::from_millis(500);
 const TRACE_REQUEST: &str = "Sending NMI from CPU ";
 const TRACE_BEGIN: &str = "NMI backtrace for cpu ";
 const TRACE_END: &str = "</TASK>";
-/// How KASAN reports an access to an address that is none of the kernel's memory. The processor reports that, too.
+/// How KASAN reports an access to an address without memory of the kernel. The processor reports it, too.
 const BAD_ADDRESS: [&str; 3] =
     ["BUG: KASAN: null-ptr-deref", "BUG: KASAN: user-memory-access", "BUG: KASAN: wild-memory-access"];
 /// How the only report of lockdep begins that ends with a list of locks (kernel/locking/lockdep.c).

@@ -119,7 +119,8 @@ impl InputSink for &dyn ConsolePort {
 
 impl ConsoleIo {
     /// A console that connects the guest's `ports`, of which the last takes the input, to `input` and `output`. The
-    /// ports signal `wake`. `log` receives the output, too. `on_event` is called on the event loop's thread and must not block.
+    /// ports signal `wake`. `log` receives the output, too. `on_event` is called on the event loop's thread and must
+    /// not block.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises panics
-//! and out-of-memory kills.
+//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises
+//! panics and out-of-memory kills.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,14 +1,13 @@
 //! A file with all output of a run: [`RunLog`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::escape_sequences::EscapeFilter;
-use super::output::{is_no_stream, is_same_file};
+use super::output::{is_no_stream, is_same_file, open_to_write};
 use vmm_sys_util::signal::block_signal;
 
 use crate::sys::file_writer::FileWriter;
@@ -103,8 +102,7 @@ impl RunLog {
     ///
     /// The file is one of `others` or a standard stream, or cannot be opened.
     pub fn open<'a>(path: &Path, mut others: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = open_to_write(path)?;
         let own = file.metadata()?;
         if own.is_file() {
             if others.any(|other| is_same_file(&own, other)) {

@@ -157,8 +157,8 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     Ok((outcome, host.timings))
 }
 
-/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have stay
-/// there; init searches for them in the guest's root.
+/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have
+/// stay there; init searches for them in the guest's root.
 fn pack_modules(vmm: &VMMConfig, root: Option<&Path>, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
     let needed = needed_by_devices(vmm);
     let Image::File(image) = &vmm.image else { return Ok(Vec::new()) };

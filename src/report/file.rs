@@ -1,14 +1,14 @@
 //! The file of a report. It is opened before the run, so that a path that cannot be written is an error at once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vmm_sys_util::signal::block_signal;
 
-use crate::console::output::{is_no_stream, is_same_file};
+use crate::console::output::{is_no_stream, is_same_file, open_to_write};
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
@@ -44,8 +44,7 @@ impl ReportFile {
             }
             _ => {}
         }
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = open_to_write(path)?;
         let own = file.metadata()?;
         let same = |other: &Path| own.is_file() && is_same_file(&own, other);
         is_no_stream(&own)?;

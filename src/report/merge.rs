@@ -58,8 +58,8 @@ pub fn merge(inputs: &[PathBuf], output: Option<&Path>) -> Result<(bool, Option<
     }
 }
 
-/// Merges the JUnit files with these names and texts. One that cannot be merged, or has an error instead of a text, is a
-/// test case with an error.
+/// Merges the JUnit files with these names and texts. One that cannot be merged, or has an error instead of a text, is
+/// a test case with an error.
 pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a str>)>) -> String {
     let mut merged = Merged::default();
     for (name, text) in texts {

@@ -19,6 +19,14 @@ fn kernels(dir: &TempDir, guests: &[(&str, &[u8])]) -> Vec<String> {
     guests.iter().flat_map(|guest| ["-k".to_owned(), kernel(guest)]).collect()
 }
 
+/// The runs of these `kernels`, started with an ignored signal.
+fn ignoring(signal: &str, kernels: &[String], options: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.arg(format!("--ignore-signal={signal}")).args([env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M"]);
+    contained(command.args(kernels).args(options));
+    command
+}
+
 fn run(kernels: &[String], options: &[&str]) -> Ended {
     let mut command = kickvm(&["run", "--memory", "2M"]);
     command.args(kernels).args(options);
@@ -67,11 +75,7 @@ fn each_combination_is_a_run_and_the_worst_decides() {
 fn an_ignored_sigchld_does_not_change_the_verdicts() {
     need_kvm!();
     let dir = TempDir::new();
-    let mut command = Command::new("env");
-    command.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M"]);
-    command.args(kernels(&dir, &[("green", &HELLO), ("red", &STATUS_7)]));
-    contained(&mut command);
-    let ended = end(command);
+    let ended = end(ignoring("CHLD", &kernels(&dir, &[("green", &HELLO), ("red", &STATUS_7)]), &[]));
     assert_eq!(ended.code, Some(7), "{ended:?}");
     assert!(ended.stderr.contains("kickvm: 2 runs: 1 passed, 1 failed, 0 not run"), "{ended:?}");
 }
@@ -80,11 +84,8 @@ fn an_ignored_sigchld_does_not_change_the_verdicts() {
 fn an_ignored_signal_stays_ignored() {
     need_kvm!();
     let dir = TempDir::new();
-    let mut command = Command::new("env");
-    command.args(["--ignore-signal=INT", env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M", "--timeout", "1s"]);
-    command.args(kernels(&dir, &[("a", &SPIN), ("b", &SPIN)])).args(["--jobs", "1"]);
-    contained(&mut command);
-    let running = start(command);
+    let spin = kernels(&dir, &[("a", &SPIN), ("b", &SPIN)]);
+    let running = start(ignoring("INT", &spin, &["--timeout", "1s", "--jobs", "1"]));
     std::thread::sleep(std::time::Duration::from_millis(500));
     running.signal(Signal::SIGINT);
     let ended = running.end();
@@ -109,9 +110,9 @@ fn runs_with_the_same_name_have_numbers() {
     need_kvm!();
     let dir = TempDir::new();
     let kernel = kernels(&dir, &[("a", &HELLO)]);
-    let ended = run(&[&kernel[..], &kernel].concat(), &["--append-each", "", "--append-each", "x"]);
+    let ended = run(&[&kernel[..], &kernel].concat(), &["--append-each", "", "--append-each", "x\u{1b}"]);
     let names: Vec<_> = ended.stdout.lines().filter_map(|line| Some(line.split_once(" | ")?.0.trim_end())).collect();
-    for name in ["a ''", "a x", "a '' #2", "a x #2"].map(|name| name.replace("a ", &format!("{} ", kernel[1]))) {
+    for name in ["a ''", "a x?", "a '' #2", "a x? #2"].map(|name| name.replace("a ", &format!("{} ", kernel[1]))) {
         assert!(names.contains(&name.as_str()), "no '{name}' in {ended:?}");
     }
 }

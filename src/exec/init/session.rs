@@ -18,8 +18,8 @@ use crate::sys::port_io::PortIo;
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Executes a command: `words` are the IDs of its user, its name and its arguments. Returns only if that fails, with the
-/// exit status to use.
+/// Executes a command: `words` are the IDs of its user, its name and its arguments. Returns only if that fails, with
+/// the exit status to use.
 pub fn become_command(words: &[OsString]) -> u8 {
     let [ids, words @ ..] = words else { return NOT_FOUND };
     let [name, ..] = words else { return NOT_FOUND };

@@ -1,5 +1,5 @@
-//! The modules of a guest's kernel: where they are on the host, which ones the guest needs, and whether the kernel has a
-//! driver at all.
+//! The modules of a guest's kernel: where they are on the host, which ones the guest needs, and whether the kernel has
+//! a driver at all.
 //!
 //! [`KernelModules::find`] searches for the directory that belongs to the kernel's release. [`KernelModules::support`]
 //! states whether a driver is built in, a module, or missing. [`KernelModules::collect`] reads modules with those that
@@ -12,7 +12,7 @@ pub use directory::{Module, ModuleDirectory};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, embedded_config, kernel_release};
+use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, embedded_config, kernel_release, retain_distinct};
 use crate::vmm::VMMConfig;
 
 /// The directories above a kernel in which its modules are searched for: a build tree is the fourth above its bzImage.
@@ -55,7 +55,8 @@ pub struct KernelModules {
 }
 
 impl KernelModules {
-    /// Searches for the modules and the configuration of the kernel `image`: beside it, then in `root`, then on the host.
+    /// Searches for the modules and the configuration of the kernel `image`: beside it, then in `root`, then on the
+    /// host.
     ///
     /// # Errors
     ///
@@ -67,15 +68,7 @@ impl KernelModules {
         let roots = above.iter().copied().chain(root).chain([Path::new("/")]);
         let mut paths: Vec<PathBuf> = above.iter().filter(|tree| is_of(tree, &release)).map(PathBuf::from).collect();
         paths.extend(roots.clone().flat_map(|root| MODULE_DIRECTORIES.map(|name| root.join(name).join(&release))));
-        let mut seen = Vec::new();
-        paths.retain(|path| {
-            path.canonicalize().is_ok_and(|real| {
-                !seen.contains(&real) && {
-                    seen.push(real);
-                    true
-                }
-            })
-        });
+        retain_distinct(&mut paths);
         let directories: Vec<_> = paths.iter().filter_map(|path| ModuleDirectory::open(path).ok()).collect();
         let configs = above.iter().filter(|tree| is_of(tree, &release)).map(|tree| tree.join(".config"));
         let configs = configs.chain(above.first().map(|directory| directory.join(format!("config-{release}"))));

@@ -25,15 +25,16 @@ struct Fault {
     classes: &'static [&'static str],
     /// The beginning of its title.
     title: &'static str,
-    /// The beginnings of the first line of its report, and of the last one that a slow console does not separate from it.
+    /// The beginnings of the first line of its report, and of the last one that a slow console does not separate from
+    /// it.
     report: [&'static str; 2],
 }
 
 const END: &str = "---[ end trace ";
 const LINE: &str = "==================";
 
-/// In this order: after an oops the kernel looks for no hung tasks, and after most faults for no deadlocks. The last one
-/// is a panic.
+/// In this order: after an oops the kernel looks for no hung tasks, and after most faults for no deadlocks. The last
+/// one is a panic.
 #[rustfmt::skip]
 const FAULTS: [Fault; 14] = [
     Fault {

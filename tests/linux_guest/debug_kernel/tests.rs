@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// The numbers of tests: those that passed, failed and were skipped.
 type Counts = [u64; 3];
 
-/// The numbers in the lines with totals that KUnit and kselftest print, such as "# Totals: pass:1 fail:2 skip:3 total:6".
+/// The numbers in the lines with totals that KUnit and kselftest print, such as "# Totals: pass:1 fail:2 skip:3
+/// total:6".
 fn totals<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
     let number = |line: &str, word: &str| -> u64 {
         let numbers = line.split(' ').filter_map(|field| field.strip_prefix(word)?.strip_prefix(':'));
