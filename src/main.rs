@@ -48,8 +48,9 @@ fn run_vm(mut run: cli::Run) -> Result<u8, String> {
         return matrix.run();
     }
     let (mut config, paths) = run.into_parts();
-    let reporter = RunReporter::new(&[], &config, &paths)?;
+    let mut reporter = RunReporter::new(&[], &config, &paths)?;
     config.log = logger::open_run_log(&config, &paths)?;
+    reporter.start()?;
     let outcome = Vmm::try_from(config).and_then(Vmm::run);
     Ok(reporter.finish(outcome.unwrap_or_else(Outcome::failed), exec::Timings::default()))
 }
@@ -60,8 +61,9 @@ fn run_command(mut exec: cli::Exec) -> Result<u8, String> {
         return matrix.run();
     }
     let (mut config, paths) = exec.into_parts();
-    let reporter = RunReporter::new(&config.command, &config.vmm, &paths)?;
+    let mut reporter = RunReporter::new(&config.command, &config.vmm, &paths)?;
     config.vmm.log = logger::open_run_log(&config.vmm, &paths)?;
+    reporter.start()?;
     let outcome = exec::run(config);
     let (outcome, timings) = outcome.unwrap_or_else(|error| (Outcome::failed(error), exec::Timings::default()));
     Ok(reporter.finish(outcome, timings))

@@ -1,5 +1,6 @@
-//! The CI templates in `examples/ci`, this repository's own workflows and its action are valid: the files pass their own
-//! schemas and linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such files.
+//! The CI templates in `examples/ci`, this repository's own workflows and its action are valid: the files pass their
+//! own schemas and linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such
+//! files.
 #![cfg(feature = "vmm")]
 
 #[path = "common/can_run.rs"]
@@ -147,8 +148,8 @@ fn the_command_in_the_script_for_nextest_parses() {
     is_one_exec(&[command.to_owned()]);
 }
 
-/// What kickvm could not run is tried again; each verdict is final. The API server checks these rules besides the schema
-/// (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
+/// What kickvm could not run is tried again; each verdict is final. The API server checks these rules besides the
+/// schema (Kubernetes, Job, "Pod failure policy" and "Backoff limit per index").
 #[test]
 fn the_schedulers_retry_by_exit_code() {
     let job = yaml("examples/ci/kubernetes-job.yaml");

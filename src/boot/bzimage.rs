@@ -21,6 +21,18 @@ const VERSION_2_12: u16 = 0x20c;
 /// Distance of the 64-bit entry point from the start of the protected-mode code.
 pub(super) const ENTRY_64: u64 = 0x200;
 
+/// The length of the boot sector and the setup code, before the protected-mode code.
+fn setup_len(header: &setup_header) -> u64 {
+    let sectors = if header.setup_sects == 0 { DEFAULT_SETUP_SECTORS } else { header.setup_sects };
+    (u64::from(sectors) + 1) * SECTOR // the boot sector comes before these sectors
+}
+
+/// Offset and length of the compressed kernel in the file, if the header states them.
+pub(super) fn payload(header: &setup_header) -> Option<(u64, u64)> {
+    let (offset, len) = (u64::from(header.payload_offset), u64::from(header.payload_length));
+    (len > 0).then(|| (setup_len(header) + offset, len))
+}
+
 /// Checks the setup header of `file` and calculates where the kernel will lie.
 pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     let header: setup_header = file.peek_object(HEADER_OFFSET)?;
@@ -32,8 +44,7 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(file.unusable("it has no 64-bit entry: it is a 32-bit kernel"));
     }
-    let setup_sectors = if header.setup_sects == 0 { DEFAULT_SETUP_SECTORS } else { header.setup_sects };
-    let setup_len = (u64::from(setup_sectors) + 1) * SECTOR; // the boot sector comes before these sectors
+    let setup_len = setup_len(&header);
     let announced = setup_len + u64::from(header.syssize) * PARAGRAPH;
     if file.len < announced || header.syssize == 0 {
         let len = file.len;

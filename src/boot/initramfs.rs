@@ -45,8 +45,8 @@ pub(super) fn load(files: &mut [InputFile], memory: &GuestMemoryMmap, start: u64
     Ok(())
 }
 
-/// Where another archive may begin after one of `len` bytes. The kernel's unpacker of lz4 reads a length behind the data,
-/// and ends if that is 0 (lib/decompress_unlz4.c). The other unpackers end with the data, and zeros are skipped.
+/// Where another archive may begin after one of `len` bytes. The kernel's unpacker of lz4 reads a length behind the
+/// data, and ends if that is 0 (lib/decompress_unlz4.c). The other unpackers end with the data, and zeros are skipped.
 fn next(len: u64) -> u64 {
     padded(len.saturating_add(4))
 }

@@ -58,8 +58,13 @@ impl InputFile {
 
     /// The decompressed content.
     pub fn decompressed(self, compression: Compression) -> Result<Self, Error> {
-        let invalid = |error| self.unusable(format!("its {compression} data is invalid: {error}"));
         let source = self.file.try_clone().map_err(|error| self.unreadable(error))?;
+        self.decompressed_from(compression, source)
+    }
+
+    /// This file with the decompressed content of `source`, a part of it.
+    pub fn decompressed_from(&self, compression: Compression, source: impl Read + 'static) -> Result<Self, Error> {
+        let invalid = |error| self.unusable(format!("its {compression} data is invalid: {error}"));
         self.buffered(compression.reader(source).map_err(invalid)?)?.map_err(invalid)
     }
 

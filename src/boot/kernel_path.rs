@@ -1,5 +1,6 @@
 //! Finds the file of a kernel that an option or the environment names: a file, a directory, or the running kernel.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::{self, File};
 use std::io;
@@ -21,15 +22,20 @@ pub(crate) const RELEASE_FILE: &str = "include/config/kernel.release";
 /// Where distributions install modules.
 pub(crate) const MODULE_DIRECTORIES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
-/// The file of the kernel `name`: a path to a file; a directory, which is a build tree of Linux or an unpacked package; or
-/// `host`, the running kernel.
+/// The file of the kernel `name`: a path to a file; a directory, which is a build tree of Linux or an unpacked package;
+/// or `host`, the running kernel.
 ///
 /// # Errors
 ///
-/// A directory has no kernel or several, or the running kernel's file cannot be read. That a file exists is not checked.
+/// A directory has no kernel or several, or the running kernel's file cannot be read. That a file exists is not
+/// checked.
 pub fn find_kernel(name: &Path) -> Result<PathBuf, Error> {
     match name.to_str() {
-        Some(HOST) => running_kernel(),
+        Some(HOST) => {
+            let release =
+                uname().map_err(|error| unusable(name, error.desc()))?.release().to_string_lossy().into_owned();
+            running_kernel("/".as_ref(), &release)
+        }
         _ if name.is_dir() => in_directory(name),
         _ => Ok(name.to_owned()),
     }
@@ -40,7 +46,7 @@ pub fn find_kernel(name: &Path) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 ///
-/// There is none, or that of [`find_kernel`].
+/// There is no such tree, or [`find_kernel`] fails.
 pub fn default_kernel() -> Result<PathBuf, Error> {
     if let Some(name) = env::var_os(VARIABLE).filter(|name| !name.is_empty()) {
         return find_kernel(name.as_ref());
@@ -91,23 +97,21 @@ fn installed_in(root: &Path) -> Vec<PathBuf> {
     let all = ["boot", ""].into_iter().flat_map(|name| list(root.join(name))).filter(is_kernel).chain(modules);
     let mut kernels: Vec<_> = all.filter(|path| path.is_file()).collect();
     kernels.sort();
-    let mut seen = Vec::new();
-    // Links such as boot/vmlinuz lead to another of the list.
-    kernels.retain(|path| {
-        let file = path.canonicalize().unwrap_or_default();
-        let is_new = !seen.contains(&file);
-        seen.push(file);
-        is_new
-    });
+    retain_distinct(&mut kernels); // boot/vmlinuz is a link to another of the list
     kernels
 }
 
-fn running_kernel() -> Result<PathBuf, Error> {
-    let release = uname().map_err(|error| unusable(HOST.as_ref(), error.desc()))?.release().to_owned();
-    let release = release.to_string_lossy();
-    let installed = MODULE_DIRECTORIES.map(|directory| format!("/{directory}/{release}/vmlinuz"));
-    let paths: Vec<_> = [format!("/boot/vmlinuz-{release}")].into_iter().chain(installed).map(PathBuf::from).collect();
-    let package = format!("'apt-get download linux-image-{release}' and 'dpkg -x' unpack it without root");
+/// Removes paths that do not exist, or lead to the same file as one before.
+pub(crate) fn retain_distinct(paths: &mut Vec<PathBuf>) {
+    let mut seen = HashSet::new();
+    paths.retain(|path| path.canonicalize().is_ok_and(|file| seen.insert(file)));
+}
+
+/// The file of the kernel `release`, which runs, below `root`.
+fn running_kernel(root: &Path, release: &str) -> Result<PathBuf, Error> {
+    let installed = MODULE_DIRECTORIES.map(|directory| root.join(directory).join(release).join("vmlinuz"));
+    let paths: Vec<_> = [root.join(format!("boot/vmlinuz-{release}"))].into_iter().chain(installed).collect();
+    let package = format!("'apt-get download linux-image-{release}' and 'dpkg -x' get it without root");
     let mut denied = None;
     for path in &paths {
         match File::open(path) {
@@ -118,13 +122,16 @@ fn running_kernel() -> Result<PathBuf, Error> {
     }
     Err(match denied {
         Some((path, error)) => {
-            let why = os_error::describe(&error);
-            let why = format!("{why}; 'sudo chmod a+r {}' lets users read it, or {package}", path.display());
+            let (why, file) = (os_error::describe(&error), path.display());
+            let why = format!("{why}; 'sudo chmod a+r {file}' lets users read it, or {package}");
             Error::File { action: "open", role: "kernel", path: path.clone(), why }
         }
         None => {
             let paths: Vec<_> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
-            let why = format!("the running kernel is none of {}; on Debian and Ubuntu, {package}", paths.join(", "));
+            let why = format!(
+                "the running kernel is not installed as {}; on Debian and Ubuntu, {package}",
+                paths.join(" or ")
+            );
             unusable(HOST.as_ref(), why)
         }
     })
@@ -181,5 +188,18 @@ mod tests {
             let expected = format!("cannot use kernel '{}': {why}", directory.as_path().display());
             assert!(error.starts_with(&expected), "{error}");
         }
+    }
+
+    #[test]
+    fn the_running_kernel_is_found_where_distributions_install_it() {
+        for path in ["boot/vmlinuz-6.1-x", "lib/modules/6.1-x/vmlinuz", "usr/lib/modules/6.1-x/vmlinuz"] {
+            let root = files(&[path, "boot/vmlinuz-6.2"]);
+            assert_eq!(running_kernel(root.as_path(), "6.1-x").unwrap(), root.as_path().join(path));
+        }
+        let error = running_kernel("/no".as_ref(), "6.1-x").unwrap_err().to_string();
+        let expected = "cannot use kernel 'host': the running kernel is not installed as '/no/boot/vmlinuz-6.1-x' or \
+                        '/no/lib/modules/6.1-x/vmlinuz' or '/no/usr/lib/modules/6.1-x/vmlinuz'; on Debian and Ubuntu, \
+                        'apt-get download linux-image-6.1-x' and 'dpkg -x' get it without root";
+        assert_eq!(error, expected);
     }
 }

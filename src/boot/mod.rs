@@ -34,6 +34,7 @@ mod bzimage;
 pub(crate) mod decompress;
 mod elf;
 pub(crate) mod elf_headers;
+mod embedded_config;
 mod error;
 mod image;
 pub(crate) mod initramfs;
@@ -48,10 +49,11 @@ mod pvh;
 mod zero_page;
 
 pub use acpi::POWER_BUTTON_GSI;
+pub use embedded_config::embedded_config;
 pub use error::{ByteSize, Error};
 pub use image::{Entry, Image, Protocol};
 pub use initramfs_source::{InitramfsSource, SourceError, Written};
-pub(crate) use kernel_path::{MODULE_DIRECTORIES, RELEASE_FILE};
+pub(crate) use kernel_path::{MODULE_DIRECTORIES, RELEASE_FILE, retain_distinct};
 pub use kernel_path::{default_kernel, find_kernel};
 pub use kernel_release::kernel_release;
 
@@ -63,7 +65,7 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use image::Kernel;
-use input_file::InputFile;
+use input_file::{InputFile, read_at};
 use layout::{COMMAND_LINE, COMMAND_LINE_ROOM, GDT, HIGH_RAM, MMIO_GAP, PAGE_SIZE, PVH_START_INFO, ZERO_PAGE};
 
 /// What [`load`] writes to guest memory.
@@ -212,6 +214,20 @@ fn write_boot_data(
         }
     };
     Ok(Entry { protocol, address: GuestAddress(address), boot_data: GuestAddress(boot_data) })
+}
+
+/// Finds `text` in `file`, where `is_next` accepts the byte behind it. Returns the offset of that byte.
+fn find_bytes(file: &InputFile, text: &[u8], is_next: impl Fn(u8) -> bool) -> Result<Option<u64>, Error> {
+    const PART: usize = 1 << 20;
+    let mut part = vec![0; PART + text.len()];
+    for offset in (0..file.len).step_by(PART) {
+        let len = read_at(&file.file, &mut part, offset).map_err(|error| file.unreadable(error))?;
+        let mut windows = part[..len].windows(text.len() + 1);
+        if let Some(at) = windows.position(|bytes| bytes.starts_with(text) && is_next(bytes[text.len()])) {
+            return Ok(Some(offset + (at + text.len()) as u64));
+        }
+    }
+    Ok(None)
 }
 
 /// Bytes of RAM in `memory`.

@@ -473,6 +473,28 @@ fn the_release_is_that_of_the_header_or_of_the_banner() {
 }
 
 #[test]
+fn the_configuration_in_a_kernel_is_found() {
+    let config = |content: &[u8]| embedded_config(file(content).as_path()).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"CONFIG_FUSE_FS=y\n").unwrap();
+    let embedded = [b"text IKCFG_ST", &gzip.finish().unwrap()[..], b"IKCFG_ED text"].concat();
+    let vmlinux = [&elf(CODE)[..], &embedded].concat();
+    assert_eq!(config(&vmlinux).as_deref(), Some("CONFIG_FUSE_FS=y\n"));
+    assert_eq!((config(&elf(CODE)), config(&bzimage(CODE))), (None, None));
+    // A bzImage with a payload behind its protected-mode code, compressed by lz4 and with its size appended.
+    let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    lz4.write_all(&vmlinux).unwrap();
+    let payload = [&lz4.finish().unwrap()[..], &[0x12; 4]].concat();
+    let mut image = bzimage(CODE);
+    let setup_len = (usize::from(image[0x1f1]) + 1) * 512;
+    let offset = (image.len() - setup_len) as u32;
+    image[0x248..0x24c].copy_from_slice(&offset.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    image.extend(payload);
+    assert_eq!(config(&image).as_deref(), Some("CONFIG_FUSE_FS=y\n"));
+}
+
+#[test]
 fn damaged_compressed_data_is_no_panic() {
     for (_, kernel) in COMPRESSED {
         for (at, value) in (0..kernel.len()).flat_map(|at| [0, 0xff, kernel[at] ^ 1].map(|value| (at, value))) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::values::ResultSource;
 use super::{Machine, Results, combinations, share, values};
@@ -64,11 +65,15 @@ pub struct Exec {
     /// Directory in the guest in which the command starts
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
+    /// User that the command runs as, instead of root: NAME of the guest's /etc/passwd or UID, with :GROUP for another
+    /// group
+    #[arg(long, short, value_name = "NAME|UID[:GROUP]", value_parser = NonEmptyStringValueParser::new())]
+    user: Option<String>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
-    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without this
-    /// option
+    /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without
+    /// this option
     ///
     /// Modules are searched for beside the kernel (its build tree, or lib/modules of the directory with boot/), in the
     /// root, on the host, and in /lib/modules of the guest.
@@ -106,11 +111,19 @@ impl Exec {
     ///
     /// An option cannot be used for several runs.
     pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
-        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+        let inputs = self.inputs();
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console, &inputs)
+    }
+
+    /// The files of the host that are packed.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let root = self.root.iter().map(|root| &root.path);
+        root.chain(self.copy.iter().map(|overlay| &overlay.host)).cloned().collect()
     }
 
     /// Returns the configuration, and the files of the report.
     pub fn into_parts(self) -> (ExecConfig, ReportPaths) {
+        let inputs = self.inputs();
         let mut cmdline = DEFAULT_CMDLINE.to_owned();
         let given = self.test_results;
         let results = |source| given.as_ref().filter(|(_, given)| *given == source).map(|(format, _)| *format);
@@ -123,7 +136,8 @@ impl Exec {
                 level => format!(" loglevel={level}"),
             };
         }
-        let (mut vmm, paths) = self.machine.into_parts(cmdline, self.results);
+        let (mut vmm, mut paths) = self.machine.into_parts(cmdline, self.results);
+        paths.inputs.extend(inputs);
         vmm.rules.results = results(ResultSource::Console);
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
@@ -133,6 +147,7 @@ impl Exec {
             shares: self.share,
             overlays: self.copy,
             owner: self.chown,
+            user: self.user,
             workdir: self.workdir,
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,

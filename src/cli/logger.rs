@@ -60,7 +60,8 @@ pub fn open_run_log(config: &VMMConfig, paths: &ReportPaths) -> Result<RunLog, S
         _ => None,
     };
     let others = [&paths.json, &paths.junit, &paths.symbols].into_iter().flatten().chain(console).map(PathBuf::as_path);
-    let log = RunLog::open(path, config.input_files().chain(others));
+    let inputs = config.input_files().chain(paths.inputs.iter().map(PathBuf::as_path));
+    let log = RunLog::open(path, inputs.chain(others));
     let log =
         log.map_err(|error| format!("cannot open --log file '{}': {}", path.display(), os_error::describe(&error)))?;
     let mut writer = LOGGER.lock();
@@ -130,6 +131,6 @@ fn start(mut stderr: FileWriter) -> Option<(SyncSender<String>, Receiver<Infalli
 }
 
 /// Whether a character could change how a terminal shows the line: control characters and bidirectional overrides.
-fn is_unsafe(c: char) -> bool {
+pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -26,6 +26,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
@@ -131,10 +132,10 @@ pub struct Run {
     console: ConsoleConfig,
     /// End with 0 as soon as a console line has matched each REGEX, and with 123 if the guest ends before that;
     /// repeatable
-    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     expect: Vec<String>,
     /// End with 123 as soon as a console line matches REGEX; repeatable
-    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     reject: Vec<String>,
     /// Find test results on the console; if a test failed, or none has a result, the run ends with 123 instead of 0
     ///
@@ -153,7 +154,7 @@ impl Run {
     ///
     /// An option cannot be used for several runs.
     pub fn matrix(&mut self) -> Result<Option<Matrix>, String> {
-        combinations::matrix(&mut self.machine, &mut self.results, &self.console)
+        combinations::matrix(&mut self.machine, &mut self.results, &self.console, &[])
     }
 
     /// Returns the configuration, and the files of the report.
@@ -196,7 +197,7 @@ struct Machine {
     #[arg(value_delimiter = ',')]
     cpus: Vec<u8>,
     /// How many of several runs are executed at the same time (default: as many as processors and memory permit)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::jobs)]
     jobs: Option<NonZeroUsize>,
     /// The first failure ends all other runs
     #[arg(long)]
@@ -209,8 +210,8 @@ struct Machine {
     memory: u64,
     /// Disk: a raw image or a block device; repeatable: /dev/vda, /dev/vdb and so on
     ///
-    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if it
-    /// looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
+    /// ro: the guest can only read. direct: I/O bypasses the host's page cache. raw: the file is used as it is, even if
+    /// it looks like an image in another format. id=NAME: the serial number that the guest reads, at most 20 bytes. In
     /// PATH, write a comma as two commas.
     #[arg(long, value_name = "PATH[,ro][,direct][,raw][,id=NAME]", value_parser = values::os(values::disk))]
     disk: Vec<DiskConfig>,
@@ -319,6 +320,8 @@ impl Machine {
         for text in self.append.iter().chain(&self.append_each) {
             cmdline = format!("{cmdline} {text}");
         }
+        let fail_on = results.fail_on();
+        let (allow, inputs): (Vec<_>, _) = results.allow.into_iter().map(|file| (file.0, file.1)).unzip();
         let config = VMMConfig {
             initramfs: self.initramfs,
             cmdline,
@@ -331,11 +334,7 @@ impl Machine {
             balloon: self.balloon,
             timeout: self.timeout,
             port_stats: results.verbose >= 2,
-            rules: Rules {
-                fail_on: results.fail_on(),
-                allow: results.allow.into_iter().flat_map(|file| file.0).collect(),
-                ..Rules::default()
-            },
+            rules: Rules { fail_on, allow: allow.into_iter().flatten().collect(), ..Rules::default() },
             ..VMMConfig::new(Image::File(self.kernel.into_iter().next().unwrap_or_default()))
         };
         (
@@ -344,6 +343,7 @@ impl Machine {
                 json: results.report,
                 junit: results.junit,
                 symbols: results.symbols,
+                inputs,
                 log: results.log,
                 label: results.label,
                 ci: results.annotate,

@@ -1,7 +1,9 @@
 //! The values of options. Each function parses one kind; its error states what to give instead.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -22,14 +24,14 @@ pub fn os<T: Clone + Send + Sync + 'static>(
 
 /// The entries of a file for `--allow`.
 #[derive(Clone, Debug)]
-pub struct AllowFile(pub Vec<Allowed>);
+pub struct AllowFile(pub Vec<Allowed>, pub PathBuf);
 
 /// Reads a file for `--allow`.
 pub fn allow(path: OsString) -> Result<AllowFile, String> {
     const MAX_SIZE: u64 = 1 << 20;
     let file = InputFile::open_any_size(path.as_ref(), "--allow file");
     let text = file.and_then(|file| file.text(MAX_SIZE)).map_err(|error| error.to_string())?;
-    Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text)))
+    Ok(AllowFile(Allowed::parse(&path.to_string_lossy(), &text), path.into()))
 }
 
 /// The CI service that shows the run.
@@ -189,8 +191,13 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
 /// The owner of files: `root`, or `UID[:GID]`.
 pub fn owner(text: &str) -> Result<(u32, u32), String> {
     let (user, group) = text.split_once(':').unwrap_or((text, text));
-    let id = |text: &str| if text == "root" { Some(0) } else { text.parse().ok() };
+    let id = |text: &str| if text == "root" { Some(0) } else { text.parse().ok().filter(|id| *id != u32::MAX) };
     id(user).zip(id(group)).ok_or_else(|| "give root, UID or UID:GID".to_owned())
+}
+
+/// A number of runs.
+pub fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "give a number of 1 or more".to_owned())
 }
 
 /// Guest memory in bytes.
@@ -334,7 +341,7 @@ mod tests {
             ["root", "1000", "0:5", "7:root"].map(owner),
             [Ok((0, 0)), Ok((1000, 1000)), Ok((0, 5)), Ok((7, 0))]
         );
-        assert!(["", "daemon", "1:", ":1", "-1", "4294967296"].into_iter().all(|text| owner(text).is_err()));
+        assert!(["", "daemon", "1:", ":1", "-1", "4294967295"].into_iter().all(|text| owner(text).is_err()));
     }
 
     #[test]

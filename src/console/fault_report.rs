@@ -19,10 +19,22 @@ const MAX_OPEN: usize = 8;
 /// The time between two messages of the kernel, by its own clock in microseconds, after which they are no longer of the
 /// same report. On a slow console, a call trace of a debug kernel takes seconds.
 const MAX_GAP: u64 = 5_000_000;
+/// The silence by which a report is complete that does not lack its end.
+const SILENCE: Duration = Duration::from_millis(500);
 /// The time after which a report ends although the kernel continues to print.
 const MAX_AGE: Duration = Duration::from_secs(20);
 /// How long the kernel's log is examined.
 const LOG_TIME: Duration = Duration::from_millis(500);
+/// How a CPU requests the call traces of others, and how each of these begins and ends (lib/nmi_backtrace.c). They are
+/// printed one after the other.
+const TRACE_REQUEST: &str = "Sending NMI from CPU ";
+const TRACE_BEGIN: &str = "NMI backtrace for cpu ";
+const TRACE_END: &str = "</TASK>";
+/// How KASAN reports an access to an address without memory of the kernel. The processor reports it, too.
+const BAD_ADDRESS: [&str; 3] =
+    ["BUG: KASAN: null-ptr-deref", "BUG: KASAN: user-memory-access", "BUG: KASAN: wild-memory-access"];
+/// How the only report of lockdep begins that ends with a list of locks (kernel/locking/lockdep.c).
+const LOCKS_HELD: &str = "WARNING: lock held when returning to user space";
 
 /// A fault that the kernel has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +57,15 @@ pub struct Fault {
 #[derive(Debug)]
 struct Open {
     caller: String,
+    requests_traces: bool,
+    /// The CPU that prints its call trace for this report.
+    traced: Option<String>,
     time: u64,
     since: Instant,
     classes: FaultClasses,
     has_trace: bool,
+    /// A call trace has begun, or was requested, and has not ended.
+    in_trace: bool,
     lines: Vec<String>,
 }
 
@@ -79,15 +96,22 @@ impl FaultReports {
         let classes = FaultClasses::of_message(part.text);
         let panics = part.text.contains(PANIC_BEGIN) && !part.text.starts_with("---");
         let begins = classes != FaultClasses::NONE || panics;
-        if let Some(at) = self.open.iter().position(|open| open.caller == part.caller) {
+        if part.text.starts_with(TRACE_BEGIN)
+            && let Some(open) = self.open.iter_mut().find(|open| open.requests_traces && open.caller != part.caller)
+        {
+            open.traced = Some(part.caller.to_owned());
+        }
+        let traced = self.open.iter().position(|open| open.traced.as_deref() == Some(part.caller));
+        if let Some(at) = traced.or_else(|| self.open.iter().position(|open| open.caller == part.caller)) {
             let open = &mut self.open[at];
             if part.time > 0 && part.time == open.time && open.lines.first().is_some_and(|first| first == part.text) {
                 return; // a part of a long line that repeats the end of the one before
             }
             let late = part.time > open.time.saturating_add(MAX_GAP) || open.since.elapsed() > MAX_AGE;
-            if !late && (!begins || panics || open.continues_with(part.text)) {
+            if !late && !open.ended_before(part.text) && (!begins || panics || open.continues_with(part.text, classes))
+            {
                 open.add(part, classes);
-                if ends_report(part.text, open.classes) {
+                if open.ends_with(part.text) {
                     self.close(at);
                 }
                 return;
@@ -99,23 +123,26 @@ impl FaultReports {
                 self.close(0);
             }
             let (caller, time, since) = (part.caller.to_owned(), part.time, Instant::now());
-            let mut open = Open { caller, time, since, classes, has_trace: false, lines: Vec::new() };
+            let (requests_traces, traced, has_trace, in_trace, lines) = (false, None, false, false, Vec::new());
+            let mut open = Open { caller, requests_traces, traced, time, since, classes, has_trace, in_trace, lines };
             open.add(part, classes);
+            let ends = open.ends_with(part.text);
             self.open.push(open);
-            if ends_report(part.text, classes) {
+            if ends {
                 self.close(self.open.len() - 1);
             }
         }
     }
 
-    /// Whether a report may continue.
-    pub fn is_open(&self) -> bool {
-        !self.open.is_empty()
+    /// The silence by which all reports are complete; `None` if they are.
+    pub fn silence(&self) -> Option<Duration> {
+        let silence = |open: &Open| if open.lacks_end() { Duration::from_micros(MAX_GAP) } else { SILENCE };
+        self.open.iter().map(silence).max()
     }
 
     /// No report continues.
     pub fn close_all(&mut self) {
-        while self.is_open() {
+        while !self.open.is_empty() {
             self.close(0);
         }
     }
@@ -193,6 +220,12 @@ impl Open {
         self.time = part.time;
         self.classes = self.classes | classes;
         self.has_trace |= is_trace(part.text);
+        self.requests_traces |= part.text.starts_with(TRACE_REQUEST);
+        if is_trace(part.text) || part.text.starts_with(TRACE_REQUEST) {
+            self.in_trace = true;
+        } else if part.text.trim() == TRACE_END || part.text.contains(" skipped: idling") {
+            (self.in_trace, self.traced) = (false, None);
+        }
         if self.lines.len() < MAX_LINES {
             let end = floor_char_boundary(part.text, MAX_LINE);
             self.lines.push(part.text[..end].trim_end().to_owned());
@@ -200,32 +233,57 @@ impl Open {
     }
 
     /// Whether this message about a fault belongs to this report.
-    fn continues_with(&self, text: &str) -> bool {
+    fn continues_with(&self, text: &str, classes: FaultClasses) -> bool {
         use FaultClasses as F;
         let after = |own: F, messages: &[&str]| {
             self.classes.intersects(own) && messages.iter().any(|message| text.starts_with(message))
         };
-        after(F::OOPS, &["Oops: "])
+        self.is_bad_access() && classes.intersects(F::OOPS)
+            || after(F::OOPS, &["Oops: "])
             || after(F::OOM, &["Out of memory: ", "Memory cgroup out of memory: "]) && !text.contains("invoked")
             || after(F::RCU, &["rcu: rcu_"])
             || !self.has_trace && after(F::REFCOUNT | F::LIST | F::LOCKDEP, &["WARNING: ", "kernel BUG at "])
             || !self.has_trace
                 && after(F::OOPS | F::LIST | F::KASAN, &["Oops: ", "invalid opcode", "general protection"])
     }
+
+    /// Whether the rest of this report, which is open, must still come.
+    fn lacks_end(&self) -> bool {
+        use FaultClasses as F;
+        self.in_trace || self.classes.intersects(F::OOPS | F::WARN | F::KASAN | F::KFENCE | F::UBSAN)
+    }
+
+    /// KASAN has reported an access that the processor is about to report.
+    fn is_bad_access(&self) -> bool {
+        let first = self.lines.first().filter(|_| !self.classes.intersects(FaultClasses::OOPS));
+        first.is_some_and(|first| BAD_ADDRESS.iter().any(|begin| first.starts_with(begin)))
+    }
+
+    /// Whether the last line has ended this report, because `text` follows it.
+    fn ended_before(&self, text: &str) -> bool {
+        let is_lock = |text: &str| text.starts_with(" #");
+        let ended = self.lines.last().is_some_and(|last| is_lock(last)) && !is_lock(text);
+        ended && self.lines[0].starts_with(LOCKS_HELD)
+    }
+
+    /// Whether its last line, `text`, ends this report.
+    fn ends_with(&self, text: &str) -> bool {
+        use FaultClasses as F;
+        // These have no end mark, and are printed by a task, which may print other messages next.
+        let ends_with_trace = F::LOCKDEP | F::ATOMIC;
+        let ends_with_trace = self.classes.intersects(ends_with_trace)
+            && self.classes | ends_with_trace | F::RCU == ends_with_trace | F::RCU;
+        text.starts_with("---[ end ")
+            || text.len() >= 20 && text.bytes().all(|byte| byte == b'=') && !self.is_bad_access()
+            || self.classes.intersects(F::OOM) && text.contains("Killed process ")
+            || self.classes == F::LEAK
+            || self.classes == F::TAINT
+            || ends_with_trace && text.trim() == TRACE_END
+    }
 }
 
 fn is_trace(text: &str) -> bool {
     text.trim_start().get(..10).is_some_and(|begin| begin.eq_ignore_ascii_case("call trace"))
-}
-
-/// Whether a line is the last of a report of `classes`.
-fn ends_report(text: &str, classes: FaultClasses) -> bool {
-    use FaultClasses as F;
-    text.starts_with("---[ end ")
-        || text.len() >= 20 && text.bytes().all(|byte| byte == b'=')
-        || classes.intersects(F::OOM) && text.contains("Killed process ")
-        || classes == F::LEAK
-        || classes == F::TAINT
 }
 
 #[cfg(test)]
@@ -303,6 +361,64 @@ mod tests {
             line("C1", "RIP: 0010:g+0x1/0x2"),
         ];
         assert_eq!(seen(&log.concat()), [("KASAN: a Read in f".into(), 2, 1), ("BUG: soft lockup in g".into(), 2, 1)]);
+    }
+
+    /// Reports of Linux 6.12 with printk's caller IDs, without most registers.
+    #[test]
+    fn a_real_report_is_whole_and_ends_where_the_kernel_ends_it() {
+        const HARD_LOCKUP: &str = include_str!("fixtures/hard-lockup.log");
+        const RCU_STALL: &str = include_str!("fixtures/rcu-stall.log");
+        const KASAN_NULL: &str = include_str!("fixtures/kasan-null.log");
+        const HELD_LOCK: &str = include_str!("fixtures/held-lock.log");
+        const LOCK: &str = " #0: ffffffff823a4c98 (lock_me_up){+.+.}-{2:2}, at: lkdtm_SPINLOCKUP+0x10/0x20";
+        for (log, expected) in [
+            // The CPU that detects it requests the call trace of the one that is stuck.
+            (HARD_LOCKUP, &[("BUG: hard lockup in lkdtm_HARDLOCKUP", 22, " </TASK>")][..]),
+            (RCU_STALL, &[("INFO: rcu detected stall in lkdtm_HARDLOCKUP", 21, "rcu: rcu_sched kthread starved")]),
+            // KASAN reports the access, and then the processor. The panic is a consequence.
+            (KASAN_NULL, &[("KASAN: null-ptr-deref Write in lkdtm_EXCEPTION", 45, "---[ end trace ")]),
+            // Without an end mark. The messages that follow are of the same task.
+            (
+                HELD_LOCK,
+                &[
+                    ("WARNING: lock held when returning to user space in lkdtm_SPINLOCKUP", 6, LOCK),
+                    ("BUG: scheduling while atomic in irqentry_exit_to_user_mode", 15, " </TASK>"),
+                ],
+            ),
+        ] {
+            let reports = reports(log);
+            let seen: Vec<_> = reports.faults().iter().map(|it| (it.title.as_str(), it.lines.len())).collect();
+            assert_eq!(seen, expected.iter().map(|(title, lines, _)| (*title, *lines)).collect::<Vec<_>>());
+            for (fault, (.., last)) in reports.faults().iter().zip(expected) {
+                assert!(fault.count == 1 && fault.lines[fault.lines.len() - 1].starts_with(last), "{fault:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_requested_call_trace_interrupts_the_report_of_its_cpu() {
+        let line = |caller: &str, text: &str| format!("[    1.000000][{caller:>5}] {text}\n");
+        let log = [
+            line("C1", "watchdog: BUG: soft lockup - CPU#1"),
+            line("C0", "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"),
+            line("C0", "Sending NMI from CPU 0 to CPUs 1-2:"),
+            line("C2", "NMI backtrace for cpu 2 skipped: idling at x+0x1/0x2"),
+            line("C2", "of another interrupt"),
+            line("C1", "NMI backtrace for cpu 1"),
+            line("C1", "RIP: 0010:f+0x1/0x2"),
+            line("C1", " </TASK>"),
+            line("C1", "RIP: 0010:g+0x1/0x2"),
+        ];
+        let seen = seen(&log.concat());
+        assert_eq!(seen[0], ("BUG: soft lockup in g".into(), 2, 1), "{seen:?}");
+        assert_eq!((seen[1].1, seen.len()), (6, 2), "{seen:?}");
+        let reports = |lines: usize| {
+            let (mut printk, mut reports) = (Printk::default(), FaultReports::default());
+            log[..lines].iter().for_each(|line| printk.split(line.trim_end(), |part| reports.add(part)));
+            reports.silence()
+        };
+        let long = Some(Duration::from_micros(MAX_GAP));
+        assert_eq!([0, 2, 3, 4].map(reports), [None, Some(SILENCE), long, Some(SILENCE)]);
     }
 
     #[test]

@@ -119,7 +119,8 @@ impl InputSink for &dyn ConsolePort {
 
 impl ConsoleIo {
     /// A console that connects the guest's `ports`, of which the last takes the input, to `input` and `output`. The
-    /// ports signal `wake`. `log` receives the output, too. `on_event` is called on the event loop's thread and must not block.
+    /// ports signal `wake`. `log` receives the output, too. `on_event` is called on the event loop's thread and must
+    /// not block.
     ///
     /// # Errors
     ///
@@ -290,8 +291,13 @@ impl ConsoleIo {
         if !matches!(self.monitor_timer.read(), Ok(Some(_))) {
             return;
         }
+        let prompt = self.monitor.may_be_at_prompt();
         if self.monitor.verdict().is_none() && self.monitor.on_silence() {
             (self.on_event)(ConsoleEvent::Panicked);
+        }
+        if prompt && let Some(silence) = self.monitor.silence() {
+            let result = self.monitor_timer.arm(silence);
+            self.check("cannot set the console's timer", result);
         }
         if let Some(verdict) = self.monitor.verdict().cloned() {
             (self.on_event)(ConsoleEvent::Verdict(verdict));

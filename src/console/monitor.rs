@@ -1,5 +1,5 @@
-//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises panics
-//! and out-of-memory kills.
+//! Reads the console's output: keeps its last lines, applies the user's rules, finds test results, and recognises
+//! panics and out-of-memory kills.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -23,8 +23,6 @@ const OVERLAP: usize = 512;
 const PROMPT_SILENCE: Duration = Duration::from_millis(200);
 /// The silence after the last line of a panic by which the kernel has stopped.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
-/// The silence by which the report of a fault is complete.
-const REPORT_SILENCE: Duration = Duration::from_millis(500);
 
 /// The console of a run that has ended.
 #[derive(Clone, Debug, Default)]
@@ -192,18 +190,24 @@ impl ConsoleMonitor {
 
     /// The silence that [`on_silence`](Self::on_silence) waits for, if any.
     pub fn silence(&self) -> Option<Duration> {
-        let prompt = !self.line.is_empty() && !self.prompt_checked && self.matcher.missing().is_some();
-        let report = self.faults.is_open().then_some(REPORT_SILENCE);
-        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.then_some(PROMPT_SILENCE).or(report) }
+        let prompt = self.may_be_at_prompt().then_some(PROMPT_SILENCE);
+        if self.end.stopped { Some(PANIC_SILENCE) } else { prompt.or(self.faults.silence()) }
+    }
+
+    /// Whether the next silence is for the line that has not ended. A report may need a longer one.
+    pub fn may_be_at_prompt(&self) -> bool {
+        let is_new = !self.line.is_empty() && !self.prompt_checked;
+        is_new && self.matcher.missing().is_some() && !self.end.stopped
     }
 
     /// The console has been silent for the time that [`silence`](Self::silence) returned. Returns whether the kernel
     /// has stopped after a panic.
     pub fn on_silence(&mut self) -> bool {
+        let prompt = self.may_be_at_prompt();
         if !self.line.is_empty() && !std::mem::replace(&mut self.prompt_checked, true) {
             self.check_line(false);
         }
-        if self.is_idle() {
+        if self.is_idle() && !prompt {
             self.close_reports();
         }
         self.is_idle() && self.end.stopped
@@ -320,6 +324,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_for_a_prompt_does_not_cut_a_report() {
+        let rules = Rules { expect: vec!["login:".into()], fail_on: FaultClasses::WARN, ..Rules::default() };
+        let start = "[    1.0] ------------[ cut here ]------------\n[    1.0] WARNING: CPU: 0 PID: 1 at a.c:1 f+0x1/0x2\n[    1.0] Mod";
+        let mut monitor = monitor(&rules, start);
+        assert_eq!(monitor.silence(), Some(PROMPT_SILENCE));
+        assert!(!monitor.on_silence() && monitor.verdict().is_none());
+        assert!(monitor.silence().is_some_and(|silence| silence > PROMPT_SILENCE));
+        monitor.push(b"ules:\n[    1.0] ---[ end trace 0000000000000000 ]---\n");
+        assert!(monitor.examine(Duration::MAX));
+        let report = &monitor.log().faults[0].lines;
+        assert!(report.last().unwrap().contains("end trace"), "{report:?}");
+    }
+
+    #[test]
     fn an_expected_prompt_is_found_after_a_silence_without_a_line_end() {
         for prompt in ["login: $", "login:"] {
             let rules = Rules { expect: vec![prompt.into()], ..Rules::default() };
@@ -387,6 +405,27 @@ mod tests {
             assert!(monitor.examine(Duration::MAX));
             monitor.finish();
             assert_eq!(monitor.panicked(), cut >= end, "{cut}");
+        }
+    }
+
+    /// `begin` is how the first fault begins.
+    #[test]
+    fn a_real_log_cut_at_any_byte_is_no_false_green() {
+        for (begin, log) in [
+            ("watchdog: Watchdog detected hard LOCKUP", include_str!("fixtures/hard-lockup.log")),
+            ("rcu: INFO: rcu_", include_str!("fixtures/rcu-stall.log")),
+            ("BUG: ", include_str!("fixtures/kasan-null.log")),
+            ("WARNING: ", include_str!("fixtures/held-lock.log")),
+        ] {
+            let log = format!("[    0.000000][    T0] Linux version 6.12\n{log}");
+            let begin = log.find(begin).unwrap() + begin.len();
+            for cut in 0..=log.len() {
+                let rules = Rules { fail_on: FaultClasses::ALL, ..Rules::default() };
+                let mut monitor = monitor(&rules, &log[..cut]);
+                monitor.finish();
+                let fails = matches!(monitor.verdict(), Some(Verdict::RuleViolated(_)));
+                assert_eq!(fails, cut >= begin, "{cut}: {:?}", monitor.verdict());
+            }
         }
     }
 

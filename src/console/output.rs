@@ -43,11 +43,9 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The file cannot be opened, or it is a FIFO that no process reads (`ENXIO`, fifo(7)).
+    /// Those of [`open_to_write`].
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
-        Ok(Self::new(None, Some(file)))
+        Ok(Self::new(None, Some(open_to_write(path)?)))
     }
 
     /// One of this process's output streams.
@@ -169,4 +167,32 @@ pub fn is_given_up(error: &io::Error) -> bool {
 /// Whether the file at `path` is the one that has the metadata `own`.
 pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
     path.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()))
+}
+
+/// Opens or creates the file at `path`, with its content.
+///
+/// # Errors
+///
+/// The file cannot be opened, or it is a FIFO that no process reads.
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => io::Error::other("no process reads this FIFO, or its device is missing"), // fifo(7)
+        _ => error,
+    })
+}
+
+/// Checks that the regular file that has the metadata `own` is neither standard output nor standard error.
+///
+/// # Errors
+///
+/// It is one of them.
+pub fn is_no_stream(own: &Metadata) -> io::Result<()> {
+    for (stream, name) in [("/proc/self/fd/1", "standard output"), ("/proc/self/fd/2", "standard error")] {
+        if own.is_file() && is_same_file(own, Path::new(stream)) {
+            return Err(io::Error::other(format!("it is where {name} goes")));
+        }
+    }
+    Ok(())
 }

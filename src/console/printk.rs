@@ -10,8 +10,8 @@ use std::time::Instant;
 /// How far a kernel's time may be before the latest one. CPUs may print slightly out of order. An earlier time is that
 /// of a copy, such as the output of dmesg(1).
 const DISORDER: u64 = 1_000_000;
-/// How far the kernel's time may be ahead of the time since its banner, by its rate and in microseconds. The clock of an
-/// emulated machine may be wrong.
+/// How far the kernel's time may be ahead of the time since its banner, by its rate and in microseconds. The clock of
+/// an emulated machine may be wrong.
 const MAX_CLOCK_RATE: u64 = 10;
 const MAX_LEAD: u64 = 60_000_000;
 

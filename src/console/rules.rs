@@ -40,10 +40,11 @@ pub(super) struct Matcher {
 impl Matcher {
     /// Compiles `rules`. The error names the expression that is not valid.
     pub fn new(rules: &Rules) -> Result<Self, String> {
-        let compile =
-            |text: &String| Regex::new(text).map_err(|error| format!("cannot use the expression '{text}': {error}"));
-        let all = |texts: &[String]| texts.iter().map(compile).collect::<Result<Vec<_>, _>>();
-        Ok(Self { reject: all(&rules.reject)?, expect: all(&rules.expect)? })
+        let compile = |option, text: &String| {
+            Regex::new(text).map_err(|error| format!("cannot use {option} '{text}' as an expression: {error}"))
+        };
+        let all = |option, texts: &[String]| texts.iter().map(|text| compile(option, text)).collect::<Result<_, _>>();
+        Ok(Self { reject: all("--reject", &rules.reject)?, expect: all("--expect", &rules.expect)? })
     }
 
     /// Examines a part of a console line (see [`Printk::split`](super::printk::Printk::split)). A part that is not
@@ -75,6 +76,6 @@ mod tests {
         assert_eq!((matcher.check("aab", true), matcher.missing()), (Some(Verdict::ExpectationsMet), None));
         assert_eq!(matcher.check("aab", true), None);
         let error = Matcher::new(&Rules { reject: vec!["(".into()], ..Rules::default() }).unwrap_err();
-        assert!(error.starts_with("cannot use the expression '(': "), "{error}");
+        assert!(error.starts_with("cannot use --reject '(' as an expression: "), "{error}");
     }
 }

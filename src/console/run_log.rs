@@ -1,14 +1,15 @@
 //! A file with all output of a run: [`RunLog`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::escape_sequences::EscapeFilter;
-use super::output::is_same_file;
+use super::output::{is_no_stream, is_same_file, open_to_write};
+use vmm_sys_util::signal::block_signal;
+
 use crate::sys::file_writer::FileWriter;
 use crate::sys::os_error;
 
@@ -33,7 +34,7 @@ pub enum Source {
 /// A file that receives the output of a run, line by line, after the time in seconds and the source. The default is no
 /// file. Clones write to the same file.
 #[derive(Clone, Debug, Default)]
-pub struct RunLog(Option<Arc<Mutex<Inner>>>);
+pub struct RunLog(Option<Arc<(PathBuf, Mutex<Inner>)>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -99,26 +100,28 @@ impl RunLog {
     ///
     /// # Errors
     ///
-    /// The file is one of `others`, or cannot be opened.
+    /// The file is one of `others` or a standard stream, or cannot be opened.
     pub fn open<'a>(path: &Path, mut others: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = open_to_write(path)?;
         let own = file.metadata()?;
         if own.is_file() {
             if others.any(|other| is_same_file(&own, other)) {
                 return Err(io::Error::other("another option uses it, too"));
             }
+            is_no_stream(&own)?;
+            let _ = block_signal(libc::SIGXFSZ); // a file that must not grow is a write error, not the end
             file.set_len(0)?;
         }
-        Self::start(file)
+        Self::start(file, path)
     }
 
-    fn start(file: File) -> io::Result<Self> {
+    fn start(file: File, path: &Path) -> io::Result<Self> {
         let file = Some(FileWriter::start(file)?);
-        Ok(Self(Some(Arc::new(Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() })))))
+        let inner = Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() });
+        Ok(Self(Some(Arc::new((path.to_owned(), inner)))))
     }
 
-    /// Adds output of `source`. Does not wait longer than a second, once.
+    /// Adds output of `source`. Waits at most a second for room; then the log ends.
     pub fn push(&self, source: Source, bytes: &[u8]) {
         self.write(|inner, now, output| inner.lines[source as usize].push(source, bytes, now, output));
     }
@@ -131,12 +134,13 @@ impl RunLog {
                 line.finish(source, output);
             });
         });
-        let file = self.0.as_ref().and_then(|inner| inner.lock().unwrap_or_else(PoisonError::into_inner).file.take());
-        report(file.map_or(Ok(()), |file| file.finish(deadline)));
+        let Some((path, inner)) = self.0.as_deref() else { return };
+        let file = inner.lock().unwrap_or_else(PoisonError::into_inner).file.take();
+        report(path, file.map_or(Ok(()), |file| file.finish(deadline)));
     }
 
     fn write(&self, fill: impl FnOnce(&mut Inner, Duration, &mut Vec<u8>)) {
-        let Some(inner) = &self.0 else { return };
+        let Some((path, inner)) = self.0.as_deref() else { return };
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut output, now) = (Vec::new(), inner.began.elapsed());
         if inner.file.is_some() {
@@ -148,13 +152,13 @@ impl RunLog {
             inner.file = None;
         }
         drop(inner); // the message is for the log, too
-        report(written);
+        report(path, written);
     }
 }
 
-fn report(result: io::Result<()>) {
+fn report(path: &Path, result: io::Result<()>) {
     if let Err(error) = result {
-        log::error!("cannot write the file of --log: {}", os_error::describe(&error));
+        log::error!("cannot write --log '{}': {}", path.display(), os_error::describe(&error));
     }
 }
 
@@ -194,7 +198,7 @@ mod tests {
     #[test]
     fn a_reader_that_stalls_ends_the_log_once() {
         let (reader, writer) = io::pipe().unwrap();
-        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer)), Path::new("pipe")).unwrap();
         let block = vec![b'\n'; 64 << 10];
         let began = Instant::now();
         (0..20).for_each(|_| log.push(Source::Console, &block));

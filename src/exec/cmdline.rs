@@ -1,5 +1,5 @@
-//! The kernel command line of `exec`: the parameters by which the kernel starts kickvm as init, and the user's text, which
-//! must not put them out of effect.
+//! The kernel command line of `exec`: the parameters by which the kernel starts kickvm as init, and the user's text,
+//! which must not put them out of effect.
 
 use super::job::{INIT_PATH, LIBRARIES_PATH, LINKER_PATH};
 use crate::boot::Error;

@@ -44,6 +44,10 @@ pub struct Job {
     pub file: Option<OsString>,
     /// The soft and the hard limit of open files.
     pub open_files: (u64, u64),
+    /// Drivers that devices need, by the names of their modules, each with the option that requests the device.
+    pub drivers: Vec<(String, String)>,
+    /// The user that the command runs as; `None` for root.
+    pub user: Option<String>,
     /// Directories of the host to mount.
     pub mounts: Vec<Mount>,
 }
@@ -51,11 +55,13 @@ pub struct Job {
 impl Job {
     /// The content of the file: a JSON list of the fields. Names are not necessary, as both sides are the same program.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts } = self;
+        let Self { command, cwd, env, user, open_files, terminal, separate_stderr, .. } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
+        let process = (command, cwd, env, user, open_files, terminal, separate_stderr);
+        let Self { modules, drivers, mounts, kernel_log, file, .. } = self;
         let mounts: Vec<_> = mounts.iter().map(|Mount { tag, guest, mode }| (tag, guest, mode.name())).collect();
-        let fields = (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts);
-        serde_json::to_vec(&fields).expect("lists, strings and numbers have a form in JSON")
+        let guest = (modules, drivers, mounts, kernel_log, file);
+        serde_json::to_vec(&(process, guest)).expect("lists, strings and numbers have a form in JSON")
     }
 
     /// Decodes the content of the file.
@@ -64,15 +70,29 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts) =
-            serde_json::from_slice(content)?;
+        let (process, guest) = serde_json::from_slice(content)?;
+        let (command, cwd, env, user, open_files, terminal, separate_stderr) = process;
+        let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
+        let (modules, drivers, mounts, kernel_log, file) = guest;
         let mount = |(tag, guest, mode): (String, OsString, String)| {
             let mode = ShareMode::parse(&mode).unwrap_or(ShareMode::ReadOnly);
             Mount { tag, guest, mode }
         };
         let mounts = Vec::into_iter(mounts).map(mount).collect();
-        let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
-        Ok(Self { command, cwd, env, modules, terminal, separate_stderr, kernel_log, file, open_files, mounts })
+        Ok(Self {
+            command,
+            cwd,
+            env,
+            modules,
+            terminal,
+            separate_stderr,
+            kernel_log,
+            file,
+            open_files,
+            drivers,
+            user,
+            mounts,
+        })
     }
 }
 
@@ -95,6 +115,8 @@ mod tests {
             kernel_log: true,
             file: Some(odd.clone()),
             open_files: (1024, u64::MAX),
+            drivers: vec![("virtio_blk".into(), "--disk".into())],
+            user: Some("builder".into()),
             mounts: vec![Mount { tag: "kickvm0".into(), guest: odd.clone(), mode: ShareMode::Overlay }],
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);

@@ -17,10 +17,11 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, owner, workdir, results, results_file, reserve_codes) = (None, None, None, None, None, false);
+//! let (root, owner, user, workdir) = (None, None, None, None);
+//! let (results, results_file, reserve_codes) = (None, None, false);
 //! let (share_root, shares) = (false, Vec::new());
 //! let config =
-//!     ExecConfig { vmm, command, root, share_root, shares, overlays, owner, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, share_root, shares, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
@@ -78,6 +79,8 @@ pub struct ExecConfig {
     pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
+    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for root.
+    pub user: Option<String>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
     /// Kernel modules that are loaded first, besides those that the devices need.
@@ -99,7 +102,8 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { share_root, mut shares, owner, kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { share_root, mut shares, owner, user, kill_after, reserve_codes, results, results_file, .. } =
+        config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let own = vmm.initramfs.is_empty() && root.is_none();
@@ -128,6 +132,8 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         kernel_log: has_kernel_log,
         file,
         open_files: nofile_limit(),
+        user,
+        drivers: needed_by_devices(&vmm).into_iter().map(|(name, option)| (name.into(), option.into())).collect(),
         mounts,
     };
     let hidden_on_console = fail_on.are_hidden_by(&vmm.cmdline);
@@ -165,8 +171,8 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     Ok((outcome, host.timings))
 }
 
-/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have stay
-/// there; init searches for them in the guest's root.
+/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have
+/// stay there; init searches for them in the guest's root.
 fn pack_modules(vmm: &VMMConfig, root: Option<&Path>, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
     let needed = needed_by_devices(vmm);
     let Image::File(image) = &vmm.image else { return Ok(Vec::new()) };

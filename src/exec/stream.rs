@@ -39,8 +39,8 @@ pub struct Pumped {
 }
 
 impl OutputStream {
-    /// Connects the ring for `stream` to `output`, to `log`, and to `results`. The event for the file being writable has the user
-    /// data `stream as u32`.
+    /// Connects the ring for `stream` to `output`, to `log`, and to `results`. The event for the file being writable
+    /// has the user data `stream as u32`.
     pub fn new(stream: Stream, output: OutputFile, log: (RunLog, Source), results: Option<ResultParser>) -> Self {
         Self { ring: Consumer::new(stream), data: stream as u32, output, log, results }
     }

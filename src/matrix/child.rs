@@ -1,11 +1,10 @@
 //! A run in a separate process.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
@@ -23,7 +22,7 @@ const MAX_LINE: u64 = 64 << 10;
 pub struct Child {
     selection: Selection,
     process: std::process::Child,
-    printed: Receiver<Infallible>,
+    printed: Receiver<io::Error>,
 }
 
 impl Child {
@@ -43,10 +42,10 @@ impl Child {
         let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
         let child = Self { selection, process, printed };
         if let Some(stdout) = stdout {
-            print(stdout, io::stdout(), prefix, printing.clone())?;
+            print(stdout, io::stdout(), prefix, printing.clone(), Some(printing.clone()))?;
         }
         if let Some(stderr) = stderr {
-            print(stderr, io::stderr(), prefix, printing)?;
+            print(stderr, io::stderr(), prefix, printing, None)?;
         }
         Ok(child)
     }
@@ -74,10 +73,16 @@ impl Child {
         &self.selection
     }
 
-    /// Waits until the output is printed, at most until `deadline`.
-    pub fn finish(&self, deadline: Instant) {
-        // Disconnected when both threads have ended.
-        let _ = self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    /// Waits until the output is printed, at most until `deadline`. Returns why output is lost.
+    pub fn finish(&self, deadline: Instant) -> Option<io::Error> {
+        let mut lost = None;
+        loop {
+            match self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(error) => lost = Some(error),
+                Err(RecvTimeoutError::Disconnected) => return lost, // both threads have ended
+                Err(RecvTimeoutError::Timeout) => return lost.or(Some(io::ErrorKind::TimedOut.into())),
+            }
+        }
     }
 }
 
@@ -88,12 +93,13 @@ impl Drop for Child {
     }
 }
 
-/// Prints the lines of `source` on another thread.
+/// Prints the lines of `source` on another thread. `errors` receives the first error.
 fn print(
     source: impl Read + Send + 'static,
     mut sink: impl Write + Send + 'static,
     prefix: &str,
-    printing: Sender<Infallible>,
+    printing: Sender<io::Error>,
+    mut errors: Option<Sender<io::Error>>,
 ) -> Result<(), String> {
     let prefix = prefix.to_owned();
     let print = move || {
@@ -108,7 +114,12 @@ fn print(
             if line.last() != Some(&b'\n') {
                 line.push(b'\n');
             }
-            let _ = sink.write_all(&line).and_then(|()| sink.flush()); // a reader that is gone needs no output
+            // After an error the output is read on, so that the run can end.
+            if let Err(error) = sink.write_all(&line).and_then(|()| sink.flush())
+                && let Some(errors) = errors.take()
+            {
+                let _ = errors.send(error); // nobody waits for it after the deadline
+            }
         }
     };
     let thread = thread::Builder::new().name("output".to_owned()).spawn(print);

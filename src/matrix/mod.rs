@@ -19,6 +19,7 @@ mod summary;
 pub use jobs::default_jobs;
 pub use summary::worst;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,11 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::mkdtemp;
 
-use crate::event::{EventSet, Poll, Signals, Token};
+use crate::event::{EventSet, Poll, Token};
 use crate::report::ReportFile;
 use crate::report::annotate::{Annotator, CiService};
-use crate::vmm::code;
+use crate::sys::os_error;
+use crate::vmm::{code, stop_signals};
 use child::Child;
 use summary::{Ended, decisive, entries, json, junit, table};
 
@@ -60,6 +62,13 @@ pub struct Matrix {
     pub junit: Option<PathBuf>,
     /// Files that the runs use, which no report may replace.
     pub inputs: Vec<PathBuf>,
+}
+
+/// How the runs ended.
+struct Ending {
+    ended: Vec<Ended>,
+    signal: Option<i32>,     // that stopped them
+    lost: Option<io::Error>, // why output was lost
 }
 
 /// The combination that this process runs, as the hidden option has it.
@@ -128,27 +137,32 @@ impl Matrix {
 
     fn run_in(&self, directory: &Path) -> Result<u8, String> {
         let mut taken: Vec<_> = self.inputs.iter().map(PathBuf::as_path).collect();
-        let json_file = ReportFile::open("--report", self.json.as_deref(), &taken, &json(&self.labels, &[]))?;
+        let mut json_file = ReportFile::open("--report", self.json.as_deref(), &taken)?;
         taken.extend(self.json.as_deref());
-        let junit_file = ReportFile::open("--junit", self.junit.as_deref(), &taken, &junit(&self.labels, &[]))?;
+        let mut junit_file = ReportFile::open("--junit", self.junit.as_deref(), &taken)?;
+        json_file.as_mut().map_or(Ok(()), |file| file.start(&json(&self.labels, &[], None)))?;
+        junit_file.as_mut().map_or(Ok(()), |file| file.start(&junit(&self.labels, &[], None)))?;
 
         let annotator = Annotator::start(self.ci);
-        let (ended, signal) = self.run_all(directory)?;
+        let Ending { ended, signal, lost } = self.run_all(directory)?;
         table(&self.labels, &ended).iter().for_each(|line| log::warn!("{line}"));
-        let deadline = Instant::now() + WRITE_TIME;
-        let written = json_file.is_none_or(|file| file.write(&json(&self.labels, &ended), deadline));
-        let written = junit_file.is_none_or(|file| file.write(&junit(&self.labels, &ended), deadline)) && written;
-        annotator.finish(&entries(&self.labels, &ended), true);
-        let failed = (!written).then_some(code::FAILED);
+        if let Some(error) = &lost {
+            log::error!("cannot write the output of the runs: {}", os_error::describe(error));
+        }
         let stopped = signal.map(|number| code::SIGNAL.saturating_add(u8::try_from(number).unwrap_or(127)));
-        Ok(stopped.unwrap_or_else(|| worst(decisive(&ended).chain(failed))))
+        let code = stopped.unwrap_or_else(|| worst(decisive(&ended).chain(lost.map(|_| code::FAILED))));
+        let deadline = Instant::now() + WRITE_TIME;
+        let written = json_file.is_none_or(|file| file.write(&json(&self.labels, &ended, Some(code)), deadline));
+        let written =
+            junit_file.is_none_or(|file| file.write(&junit(&self.labels, &ended, Some(code)), deadline)) && written;
+        annotator.finish(&entries(&self.labels, &ended), true);
+        Ok(if written || stopped.is_some() { code } else { code::FAILED })
     }
 
-    /// Runs all combinations that can be run. Returns those that have ended, and the signal that stopped them.
-    fn run_all(&self, directory: &Path) -> Result<(Vec<Ended>, Option<i32>), String> {
-        const STOP: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    /// Runs all combinations that can be run.
+    fn run_all(&self, directory: &Path) -> Result<Ending, String> {
         let failed = |error| format!("cannot wait for signals: {error}");
-        let signals = Signals::new(&STOP).map_err(failed)?;
+        let signals = stop_signals(&[]).map_err(failed)?;
         let mut poll = Poll::new().map_err(failed)?;
         poll.registry().register(&signals, Token(0), EventSet::IN).map_err(failed)?;
         let width = self.labels.iter().map(String::len).max().unwrap_or(0);
@@ -185,8 +199,9 @@ impl Matrix {
             }
         }
         let deadline = Instant::now() + if signal.is_some() { STALL_TIME } else { OUTPUT_TIME };
-        printing.iter().for_each(|child| child.finish(deadline));
+        // All have time to print.
+        let lost = printing.iter().fold(None, |lost, child| child.finish(deadline).or(lost));
         ended.sort_by_key(|run| run.index);
-        Ok((ended, signal))
+        Ok(Ending { ended, signal, lost })
     }
 }

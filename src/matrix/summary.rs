@@ -113,30 +113,31 @@ pub(super) fn entries(labels: &[String], ended: &[Ended]) -> Vec<Entry> {
     runs(labels, ended).filter_map(entry).collect()
 }
 
-/// All runs as JSON.
-pub(super) fn json(labels: &[String], ended: &[Ended]) -> String {
+/// All runs as JSON. `code` is the exit code, unless the runs have not ended.
+pub(super) fn json(labels: &[String], ended: &[Ended], code: Option<u8>) -> String {
+    let missing = if code.is_some() { "not-run" } else { "unfinished" };
     let report = |(label, run): (&String, Option<&Ended>)| {
-        let report = run.map_or(json!({ "outcome": "not-run", "exit_code": null }), |run| match run.report {
+        let report = run.map_or(json!({ "outcome": missing, "exit_code": null }), |run| match run.report {
             Value::Null => json!({ "outcome": "unfinished", "exit_code": run.code }),
             _ => run.report.clone(),
         });
         json!({ "combination": label, "run": report })
     };
-    let complete = ended.len() == labels.len();
     let value = json!({
         "version": VERSION,
         "kickvm": env!("CARGO_PKG_VERSION"),
         "mode": "matrix",
-        "exit_code": complete.then(|| worst(decisive(ended))),
+        "exit_code": code,
         "runs": runs(labels, ended).map(report).collect::<Value>(),
     });
     format!("{value:#}\n")
 }
 
-/// All runs as JUnit.
-pub(super) fn junit(labels: &[String], ended: &[Ended]) -> String {
+/// All runs as JUnit; see [`json`].
+pub(super) fn junit(labels: &[String], ended: &[Ended], code: Option<u8>) -> String {
+    let missing = if code.is_some() { "it was not run" } else { "kickvm has not ended, or was killed" };
     merge_texts(runs(labels, ended).map(|(label, run)| {
-        let text = run.ok_or("it was not run").and_then(|run| run.junit.as_deref().ok_or("it has no report"));
+        let text = run.ok_or(missing).and_then(|run| run.junit.as_deref().ok_or("it has no report"));
         (label.as_str(), text)
     }))
 }
@@ -168,9 +169,9 @@ mod tests {
         let table = table(&labels, std::slice::from_ref(&run));
         assert_eq!(table[0], "2 runs: 1 passed, 0 failed, 1 not run");
         assert_eq!(table[1..], ["a    0  power-off        1.50 s", "b  not run"]);
-        let junit = junit(&labels, std::slice::from_ref(&run));
+        let junit = junit(&labels, std::slice::from_ref(&run), Some(143));
         assert!(junit.contains(r#"tests="2" failures="0" errors="1""#) && junit.contains("it was not run"), "{junit}");
-        let json: Value = serde_json::from_str(&json(&labels, &[run])).unwrap();
-        assert_eq!((&json["exit_code"], &json["runs"][1]["run"]["outcome"]), (&Value::Null, &"not-run".into()));
+        let json: Value = serde_json::from_str(&json(&labels, &[run], Some(143))).unwrap();
+        assert_eq!((&json["exit_code"], &json["runs"][1]["run"]["outcome"]), (&143.into(), &"not-run".into()));
     }
 }

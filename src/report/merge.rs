@@ -41,7 +41,8 @@ pub fn merge(inputs: &[PathBuf], output: Option<&Path>) -> Result<(bool, Option<
     let taken: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
     let mut unfinished = Merged::default();
     unfinished.push_error("kickvm report merge", "kickvm has not ended yet, or was killed");
-    let file = ReportFile::open("--output", output, &taken, &unfinished.into_xml())?;
+    let mut file = ReportFile::open("--output", output, &taken)?;
+    file.as_mut().map_or(Ok(()), |file| file.start(&unfinished.into_xml()))?;
     let (mut merged, mut complete) = (Merged::default(), true);
     for input in inputs {
         if let Err(error) = read(input).and_then(|text| merged.push(&text).map_err(|why| unusable(input, &why))) {
@@ -57,8 +58,8 @@ pub fn merge(inputs: &[PathBuf], output: Option<&Path>) -> Result<(bool, Option<
     }
 }
 
-/// Merges the JUnit files with these names and texts. One that cannot be merged, or has an error instead of a text, is a
-/// test case with an error.
+/// Merges the JUnit files with these names and texts. One that cannot be merged, or has an error instead of a text, is
+/// a test case with an error.
 pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a str>)>) -> String {
     let mut merged = Merged::default();
     for (name, text) in texts {

@@ -30,6 +30,8 @@ pub struct ReportPaths {
     pub json: Option<PathBuf>,
     /// Receives the run and the tests of the guest as JUnit test cases.
     pub junit: Option<PathBuf>,
+    /// Files that the run reads besides those of the machine.
+    pub inputs: Vec<PathBuf>,
     /// Receives all output of the run, with times.
     pub log: Option<PathBuf>,
     /// The kernel's `System.map`.
@@ -60,7 +62,8 @@ impl RunReporter {
     pub fn new(command: &[OsString], config: &VMMConfig, paths: &ReportPaths) -> Result<Self, String> {
         let ReportPaths { json, junit, symbols, label, ci, .. } = paths;
         let symbols_file = symbols.as_deref();
-        let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).collect();
+        let inputs = paths.inputs.iter().map(PathBuf::as_path);
+        let mut taken: Vec<&Path> = config.input_files().chain(symbols_file).chain(inputs).collect();
         if let ConsoleConfig::File(console) = &config.console {
             if symbols_file.is_some_and(|symbols| symbols.metadata().is_ok_and(|own| is_same_file(&own, console))) {
                 return Err(format!("cannot open console file '{}': it is also used as --symbols", console.display()));
@@ -79,11 +82,9 @@ impl RunReporter {
             began_at: SystemTime::now(),
             began: Instant::now(),
         };
-        let outcome = Outcome { reason: ExitReason::Unfinished, ..Outcome::failed("") };
-        let unfinished = Report { run: run.clone(), wall: Duration::ZERO, outcome, timings: Timings::default() };
-        let json_file = ReportFile::open("--report", json.as_deref(), &taken, &super::json(&unfinished))?;
+        let json_file = ReportFile::open("--report", json.as_deref(), &taken)?;
         taken.extend(json.as_deref());
-        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken, &super::junit(&unfinished))?;
+        let junit_file = ReportFile::open("--junit", junit.as_deref(), &taken)?;
         let symbols = symbols_file.map(Symbols::read).transpose().map_err(|error| error.to_string())?;
         Ok(Self {
             run,
@@ -93,6 +94,18 @@ impl RunReporter {
             symbols: symbols.unwrap_or_default(),
             annotator: Annotator::start(*ci),
         })
+    }
+
+    /// Writes reports of a run that has not ended, which remain if kickvm is killed.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written; the message names it.
+    pub fn start(&mut self) -> Result<(), String> {
+        let outcome = Outcome { reason: ExitReason::Unfinished, ..Outcome::failed("") };
+        let report = Report { run: self.run.clone(), wall: Duration::ZERO, outcome, timings: Timings::default() };
+        self.json.as_mut().map_or(Ok(()), |file| file.start(&json(&report)))?;
+        self.junit.as_mut().map_or(Ok(()), |file| file.start(&junit(&report)))
     }
 
     /// Reports `outcome`, and returns the exit code.

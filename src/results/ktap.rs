@@ -131,8 +131,8 @@ impl Ktap {
         output
     }
 
-    /// Adds a result with this indentation. A level that is indented further is that of its tests. `is_first` means that
-    /// the result has the number 1.
+    /// Adds a result with this indentation. A level that is indented further is that of its tests. `is_first` means
+    /// that the result has the number 1.
     fn end_test(&mut self, indent: usize, is_first: bool, mut case: TestCase, results: &mut TestResults) {
         while let [.., parent, _] = &self.levels[..]
             && parent.indent > indent

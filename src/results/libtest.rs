@@ -1,5 +1,5 @@
-//! The events of Rust's libtest with `--format json`, and of cargo-nextest with `--message-format libtest-json`: one JSON
-//! object a line (rust-lang/rust, library/test/src/formatters/json.rs).
+//! The events of Rust's libtest with `--format json`, and of cargo-nextest with `--message-format libtest-json`: one
+//! JSON object a line (rust-lang/rust, library/test/src/formatters/json.rs).
 
 use std::collections::BTreeSet;
 

@@ -123,8 +123,8 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Replaces the content of the file by `text`: atomically, unless its directory does not permit that or it is a mount
-    /// point.
+    /// Replaces the content of the file by `text`: atomically, unless its directory does not permit that or it is a
+    /// mount point.
     ///
     /// # Errors
     ///

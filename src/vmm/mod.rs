@@ -19,9 +19,9 @@
 //!    the reason. The reason, the vCPUs, the console log and the notes become the [`Outcome`]. Another process waits
 //!    until KVM has destroyed the VM.
 //!
-//! `exit_handler.rs` has the exit handler, `vcpu_threads.rs` the vCPU threads, `timeout_and_signals.rs` the timeout and
-//! the signals, `vm.rs` the VM's creation, `virtio.rs` and `platform_devices.rs` its devices, `outcome.rs` the reasons
-//! and exit codes.
+//! `setup.rs` has steps 1 and 2, `exit_handler.rs` the exit handler, `vcpu_threads.rs` the vCPU threads,
+//! `timeout_and_signals.rs` the timeout and the signals, `vm.rs` the VM's creation, `virtio.rs` and
+//! `platform_devices.rs` its devices, `outcome.rs` the reasons and exit codes.
 //!
 //! This floor imports `event`, `sys`, `memory`, `device`, `boot`, `vcpu`, `results` and `console`.
 //!
@@ -42,6 +42,7 @@ mod exit_handler;
 mod fast_path;
 mod outcome;
 mod platform_devices;
+mod setup;
 mod timeout_and_signals;
 mod vcpu_threads;
 mod virtio;
@@ -56,6 +57,7 @@ pub use config::{
 pub use error::{Error, open_kvm_hint};
 pub use exit_handler::{ExitHandler, VmmExitHandler, WrappedExitHandler};
 pub use outcome::{AgentExit, ExitReason, Outcome, code};
+pub use timeout_and_signals::stop_signals;
 pub use vcpu_threads::{Shutdown, VcpuSummary};
 pub use vm::KvmVm;
 
@@ -63,11 +65,9 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::boot::{self, BootParams, Entry};
 use crate::console::output::is_given_up;
-use crate::console::terminal::RawTerminal;
 use crate::console::{ConsoleIo, Drain};
-use crate::event::{EventManager, MutEventSubscriber, Signals, SubscriberOps};
+use crate::event::{EventManager, MutEventSubscriber};
 use crate::memory::GuestRam;
 use crate::sys::os_error;
 use crate::sys::vm_close::VmCloser;
@@ -153,57 +153,6 @@ impl Vmm {
         outcome.judge_tests(results);
         outcome.explain_panic();
         Ok(outcome)
-    }
-
-    fn load(&self) -> Result<Entry, Error> {
-        let VMMConfig { image, initramfs, cmdline, cpus, .. } = &self.config;
-        let params = BootParams {
-            image,
-            initramfs,
-            initramfs_source: self.hooks.initramfs_source.as_deref().map(|source| source as _),
-            cmdline,
-            cpus: *cpus,
-            virtio_devices: self.virtio.subscribers.len(),
-            second_serial: self.hooks.second_serial,
-        };
-        let entry = boot::load(self.ram.memory(), &params)?;
-        log::info!("boot protocol: {}, entry at {:#x}", entry.protocol, entry.address.0);
-        log::info!("command line: {cmdline}");
-        // With this level, panic(9) prints nothing (console_verbose in linux/printk.h).
-        if cmdline.split(' ').rfind(|word| word.starts_with("loglevel=")) == Some("loglevel=0") {
-            log::warn!("warning: 'loglevel=0' on the kernel command line hides a panic from the console");
-        }
-        Ok(entry)
-    }
-
-    /// Truncates the console's file. `run` calls it after `load`, so that a mistyped kernel does not erase the last
-    /// log.
-    fn truncate_output(&self) -> Result<(), Error> {
-        let ConsoleConfig::File(path) = &self.config.console else { return Ok(()) };
-        let truncated = self.console().truncate_output(self.config.input_files());
-        truncated.map_err(|source| Error::ConsoleFile { path: path.clone(), source })
-    }
-
-    /// Adds what the loop waits for besides the exit handler. Returns the descriptor of the
-    /// signals.
-    fn subscribe(&mut self) -> Result<Arc<Signals>, Error> {
-        let stop = Arc::new(timeout_and_signals::stop_signals().map_err(Error::host("wait for signals"))?);
-        let (exit_handler, on_signal) = (&self.exit_handler, self.hooks.on_signal.take());
-        let on_signal = timeout_and_signals::on_signal(stop.clone(), on_signal, exit_handler.clone());
-        let on_timeout = |after| timeout_and_signals::on_timeout(after, exit_handler.clone());
-        let on_timeout = self.config.timeout.map(on_timeout).transpose().map_err(Error::host("set a timer"))?;
-        let added = [on_signal].into_iter().chain(self.hooks.subscribers.drain(..)).chain(on_timeout);
-        let devices = self.virtio.subscribers.iter().cloned();
-        for subscriber in added.chain([self.console.clone() as Subscriber]).chain(devices) {
-            self.event_mgr.add_subscriber(subscriber);
-        }
-        Ok(stop)
-    }
-
-    fn enter_terminal(&self) -> Result<Option<RawTerminal>, Error> {
-        let raw = self.hooks.raw_terminal || self.config.console.has_input();
-        let terminal = if raw { RawTerminal::enter() } else { Ok(None) };
-        terminal.map_err(Error::host("make the terminal raw"))
     }
 
     /// Writes the rest of the output. The embedder's hook and the console's rules may replace the reason.

@@ -15,19 +15,20 @@ use crate::device::virtio::console::Port;
 use crate::event::{Callback, Signals, Timer};
 use crate::sys::winsize::WinSize;
 
-/// The signals that request the end, and the one by which a shell continues a stopped process.
-const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
+/// The signals that request the end.
+const SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// Blocks the signals that request the end, from now on and for threads started later, and makes them readable. Signals
-/// that are ignored since this process started (nohup, background jobs of a shell) stay ignored.
+/// Blocks the signals that request the end, and those of `others`, from now on and for threads started later, and makes
+/// them readable. Signals that are ignored since this process started (nohup, background jobs of a shell) stay ignored.
 ///
 /// # Errors
 ///
 /// The host has no more descriptors.
-pub fn stop_signals() -> io::Result<Signals> {
+pub fn stop_signals(others: &[i32]) -> io::Result<Signals> {
     let ignored = ignored_signals();
     let _ = block_signal(libc::SIGXFSZ); // a console file that must not grow is a write error, not the end
-    let signals: Vec<i32> = SIGNALS.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
+    let signals: Vec<i32> =
+        SIGNALS.iter().chain(others).copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
     Signals::new(&signals)
 }
 

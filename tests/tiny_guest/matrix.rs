@@ -7,7 +7,7 @@ use crate::support::images;
 use crate::{guest, halt, need_kvm, never, outb, print_serial};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
 guest!(PANIC, print_serial!(r"[    1.000000] Kernel panic - not syncing: VFS\r\n"), outb!("0x602", "1"), never!(),);
@@ -17,6 +17,14 @@ guest!(STATUS_7, outb!("0xf4", "7"), halt!(),);
 fn kernels(dir: &TempDir, guests: &[(&str, &[u8])]) -> Vec<String> {
     let kernel = |(name, code): &(&str, &[u8])| dir.file(name, &images::elf(code)).to_str().unwrap().to_owned();
     guests.iter().flat_map(|guest| ["-k".to_owned(), kernel(guest)]).collect()
+}
+
+/// The runs of these `kernels`, started with an ignored signal.
+fn ignoring(signal: &str, kernels: &[String], options: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.arg(format!("--ignore-signal={signal}")).args([env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M"]);
+    contained(command.args(kernels).args(options));
+    command
 }
 
 fn run(kernels: &[String], options: &[&str]) -> Ended {
@@ -67,13 +75,46 @@ fn each_combination_is_a_run_and_the_worst_decides() {
 fn an_ignored_sigchld_does_not_change_the_verdicts() {
     need_kvm!();
     let dir = TempDir::new();
-    let mut command = Command::new("env");
-    command.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_kickvm"), "run", "--memory", "2M"]);
-    command.args(kernels(&dir, &[("green", &HELLO), ("red", &STATUS_7)]));
-    contained(&mut command);
-    let ended = end(command);
+    let ended = end(ignoring("CHLD", &kernels(&dir, &[("green", &HELLO), ("red", &STATUS_7)]), &[]));
     assert_eq!(ended.code, Some(7), "{ended:?}");
     assert!(ended.stderr.contains("kickvm: 2 runs: 1 passed, 1 failed, 0 not run"), "{ended:?}");
+}
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let spin = kernels(&dir, &[("a", &SPIN), ("b", &SPIN)]);
+    let running = start(ignoring("INT", &spin, &["--timeout", "1s", "--jobs", "1"]));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.signal(Signal::SIGINT);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+    assert!(ended.stderr.contains("kickvm: 2 runs: 0 passed, 2 failed, 0 not run"), "{ended:?}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let mut command = kickvm(&["run", "--memory", "2M"]);
+    command.args(kernels(&dir, &[("a", &HELLO), ("b", &HELLO)])).stdout(File::create("/dev/full").unwrap());
+    let ended = end(command);
+    assert_eq!(ended.code, Some(125), "{ended:?}");
+    let line = "kickvm: cannot write the output of the runs: No space left on device\n";
+    assert!(ended.stderr.contains(line), "{ended:?}");
+}
+
+#[test]
+fn runs_with_the_same_name_have_numbers() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = kernels(&dir, &[("a", &HELLO)]);
+    let ended = run(&[&kernel[..], &kernel].concat(), &["--append-each", "", "--append-each", "x\u{1b}"]);
+    let names: Vec<_> = ended.stdout.lines().filter_map(|line| Some(line.split_once(" | ")?.0.trim_end())).collect();
+    for name in ["a ''", "a x?", "a '' #2", "a x? #2"].map(|name| name.replace("a ", &format!("{} ", kernel[1]))) {
+        assert!(names.contains(&name.as_str()), "no '{name}' in {ended:?}");
+    }
 }
 
 #[test]
@@ -81,15 +122,20 @@ fn a_failure_or_a_signal_ends_the_other_runs() {
     need_kvm!();
     let dir = TempDir::new();
     let slow = kernels(&dir, &[("red", &STATUS_7), ("slow", &SPIN), ("never", &SPIN)]);
-    let ended = run(&slow, &["--jobs", "2", "--fail-fast"]);
+    let json = dir.path().join("all.json");
+    let ended = run(&slow, &["--jobs", "2", "--fail-fast", "--report", json.to_str().unwrap()]);
     assert_eq!(ended.code, Some(7), "{ended:?}");
+    let value: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!((&value["exit_code"], &value["runs"][2]["run"]["outcome"]), (&7.into(), &"not-run".into()));
     assert!(ended.stderr.contains("kickvm: 3 runs: 0 passed, 1 failed, 2 not run"), "{ended:?}");
     assert!(ended.stderr.contains("kickvm: slow   stopped\n"), "{ended:?}");
 
     let mut command = kickvm(&["run", "--memory", "2M", "--jobs", "2"]);
-    command.args(&slow[2..]);
+    command.args(&slow[2..]).arg("--report").arg(&json);
     let running = start(command);
     std::thread::sleep(std::time::Duration::from_millis(500));
+    let value: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!((&value["exit_code"], &value["runs"][1]["run"]["outcome"]), (&Value::Null, &"unfinished".into()));
     running.signal(Signal::SIGINT);
     let ended = running.end();
     assert_eq!(ended.code, Some(130), "{ended:?}");

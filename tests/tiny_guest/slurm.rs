@@ -1,4 +1,5 @@
-//! `examples/ci/slurm.sbatch` on a Slurm of two nodes, which runs on the loopback interface with its own files and ports.
+//! `examples/ci/slurm.sbatch` on a Slurm of two nodes, which runs on the loopback interface with its own files and
+//! ports.
 
 use crate::common::process::{Running, contained, default_signals, eventually};
 use crate::common::{TempDir, can_run};

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use super::SESSION;
+use super::user::User;
 use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use crate::sys::winsize::WinSize;
 
@@ -37,15 +38,16 @@ pub struct Running {
     pub stderr: Option<File>,
 }
 
-/// Starts the command of `job`.
+/// Starts the command of `job`, as `user` or else as root.
 ///
 /// # Errors
 ///
 /// There are not enough resources for the process, its pipes or its terminal. A program that does not exist is not an
 /// error here: the new process fails to execute it, and exits with 126 or 127.
-pub fn start(job: &Job) -> io::Result<Running> {
+pub fn start(job: &Job, user: Option<&User>) -> io::Result<Running> {
     let mut command = session_command();
-    command.env_clear().envs(DEFAULT_ENV);
+    command.env_clear().envs(DEFAULT_ENV).arg(user.map_or(String::new(), User::ids));
+    command.envs(user.iter().flat_map(|user| user.env()));
     for variable in &job.env {
         let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
         command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

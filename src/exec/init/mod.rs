@@ -13,6 +13,7 @@ mod session;
 mod shares;
 mod sparse;
 mod system;
+mod user;
 
 use std::fmt;
 use std::fs;
@@ -25,9 +26,11 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use super::channel::Message;
 use super::job::{INIT_PATH, JOB_PATH, Job, KERNEL_LOG};
+use super::modules::{driver_path, symbol};
 use crate::sys::os_error;
 use channel::GuestChannel;
 use command::Running;
+use user::User;
 
 /// The first argument of the process that becomes the command.
 const SESSION: &str = "kickvm-session";
@@ -80,11 +83,18 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
         channel.send(&Message::Warning(warning));
     }
     modules::load(&job.modules)?;
+    if let Some((driver, option)) = job.drivers.iter().find(|(driver, _)| !driver_path(driver).exists()) {
+        let symbol = symbol(driver).unwrap_or(driver);
+        let warning =
+            format!("{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver})");
+        channel.send(&Message::Warning(warning));
+    }
     if let Some(cwd) = &job.cwd {
         let started = std::env::set_current_dir(cwd);
         started.map_err(cannot(format_args!("start in '{}' in the guest", cwd.display())))?;
     }
-    let running = command::start(job).map_err(cannot("start the command"))?;
+    let user = job.user.as_deref().map(User::find).transpose()?;
+    let running = command::start(job, user.as_ref()).map_err(cannot("start the command"))?;
     channel.send(&Message::Started);
     Ok(running)
 }

@@ -19,7 +19,8 @@ pub const SHELL: &str = "/bin/sh";
 /// The most bytes that the kernel reads of the first line (`BINPRM_BUF_SIZE`).
 const FIRST_LINE: usize = 256;
 
-/// The file of the program `name`: one that can be executed in a directory of `PATH`, else any there, else `name` itself.
+/// The file of the program `name`: one that can be executed in a directory of `PATH`, else any there, else `name`
+/// itself.
 pub fn find(name: &OsStr) -> PathBuf {
     let directories = env::var_os("PATH").filter(|_| !name.as_bytes().contains(&b'/')).unwrap_or_default();
     let files = || env::split_paths(&directories).map(|directory| directory.join(name)).filter(|path| path.is_file());

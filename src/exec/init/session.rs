@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use nix::sys::stat::{Mode, fchmod};
 
 use super::program::{self, SHELL};
+use super::user::become_ids;
 use crate::exec::port::{EXEC_PORT_BASE, EXEC_PORT_COUNT};
 use crate::sys::execute::execute;
 use crate::sys::os_error;
@@ -17,10 +18,12 @@ use crate::sys::port_io::PortIo;
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Executes the command `words`. Returns only if that fails, with the exit status to use.
+/// Executes a command: `words` are the IDs of its user, its name and its arguments. Returns only if that fails, with
+/// the exit status to use.
 pub fn become_command(words: &[OsString]) -> u8 {
+    let [ids, words @ ..] = words else { return NOT_FOUND };
     let [name, ..] = words else { return NOT_FOUND };
-    if let Err(error) = start_session() {
+    if let Err(error) = start_session().and_then(|()| Ok(become_ids(&ids.to_string_lossy())?)) {
         eprintln!("kickvm: cannot run '{}': {}", name.display(), os_error::describe(&error));
         return NOT_EXECUTABLE;
     }

@@ -90,8 +90,8 @@ impl ModuleDirectory {
         if !self.files.is_empty() { self.add_by_modinfo(name, modules, &mut Vec::new()) } else { Ok(false) }
     }
 
-    /// The same without `modules.dep`: a module itself names those that it needs. `open` are the modules whose needs are
-    /// being added.
+    /// The same without `modules.dep`: a module itself names those that it needs. `open` are the modules whose needs
+    /// are being added.
     fn add_by_modinfo(&self, name: &str, modules: &mut Vec<Module>, open: &mut Vec<String>) -> Result<bool, String> {
         let name = canonical(name);
         if modules.iter().any(|module| module.name == name) || open.contains(&name) {
@@ -129,8 +129,8 @@ fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The file of a line of `modules.order`, which names what was compiled: with `kernel/` before it or not, as `.ko` or as
-/// `.o`, and not compressed.
+/// The file of a line of `modules.order`, which names what was compiled: with `kernel/` before it or not, as `.ko` or
+/// as `.o`, and not compressed.
 fn built_file(directory: &Path, line: &str) -> Option<PathBuf> {
     let stem = line.strip_suffix(".ko").or(line.strip_suffix(".o"))?;
     let stems = [Some(stem), stem.strip_prefix("kernel/")].into_iter().flatten();

@@ -1,5 +1,5 @@
-//! The modules of a guest's kernel: where they are on the host, which ones the guest needs, and whether the kernel has a
-//! driver at all.
+//! The modules of a guest's kernel: where they are on the host, which ones the guest needs, and whether the kernel has
+//! a driver at all.
 //!
 //! [`KernelModules::find`] searches for the directory that belongs to the kernel's release. [`KernelModules::support`]
 //! states whether a driver is built in, a module, or missing. [`KernelModules::collect`] reads modules with those that
@@ -12,7 +12,7 @@ pub use directory::{Module, ModuleDirectory};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, kernel_release};
+use crate::boot::{self, MODULE_DIRECTORIES, RELEASE_FILE, embedded_config, kernel_release, retain_distinct};
 use crate::vmm::VMMConfig;
 
 /// The directories above a kernel in which its modules are searched for: a build tree is the fourth above its bzImage.
@@ -55,7 +55,8 @@ pub struct KernelModules {
 }
 
 impl KernelModules {
-    /// Searches for the modules and the configuration of the kernel `image`: beside it, then in `root`, then on the host.
+    /// Searches for the modules and the configuration of the kernel `image`: beside it, then in `root`, then on the
+    /// host.
     ///
     /// # Errors
     ///
@@ -67,15 +68,7 @@ impl KernelModules {
         let roots = above.iter().copied().chain(root).chain([Path::new("/")]);
         let mut paths: Vec<PathBuf> = above.iter().filter(|tree| is_of(tree, &release)).map(PathBuf::from).collect();
         paths.extend(roots.clone().flat_map(|root| MODULE_DIRECTORIES.map(|name| root.join(name).join(&release))));
-        let mut seen = Vec::new();
-        paths.retain(|path| {
-            path.canonicalize().is_ok_and(|real| {
-                !seen.contains(&real) && {
-                    seen.push(real);
-                    true
-                }
-            })
-        });
+        retain_distinct(&mut paths);
         let directories: Vec<_> = paths.iter().filter_map(|path| ModuleDirectory::open(path).ok()).collect();
         let configs = above.iter().filter(|tree| is_of(tree, &release)).map(|tree| tree.join(".config"));
         let configs = configs.chain(above.first().map(|directory| directory.join(format!("config-{release}"))));
@@ -100,6 +93,19 @@ impl KernelModules {
         } else {
             Support::Unknown
         }
+    }
+
+    /// Reads the configuration in the kernel `image`, if the host has no other, and if a driver in `modules` would be
+    /// [unknown](Support::Unknown) without it. This takes some time: a bzImage must be unpacked.
+    ///
+    /// # Errors
+    ///
+    /// The image cannot be read.
+    pub fn read_embedded_config(&mut self, image: &Path, modules: &[&str]) -> Result<(), boot::Error> {
+        if self.config.is_none() && modules.iter().any(|module| self.support(module) == Support::Unknown) {
+            self.config = embedded_config(image)?;
+        }
+        Ok(())
     }
 
     /// Reads the modules `names` and those that they need. Parts of the kernel are left out.
@@ -132,6 +138,15 @@ impl KernelModules {
     }
 }
 
+/// The place in sysfs of a driver for a virtio device, of the transport, or of a file system, if the kernel has it.
+pub fn driver_path(module: &str) -> PathBuf {
+    match module {
+        "overlay" => "/sys/module/overlay".into(),
+        "virtio_mmio" => "/sys/bus/platform/drivers/virtio-mmio".into(),
+        _ => Path::new("/sys/bus/virtio/drivers").join(module),
+    }
+}
+
 /// Whether `tree` has the output of the build of this release.
 fn is_of(tree: &Path, release: &str) -> bool {
     fs::read_to_string(tree.join(RELEASE_FILE)).is_ok_and(|text| text.trim_end() == release)
@@ -143,7 +158,7 @@ fn read_config(path: &Path) -> Option<String> {
 }
 
 /// The symbol of a driver in the kernel's configuration.
-fn symbol(module: &str) -> Option<&'static str> {
+pub fn symbol(module: &str) -> Option<&'static str> {
     SYMBOLS.iter().find(|(name, _)| *name == module).map(|(_, symbol)| *symbol)
 }
 

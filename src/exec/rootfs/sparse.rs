@@ -1,5 +1,5 @@
-//! Files with holes. An initramfs cannot hold these, so it has an empty file, and in another file the data with a list of
-//! where it belongs, from which init completes the first one. Holes then take no memory.
+//! Files with holes. An initramfs cannot hold these, so it has an empty file, and in another file the data with a list
+//! of where it belongs, from which init completes the first one. Holes then take no memory.
 //!
 //! ```text
 //!   data of all extents, one after the other │ description (JSON) │ length of the description (4 bytes)

@@ -10,7 +10,15 @@ on_both_kernels!(
     the_limit_of_open_files_is_that_of_the_host,
     file_systems_of_the_kernel_are_mounted
 );
-on_kernel!(ours_only, BzImage, other_users_can_open_the_standard_streams, users_can_ping, existing_names_are_kept);
+on_kernel!(
+    ours_only,
+    BzImage,
+    other_users_can_open_the_standard_streams,
+    users_can_ping,
+    existing_names_are_kept,
+    another_user,
+    an_unknown_user
+);
 
 fn the_root_can_be_replaced(exec: Exec) {
     let script = "busybox mkdir /new && busybox mount -t tmpfs new /new && busybox mkdir /new/old /new/bin &&
@@ -59,4 +67,20 @@ fn file_systems_of_the_kernel_are_mounted(exec: Exec) {
 $(busybox sed 's/^[^\t]*\t/x /' /proc/filesystems)
 end";
     exec.sh(script).assert(0, "", "");
+}
+
+fn another_user(exec: Exec) {
+    let passwd = exec.scratch.file("passwd", b"builder:x:1000:100::/home:/bin/ash\n");
+    let group = exec.scratch.file("group", b"users:x:100:\nkvm:x:107:builder\n");
+    let copy = |host: &std::path::Path, guest: &str| format!("{}:{guest}", host.display());
+    let (passwd, group) = (copy(&passwd, "/etc/passwd"), copy(&group, "/etc/group"));
+    let exec = exec.options(&["--copy", &passwd, "--copy", &group, "--user", "builder", "--env", "SHELL=/x"]);
+    let script = "busybox id; echo $HOME $USER $LOGNAME $SHELL; echo >/dev/stdout; (echo >/dev/kmsg) 2>/dev/null || echo no root";
+    let expected = "uid=1000(builder) gid=100(users) groups=100(users),107(kvm)\n/home builder builder /x\n\nno root\n";
+    exec.sh(script).assert(0, expected, "");
+}
+
+fn an_unknown_user(exec: Exec) {
+    let line = "kickvm: no user 'nobody' in /etc/passwd of the guest; a number needs no entry\n";
+    exec.options(&["--user", "nobody"]).sh("true").assert(125, "", line);
 }

@@ -10,9 +10,11 @@ on_kernel!(
     Stock,
     a_package_has_the_modules_for_the_devices,
     modules_are_decompressed_and_need_no_depmod,
-    a_missing_driver_is_named
+    a_missing_driver_is_named,
+    a_driver_that_the_guest_lacks_is_a_warning,
+    an_initramfs_of_lz4
 );
-on_kernel!(ours, Pvh, a_compressed_kernel);
+on_kernel!(ours, Pvh, a_compressed_kernel, an_initramfs_that_the_kernel_cannot_unpack);
 
 /// The stock kernel as `dpkg -x` unpacks its package. Returns the command line, and the directory of its modules.
 pub fn package(exec: Exec) -> (Exec, PathBuf) {
@@ -59,9 +61,35 @@ fn a_missing_driver_is_named(exec: Exec) {
     disk_size(exec).assert(125, "", &line);
 }
 
+/// Neither modules nor a configuration are beside the kernel: only the guest can find out.
+fn a_driver_that_the_guest_lacks_is_a_warning(exec: Exec) {
+    let warning = "kickvm: warning: --disk has no effect yet: the kernel has no driver virtio_mmio (CONFIG_VIRTIO_MMIO, module \
+                   virtio_mmio)\n";
+    let disk = exec.scratch.file("disk", &[0; 4096]);
+    exec.options(&["--disk".as_ref(), disk.as_os_str()]).sh("exit 3").assert(3, "", warning);
+}
+
 fn a_compressed_kernel(exec: Exec) {
     let compressed = exec.scratch.path().join("vmlinux.gz");
     let gzip = Command::new("gzip").arg("-1c").arg(&exec.assets.kernel).output().unwrap();
     fs::write(&compressed, gzip.stdout).unwrap();
     exec.with_kernel(&compressed).sh("exit 3").assert(3, "", "");
+}
+
+/// The test initramfs, compressed by `lz4 -l`. The archive of `exec` follows it.
+fn with_lz4(exec: Exec) -> Ended {
+    let lz4 = Command::new("lz4").arg("-lqc").arg(&exec.assets.initramfs).output().unwrap();
+    let archive = exec.scratch.file("initramfs.lz4", &lz4.stdout);
+    exec.options(&["--initramfs".as_ref(), archive.as_os_str()]).run(&["sh", "-c", "head -n 1 /init"])
+}
+
+fn an_initramfs_of_lz4(exec: Exec) {
+    with_lz4(exec).assert(0, "#!/bin/sh\n", "");
+}
+
+fn an_initramfs_that_the_kernel_cannot_unpack(exec: Exec) {
+    let ended = with_lz4(exec);
+    let note = "kickvm: this kernel cannot unpack an initramfs that lz4 has compressed: it lacks CONFIG_RD_LZ4";
+    assert_eq!(ended.status.code(), Some(120), "{}", ended.stderr);
+    assert!(ended.stderr.lines().any(|line| line == note), "{}", ended.stderr);
 }

@@ -35,7 +35,7 @@ mod kernels;
 mod matrix;
 mod reports;
 mod results;
-mod run;
+pub mod run;
 mod shares;
 mod signals;
 mod streams;

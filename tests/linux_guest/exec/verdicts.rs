@@ -12,7 +12,7 @@ on_kernel!(
     a_missing_module,
     an_incomplete_log
 );
-on_kernel!(stock_only, Stock, an_oops);
+on_kernel!(stock_only, Stock, an_oops, a_module_that_taints);
 
 fn a_time_out(exec: Exec) {
     let ended =
@@ -95,18 +95,28 @@ fn a_missing_module(exec: Exec) {
 
 /// A real oops: a module of this kernel with an invalid opcode among its first instructions.
 fn an_oops(exec: Exec) {
-    let directory = exec.assets.kernel.with_file_name("modules");
-    let mut module = std::fs::read(directory.join("failover.ko")).unwrap();
-    strip_signature(&mut module);
-    break_init(&mut module);
-    let broken = exec.scratch.file("broken.ko", &module);
-    let add = format!("{}:/broken.ko", broken.display());
-    let exec = exec.options(&["--copy", &add, "--fail-on", "oops", "--timeout", "90s"]);
-    let ended = exec.sh("busybox insmod /broken.ko; busybox sleep 1000");
+    let exec = unsigned_module(exec, break_init).options(&["--fail-on", "oops", "--timeout", "90s"]);
+    let ended = exec.sh("busybox insmod /unsigned.ko; busybox sleep 1000");
     // Which kind of fault it is depends on what the rest of those instructions comes to.
     let verdict = "kickvm: the guest kernel reported a fault (--fail-on oops): ";
     assert!(ended.status.code() == Some(123) && ended.stderr.contains(verdict), "{:?} {}", ended.status, ended.stderr);
     assert!(ended.stderr.contains("failover_init+") && ended.stderr.contains("| "), "{}", ended.stderr);
+}
+
+fn a_module_that_taints(exec: Exec) {
+    let ended = unsigned_module(exec, |_| {}).options(&["--fail-on", "taint"]).sh("busybox insmod /unsigned.ko");
+    let line = "failover: module verification failed: signature and/or required key missing - tainting kernel";
+    ended.assert_verdict(123, &format!("kickvm: the guest kernel reported a fault (--fail-on taint): {line}"));
+}
+
+/// Copies a module of the stock kernel that `change` has changed to `/unsigned.ko`.
+fn unsigned_module(exec: Exec, change: impl Fn(&mut [u8])) -> Exec {
+    let directory = exec.assets.kernel.with_file_name("modules");
+    let mut module = std::fs::read(directory.join("failover.ko")).unwrap();
+    strip_signature(&mut module);
+    change(&mut module);
+    let copy = format!("{}:/unsigned.ko", exec.scratch.file("unsigned.ko", &module).display());
+    exec.options(&["--copy", &copy])
 }
 
 /// Removes the signature, because Linux rejects a wrong one but accepts a missing one. At the end of the file are the

@@ -15,6 +15,8 @@ pub enum Kernel {
     Pvh,
     /// The same vmlinux with the PVH note made unrecognizable.
     Elf,
+    /// The bzImage that `resources/kernel-config-debug` configures, too.
+    Debug,
 }
 
 /// The files of one guest.
@@ -33,11 +35,12 @@ impl Assets {
         let initramfs = variable("KICKVM_INITRAMFS")?;
         let bz_image = match kernel {
             Kernel::Stock => variable("KICKVM_STOCK_KERNEL")?,
+            Kernel::Debug => variable("KICKVM_DEBUG_KERNEL_DIR")?.join("bzImage"),
             _ => variable("KICKVM_KERNEL_DIR")?.join("bzImage"),
         };
         let release = release(&read(&bz_image));
         let kernel = match kernel {
-            Kernel::Stock | Kernel::BzImage => bz_image,
+            Kernel::Stock | Kernel::BzImage | Kernel::Debug => bz_image,
             Kernel::Pvh => bz_image.with_file_name("vmlinux"),
             Kernel::Elf => {
                 let mut image = read(&bz_image.with_file_name("vmlinux"));

@@ -90,10 +90,12 @@ pub fn lines(text: &str) -> Vec<&str> {
     text.lines().map(|line| line.trim_end_matches('\r')).collect()
 }
 
-/// A line without printk's time stamp.
+/// A line without printk's time stamp and caller.
 pub fn unstamped(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        Some((stamp, text)) if stamp.trim_start().parse::<f64>().is_ok() => text,
+        Some((stamp, text)) if stamp.split("][").next().is_some_and(|it| it.trim_start().parse::<f64>().is_ok()) => {
+            text
+        }
         _ => line,
     }
 }

@@ -163,3 +163,64 @@ fn a_resource_that_the_host_lacks_is_an_error_that_names_it() {
     run(&["--vsock", &option, "--console", "file=/"]).assert(125, "", &[line]);
     assert_eq!(names(&dir), ["kernel"], "left behind");
 }
+
+/// What would put kickvm's own parameters out of effect is refused before the guest starts.
+#[test]
+fn a_kernel_command_line_that_exec_cannot_use() {
+    need_kvm!();
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &elf(&[0xf4]));
+    for (text, parameter, why) in [
+        ("a -- b", "--", "the kernel passes what follows to its first process, which is kickvm"),
+        ("a=\"b c", "\"", "the quote is not closed, so what follows is one parameter"),
+        (
+            "rdinit=/init",
+            "rdinit",
+            "kickvm is the first process of the guest; give the command after the options instead",
+        ),
+    ] {
+        let mut command = kickvm(&["exec", "--append", text, "--kernel"]);
+        command.arg(&kernel).args(["--", "true"]);
+        let line = format!("kickvm: cannot use '{parameter}' on the kernel command line: {why}");
+        end(command).assert(125, "", &[&line]);
+    }
+    let mut command = kickvm(&["exec", "--append", &"x".repeat(3000), "--kernel"]);
+    command.arg(&kernel).args(["--", "true"]);
+    let ended = end(command);
+    assert!(ended.stderr.contains("bytes, but this kernel takes at most 2047"), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(125));
+}
+
+#[test]
+fn a_refused_command_changes_no_file() {
+    let dir = TempDir::new();
+    let kernel = dir.file("kernel", &elf(&[0xf4]));
+    let old = dir.file("old", b"an old report").to_str().unwrap().to_owned();
+    for options in [
+        ["--report", &old, "--junit", &old],
+        ["--report", &old, "--log", &old],
+        ["--junit", &old, "--log", "/"],
+        ["--report", &old, "--expect", ""],
+        ["--report", &old, "--reject", ""],
+        ["--allow", &old, "--log", &old],
+        ["--allow", &old, "--junit", &old],
+    ] {
+        let mut command = kickvm(&["run", "--kernel"]);
+        command.arg(&kernel).args(options);
+        let ended = end(command);
+        assert_eq!(ended.code, Some(125), "{ended:?}");
+        assert_eq!(fs::read(&old).unwrap(), b"an old report", "{options:?}");
+    }
+    for options in [["--root", &old, "--log", &old], ["--copy", &old, "--report", &old]] {
+        let mut command = kickvm(&["exec", "--kernel"]);
+        command.arg(&kernel).args(options).arg("true");
+        let ended = end(command);
+        assert_eq!(ended.code, Some(125), "{ended:?}");
+        assert_eq!(fs::read(&old).unwrap(), b"an old report", "{options:?}");
+    }
+    let mut command = kickvm(&["run", "--log", &old, "--kernel"]);
+    command.arg(&kernel).stdout(fs::OpenOptions::new().append(true).open(&old).unwrap());
+    let ended = end(command);
+    assert!(ended.code == Some(125) && ended.stderr.contains("it is where standard output goes"), "{ended:?}");
+    assert_eq!(fs::read(&old).unwrap(), b"an old report");
+}

@@ -13,8 +13,8 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
 
 use crate::sys::vectored_io::peek_cached;
 
-/// How long a disk may take to read the magic number. One that does not answer is used as it is: no read of it may block,
-/// as a blocked process cannot end.
+/// How long a disk may take to read the magic number. One that does not answer is used as it is: no read of it may
+/// block, as a blocked process cannot end.
 const READ_TIME: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(1);
 

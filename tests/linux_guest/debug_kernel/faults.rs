@@ -1,0 +1,245 @@
+//! Faults of a real kernel: each is found with its class, its title and its whole report, and ends the run with 123, or
+//! with 120 if the kernel panics. The kernel causes them on request, by lkdtm
+//! (Documentation/fault-injection/provoke-crashes.rst) and sysrq.
+
+use super::run;
+use crate::common::TempDir;
+use crate::support::transcript::lines;
+use kickvm::console::{ConsoleMonitor, FaultClasses, Rules, Verdict};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Shell functions. What lkdtm does may kill the process that requests it, or never return.
+const MEANS: &str = r#"
+mount -t debugfs debugfs /sys/kernel/debug
+lkdtm() { $2 sh -c "echo $1 >/sys/kernel/debug/provoke-crash/DIRECT"; }
+sysctl() { echo $2 >/proc/sys/kernel/$1; }
+parameter() { echo $2 >/sys/module/${1%.*}/parameters/${1#*.}; }
+seen() { dmesg | grep -q "$1"; }
+"#;
+
+/// A fault, and what kickvm finds.
+struct Fault {
+    /// Shell commands that cause it. Without any, those of the fault before cause both.
+    cause: &'static str,
+    classes: &'static [&'static str],
+    /// The beginning of its title.
+    title: &'static str,
+    /// The beginnings of the first line of its report, and of the last one that a slow console does not separate from
+    /// it.
+    report: [&'static str; 2],
+}
+
+const END: &str = "---[ end trace ";
+const LINE: &str = "==================";
+
+/// In this order: after an oops the kernel looks for no hung tasks, and after most faults for no deadlocks. The last
+/// one is a panic.
+#[rustfmt::skip]
+const FAULTS: [Fault; 14] = [
+    Fault {
+        cause: "sysctl hung_task_timeout_secs 1; lkdtm HUNG_TASK & \
+                until seen 'Showing all locks'; do sleep 1; done; sysctl hung_task_timeout_secs 0",
+        classes: &["hung-task"],
+        title: "INFO: task hung in lkdtm_HUNG_TASK",
+        report: ["INFO: task sh:", " </TASK>"],
+    },
+    Fault {
+        cause: "lkdtm SPINLOCKUP",
+        classes: &["atomic"],
+        title: "BUG: s", // scheduling while atomic, or sleeping function called from invalid context
+        report: ["BUG: s", " </TASK>"],
+    },
+    Fault {
+        cause: "",
+        classes: &["lockdep"],
+        title: "WARNING: lock held when returning to user space in lkdtm_SPINLOCKUP",
+        report: ["WARNING: lock held when returning to user space!", " #0: "],
+    },
+    Fault {
+        cause: "lkdtm REFCOUNT_INC_ZERO",
+        classes: &["warn", "refcount"],
+        title: "WARNING: refcount bug in lkdtm_REFCOUNT_INC_ZERO",
+        report: ["refcount_t: addition on 0; use-after-free.", END],
+    },
+    Fault {
+        cause: "lkdtm WARNING",
+        classes: &["warn"],
+        title: "WARNING in lkdtm_WARNING",
+        report: ["WARNING: CPU: 0 PID: ", END],
+    },
+    Fault {
+        cause: "lkdtm ARRAY_BOUNDS",
+        classes: &["ubsan"],
+        title: "UBSAN: array-index-out-of-bounds in lkdtm_ARRAY_BOUNDS",
+        report: ["UBSAN: array-index-out-of-bounds in drivers/misc/lkdtm/bugs.c:", "---[ end trace ]---"],
+    },
+    Fault {
+        cause: "lkdtm CORRUPT_LIST_ADD",
+        classes: &["warn", "list"],
+        title: "BUG: corrupted list in lkdtm_CORRUPT_LIST_ADD",
+        report: ["list_add corruption. ", END],
+    },
+    Fault {
+        cause: "lkdtm SLAB_LINEAR_OVERFLOW",
+        classes: &["kasan"],
+        title: "KASAN: slab-out-of-bounds Write in lkdtm_SLAB_LINEAR_OVERFLOW",
+        report: ["BUG: KASAN: slab-out-of-bounds in lkdtm_SLAB_LINEAR_OVERFLOW+", LINE],
+    },
+    Fault {
+        cause: "parameter kfence.sample_interval 10; lkdtm KFENCE_READ_AFTER_FREE; parameter kfence.sample_interval 0",
+        classes: &["kfence"],
+        title: "KFENCE: use-after-free read in lkdtm_KFENCE_READ_AFTER_FREE",
+        report: ["BUG: KFENCE: use-after-free read in lkdtm_KFENCE_READ_AFTER_FREE+", LINE],
+    },
+    Fault {
+        cause: "sleep 1000 & echo 1000 >/proc/$!/oom_score_adj; echo f >/proc/sysrq-trigger; wait $!",
+        classes: &["oom"],
+        title: "kworker/", // … invoked oom-killer
+        report: ["kworker/", "Out of memory: Killed process "],
+    },
+    Fault {
+        cause: "lkdtm BUG",
+        classes: &["oops"],
+        title: "kernel BUG in lkdtm_BUG",
+        report: ["kernel BUG at drivers/misc/lkdtm/bugs.c:", END],
+    },
+    Fault {
+        cause: "lkdtm EXEC_KMALLOC",
+        classes: &["oops"],
+        title: "BUG: unable to handle kernel paging request in lkdtm_EXEC_KMALLOC",
+        report: ["BUG: unable to handle page fault for address: ", END],
+    },
+    Fault {
+        // Any word with its address hides a leak, so there are more until one is found.
+        cause: "until seen 'new suspected'; do lkdtm EXEC_KMALLOC; sleep 2; echo scan >/sys/kernel/debug/kmemleak; done",
+        classes: &["leak"],
+        title: "memory leak",
+        report: ["kmemleak: "; 2],
+    },
+    Fault {
+        cause: "sysctl panic_on_oops 1; lkdtm EXCEPTION",
+        classes: &["oops", "kasan"],
+        title: "KASAN: null-ptr-deref Write in lkdtm_EXCEPTION",
+        report: ["BUG: KASAN: null-ptr-deref in lkdtm_EXCEPTION+", END],
+    },
+];
+
+impl Fault {
+    /// Asserts that it is one of the faults in a report.
+    #[track_caller]
+    fn is_among(&self, faults: &[Value]) {
+        let Self { classes, title, report: [first, last], .. } = self;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let fault = faults.iter().find(|fault| text(&fault["title"]).starts_with(title));
+        let fault = fault.unwrap_or_else(|| panic!("no fault '{title}' in {faults:#?}"));
+        assert_eq!(fault["classes"], json!(classes), "{fault:#}");
+        let lines: Vec<_> = fault["report"].as_array().expect("it has lines").iter().map(text).collect();
+        assert!(lines[0].starts_with(first) && lines.iter().any(|line| line.starts_with(last)), "{fault:#}");
+    }
+}
+
+/// The faults in a report.
+fn faults(report: &Value) -> &[Value] {
+    report["faults"].as_array().expect("it has faults")
+}
+
+/// How a run ends whose console has this text.
+fn verdict(fail_on: FaultClasses, console: &str) -> Option<Verdict> {
+    let mut monitor = ConsoleMonitor::new(&Rules { fail_on, ..Rules::default() }).expect("there is no expression");
+    monitor.push(console.as_bytes());
+    monitor.examine(Duration::MAX);
+    monitor.finish();
+    monitor.verdict().cloned()
+}
+
+/// Two boots are enough for all, because the guest survives a fault that ends no run. Whether a fault of a class would
+/// have ended it with 123 is decided by the output.
+#[test]
+fn each_fault_has_its_class_its_title_and_its_whole_report() {
+    let causes: Vec<_> = FAULTS.iter().map(|fault| fault.cause).collect();
+    let job = format!("{MEANS}{}", causes.join("\n"));
+    let (ended, report) =
+        run(linux!(Debug).append("loglevel=8 kasan_multi_shot").options(&["--console", "virtio"]).job(&job));
+    ended.assert_code(120);
+    assert_eq!(lines(&ended.stderr)[0], "kickvm: the guest kernel panicked");
+    let faults = faults(&report);
+    FAULTS.iter().for_each(|fault| fault.is_among(faults));
+    let title = |fault: &Value| fault["title"].as_str().unwrap_or_default().to_owned();
+    let is_known = |fault: &Value| FAULTS.iter().any(|known| title(fault).starts_with(known.title));
+    assert!(faults.iter().all(is_known), "{faults:#?}");
+    for class in FAULTS.iter().flat_map(|fault| fault.classes) {
+        let fail_on = FaultClasses::NONE.change(class).expect("it is a class");
+        let why = format!("the guest kernel reported a fault (--fail-on {class}): ");
+        let violated = |verdict| matches!(verdict, Verdict::RuleViolated(text) if text.starts_with(&why));
+        assert!(verdict(fail_on, &ended.stdout).is_some_and(violated), "{class}");
+    }
+}
+
+/// CPU 1 loops in the kernel, which is three faults. The report of a workqueue lockup delays the detection of a soft
+/// lockup, and vice versa. Then CPU 0 loops without interrupts. Only that ends the run.
+#[test]
+fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
+    const LOCKUPS: [Fault; 4] = [
+        // The kernel prints no call trace of what keeps the worker from running.
+        Fault {
+            cause: "sysctl hung_task_timeout_secs 0; sysctl watchdog_thresh 6; sysctl nmi_watchdog 1
+                    parameter rcupdate.rcu_cpu_stall_timeout 30; parameter workqueue.watchdog_thresh 4
+                    taskset -p 1 $$; lkdtm SOFTLOCKUP 'taskset 2' &
+                    until seen 'workqueue lockup'; do sleep 1; done; parameter workqueue.watchdog_thresh 0",
+            classes: &["lockup"],
+            title: "BUG: workqueue lockup",
+            report: ["BUG: workqueue lockup - pool cpus=1 ", "Showing busy workqueues"],
+        },
+        Fault {
+            cause: "until seen 'soft lockup'; do sleep 1; done",
+            classes: &["lockup"],
+            title: "BUG: soft lockup in lkdtm_SOFTLOCKUP",
+            report: ["watchdog: BUG: soft lockup - CPU#1 stuck for ", " </TASK>"],
+        },
+        Fault {
+            cause: "until seen 'rcu_.* stall'; do sleep 1; done",
+            classes: &["rcu", "lockup"],
+            title: "INFO: rcu detected stall in ", // or in an interrupt
+            report: ["rcu: INFO: rcu_", " </TASK>"],
+        },
+        Fault {
+            cause: "parameter rcupdate.rcu_cpu_stall_suppress 1; lkdtm HARDLOCKUP",
+            classes: &["lockup"],
+            title: "BUG: hard lockup in lkdtm_HARDLOCKUP",
+            report: ["watchdog: Watchdog detected hard LOCKUP on cpu 0", " </TASK>"],
+        },
+    ];
+    let dir = TempDir::new();
+    let known = dir.file("known", b"^INFO: rcu detected stall\nsoft lockup - CPU#1\nlockup: ^BUG: workqueue lockup");
+    let options = ["--console", "virtio", "--fail-on", "lockup", "--allow", known.to_str().expect("it is text")];
+    let causes: Vec<_> = LOCKUPS.iter().map(|fault| fault.cause).collect();
+    let job = format!("{MEANS}{}", causes.join("\n"));
+    let (ended, report) = run(linux!(Debug).cpus(2).append("loglevel=8").options(&options).job(&job));
+    ended.assert_code(123);
+    LOCKUPS.iter().for_each(|fault| fault.is_among(faults(&report)));
+    let why = "kickvm: the guest kernel reported a fault (--fail-on lockup): watchdog: Watchdog detected hard LOCKUP \
+               on cpu 0 (in lkdtm_HARDLOCKUP)";
+    assert_eq!(lines(&ended.stderr)[0], why, "{}", ended.stderr);
+}
+
+/// Some requests of sysrq print call traces.
+#[test]
+fn a_boot_without_faults_is_clean() {
+    let job = "mount -t debugfs debugfs /sys/kernel/debug
+        for key in l m w; do echo $key >/proc/sysrq-trigger; done; sleep 6
+        for scan in 1 2; do echo scan >/sys/kernel/debug/kmemleak; done";
+    let (ended, report) = run(linux!(Debug).cpus(2).append("loglevel=8").options(&["--fail-on", "all"]).job(job));
+    ended.assert(0, &[]);
+    assert_eq!(faults(&report), &[] as &[Value]);
+}
+
+#[test]
+fn a_reset_without_a_request_of_a_program_ends_the_run() {
+    let (ended, _) = run(linux!(BzImage).append("loglevel=7").job("echo b >/proc/sysrq-trigger; sleep 1000"));
+    ended.assert(
+        123,
+        &["kickvm: the guest reset, although no program had requested it (--fail-on reset); \
+           '--fail-on -reset' accepts that"],
+    );
+}
