@@ -135,7 +135,13 @@ fn exec(kernel: &Path, root: &Path) -> Result<Duration> {
     };
     let before = spent()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
-    command.arg("exec").arg("--kernel").arg(kernel).arg("--root").arg(root).args(["--", "true"]);
+    command
+        .arg("exec")
+        .arg("--kernel")
+        .arg(kernel)
+        .arg("--root")
+        .arg(format!("{},copy", root.display()))
+        .args(["--", "true"]);
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     if status.code() != Some(122) {
         return Err(format!("kickvm ended with {status}, not with 122").into());

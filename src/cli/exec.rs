@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::values::ResultSource;
 use super::{Machine, Results, combinations, share, values};
 use crate::exec::rootfs::Overlay;
-use crate::exec::{ExecConfig, SharedDirectory};
+use crate::exec::{ExecConfig, Root, SharedDirectory};
 use crate::matrix::Matrix;
 use crate::report::ReportPaths;
 use crate::results::Format;
@@ -23,7 +23,8 @@ use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 The guest's first process is kickvm itself. It mounts the usual file systems, runs the command, and powers off. Standard
 input, output and error belong to the command. If input and output are a terminal, the command gets a terminal.
 
-Without --root and --initramfs, the guest has the files of --copy and the libraries that they need.
+Without --root, --initramfs and --copy, the guest has the host's root, as with --root /. With --copy alone, it has only the
+files of --copy and the libraries that they need.
 
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
 
@@ -42,13 +43,14 @@ Examples:
 pub struct Exec {
     #[command(flatten)]
     machine: Machine,
-    /// Directory or tar archive that becomes the guest's root, in memory; the guest's changes are lost
+    /// Directory or tar archive that becomes the guest's root, by default /; the guest's changes are lost
     ///
-    /// A tar archive, such as the output of docker export, may be compressed by gzip, xz, zstd or lz4.
+    /// The guest uses a directory without a copy. This needs virtio-fs and overlayfs in its kernel; if they are missing,
+    /// the directory is copied.
     ///
-    /// overlay: the directory is not copied, but shared below an overlay in memory. This needs virtio-fs and overlayfs in
-    /// the guest's kernel.
-    #[arg(long, short, value_name = "DIR[,overlay]", value_parser = values::os(parse_root))]
+    /// copy: the directory is copied into the guest's memory. A tar archive always is. It may be the output of docker
+    /// export, and may be compressed by gzip, xz, zstd or lz4.
+    #[arg(long, short, value_name = "DIR[,copy]", value_parser = values::os(parse_root))]
     root: Option<Root>,
     /// Directory that the guest uses without a copy; repeatable. GUEST defaults to the path on the host
     ///
@@ -59,7 +61,7 @@ pub struct Exec {
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
     #[arg(long, alias = "add", value_name = "HOSTPATH[:GUESTPATH]", value_parser = values::os(parse_overlay))]
     copy: Vec<Overlay>,
-    /// Owner of the files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
+    /// Owner of the copied files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
     #[arg(long, value_name = "OWNER", value_parser = values::owner)]
     chown: Option<(u32, u32)>,
     /// Directory in the guest in which the command starts
@@ -139,11 +141,11 @@ impl Exec {
         let (mut vmm, mut paths) = self.machine.into_parts(cmdline, self.results);
         paths.inputs.extend(inputs);
         vmm.rules.results = results(ResultSource::Console);
+        let has_no_files = vmm.initramfs.is_empty() && self.copy.is_empty();
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
             command: self.command,
-            share_root: self.root.as_ref().is_some_and(|root| root.shared),
-            root: self.root.map(|root| root.path),
+            root: self.root.or(has_no_files.then(|| Root { path: "/".into(), copy: false })),
             shares: self.share,
             overlays: self.copy,
             owner: self.chown,
@@ -163,18 +165,11 @@ impl Exec {
     }
 }
 
-/// The value of `--root`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Root {
-    path: PathBuf,
-    shared: bool,
-}
-
-/// Parses `DIR[,overlay]`.
+/// Parses `DIR[,copy]`.
 fn parse_root(text: OsString) -> Result<Root, String> {
-    let shared = text.as_bytes().strip_suffix(b",overlay").filter(|path| !path.is_empty());
-    let path = shared.map_or_else(|| PathBuf::from(&text), |path| OsStr::from_bytes(path).into());
-    Ok(Root { path, shared: shared.is_some() })
+    let copied = text.as_bytes().strip_suffix(b",copy").filter(|path| !path.is_empty());
+    let path = copied.map_or_else(|| PathBuf::from(&text), |path| OsStr::from_bytes(path).into());
+    Ok(Root { path, copy: copied.is_some() })
 }
 
 /// Parses `HOSTPATH[:GUESTPATH]`. GUESTPATH defaults to the absolute HOSTPATH.
@@ -263,11 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_shared_on_request() {
-        for (text, path, shared) in [("a", "a", false), ("a,overlay", "a", true), (",overlay", ",overlay", false)] {
-            let config = parts(&["--root", text, "true"]);
-            assert_eq!((config.root.unwrap(), config.share_root), (path.into(), shared), "{text}");
+    fn a_root_is_copied_on_request() {
+        let root = |arguments: &[&str]| parts(&[arguments, &["true"]].concat()).root.map(|root| (root.path, root.copy));
+        for (text, path, copy) in [("a", "a", false), ("a,copy", "a", true), (",copy", ",copy", false)] {
+            assert_eq!(root(&["--root", text]), Some((path.into(), copy)), "{text}");
         }
+        assert_eq!(root(&[]), Some(("/".into(), false)), "the default");
+        assert_eq!((root(&["--copy", "a"]), root(&["--initramfs", "a"])), (None, None));
     }
 
     #[test]

@@ -19,9 +19,9 @@
 //! let kill_after = Duration::from_secs(5);
 //! let (root, owner, user, workdir) = (None, None, None, None);
 //! let (results, results_file, reserve_codes) = (None, None, false);
-//! let (share_root, shares) = (false, Vec::new());
+//! let shares = Vec::new();
 //! let config =
-//!     ExecConfig { vmm, command, root, share_root, shares, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
@@ -35,17 +35,19 @@ mod job;
 pub mod modules;
 mod pages;
 mod port;
+mod root;
 pub mod rootfs;
 mod shares;
 mod stream;
 
 pub use host::Timings;
 pub use init::run_if_init;
+pub use root::Root;
 pub use shares::{ShareMode, SharedDirectory};
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,10 +69,8 @@ pub struct ExecConfig {
     pub vmm: VMMConfig,
     /// The command and its arguments.
     pub command: Vec<OsString>,
-    /// A directory that becomes the guest's root.
-    pub root: Option<PathBuf>,
-    /// Whether the root is not copied, but shared below an overlay in the guest's memory.
-    pub share_root: bool,
+    /// What becomes the guest's root; `None` for the initramfs and the overlays.
+    pub root: Option<Root>,
     /// Directories of the host that the guest uses without a copy.
     pub shares: Vec<SharedDirectory>,
     /// Files and directories that are copied over the root.
@@ -102,17 +102,23 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { share_root, mut shares, owner, user, kill_after, reserve_codes, results, results_file, .. } =
-        config;
+    let ExecConfig { shares, owner, user, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let own = vmm.initramfs.is_empty() && root.is_none();
-    if let Some(host) = root.clone().filter(|_| share_root) {
-        shares.insert(0, SharedDirectory { host, guest: "/".into(), mode: ShareMode::Overlay });
-    }
-    let (devices, mounts) = (0..).zip(&shares).map(|(number, share)| share.device(number)).unzip();
+    let (devices, mut mounts): (_, Vec<_>) = (0..).zip(&shares).map(|(number, share)| share.device(number)).unzip();
     vmm.shares = devices;
-    let mut files = pack_modules(&vmm, root.as_deref(), &mut modules)?;
+    let mut kernel = find_modules(&vmm, root.as_ref(), &modules)?;
+    let is_shared = root.as_ref().map(|root| root.is_shared(&mut kernel, vmm.memory)).transpose()? == Some(true);
+    let (shared, copied) = if is_shared { (root, None) } else { (None, root) };
+    let [shared, copied] = [shared, copied].map(|root| root.map(|root| root.path));
+    if let Some(host) = shared.clone() {
+        let root = SharedDirectory { host, guest: "/".into(), mode: ShareMode::Overlay };
+        let (device, mount) = root.device(shares.len());
+        vmm.shares.push(device);
+        mounts.insert(0, mount); // the others are mounted in it
+    }
+    let mut files = pack_modules(&kernel, &vmm, &mut modules)?;
     let linked = libraries_of(Path::new(SELF)).map_err(|error| boot::Error::InitramfsSource(error.into()))?;
     if let (true, Some(term)) = (has_terminal, std::env::var_os("TERM")) {
         env.insert(0, [OsString::from("TERM"), term].join(OsStr::new("=")));
@@ -148,7 +154,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         }));
     }
     files.push(NewFile { guest: JOB_PATH.into(), mode: 0o600, content: job.encode() });
-    let root = RootfsSpec { directory: root.filter(|_| !share_root), overlays, files, owner };
+    let root = RootfsSpec { directory: copied, below: shared, overlays, files, owner };
     let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
     let options =
@@ -171,18 +177,22 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     Ok((outcome, host.timings))
 }
 
-/// Reads the kernel modules that the devices of `vmm` and `names` need. Those in `names` that the host does not have
-/// stay there; init searches for them in the guest's root.
-fn pack_modules(vmm: &VMMConfig, root: Option<&Path>, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
-    let needed = needed_by_devices(vmm);
-    let Image::File(image) = &vmm.image else { return Ok(Vec::new()) };
-    if needed.is_empty() && names.is_empty() {
-        return Ok(Vec::new());
+/// Searches for the modules of the kernel, if the devices of `vmm`, the root, or a name in `names` may need some.
+fn find_modules(vmm: &VMMConfig, root: Option<&Root>, names: &[OsString]) -> Result<KernelModules, boot::Error> {
+    let is_needed = root.is_some_and(Root::can_be_shared) || !needed_by_devices(vmm).is_empty() || !names.is_empty();
+    match &vmm.image {
+        Image::File(image) if is_needed => KernelModules::find(image, root.map(|root| root.path.as_path())),
+        _ => Ok(KernelModules::default()),
     }
-    let kernel = KernelModules::find(image, root)?;
+}
+
+/// Reads the modules of `kernel` that the devices of `vmm` and `names` need. Those in `names` that the host does not have
+/// stay there; init searches for them in the guest's root.
+fn pack_modules(kernel: &KernelModules, vmm: &VMMConfig, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
+    let needed = needed_by_devices(vmm);
     let fail = |why: String| boot::Error::InitramfsSource(why.into());
     if let Some((module, option)) = needed.iter().find(|(module, _)| kernel.support(module) == Support::Missing) {
-        return Err(fail(kernel.missing(module, option)).into());
+        return Err(fail(kernel.missing(&[module], option)).into());
     }
     let entropy = (!needed.is_empty() && vmm.rng).then_some("virtio_rng");
     let requested = names.clone();

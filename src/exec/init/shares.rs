@@ -22,15 +22,19 @@ const TMPFS_OPTIONS: &str = "size=90%,nr_inodes=0";
 pub fn mount_all(mounts: &[Mount]) -> Result<(), String> {
     mounts.iter().try_for_each(|share| {
         let Mount { tag, guest, mode } = share;
+        let guest = Path::new(guest);
+        let is_root = guest == Path::new("/");
         let why = |error| match error {
-            Errno::ENODEV => {
-                "the guest's kernel has no virtio-fs (CONFIG_VIRTIO_FS) or no overlayfs (CONFIG_OVERLAY_FS)".to_owned()
-            }
+            // There is no such file system, or no such device.
+            Errno::ENODEV | Errno::EINVAL => format!(
+                "the guest's kernel has no CONFIG_VIRTIO_FS, CONFIG_VIRTIO_MMIO or CONFIG_OVERLAY_FS, or they are modules \
+                 that the host does not have beside the kernel{}",
+                if is_root { "; --root DIR,copy needs none of them" } else { "" }
+            ),
             error => cannot::<Errno>("mount it")(error),
         };
-        let guest = Path::new(guest);
         let mounted = match mode {
-            _ if guest == Path::new("/") => enter_root(tag),
+            _ if is_root => enter_root(tag),
             ShareMode::ReadWrite => mount_share(tag, guest, MsFlags::empty()),
             ShareMode::ReadOnly => mount_share(tag, guest, MsFlags::MS_RDONLY),
             ShareMode::Overlay => mount_overlay(tag, guest, None),

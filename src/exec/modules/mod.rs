@@ -49,6 +49,7 @@ pub enum Support {
 /// What the host has of a kernel besides its image.
 #[derive(Debug, Default)]
 pub struct KernelModules {
+    image: PathBuf,
     release: String,
     directories: Vec<ModuleDirectory>,
     config: Option<String>,
@@ -75,7 +76,7 @@ impl KernelModules {
         let configs = configs.chain(paths.iter().map(|path| path.join("config")));
         let mut configs = configs.chain(roots.map(|root| root.join(format!("boot/config-{release}"))));
         let config = configs.find_map(|path| read_config(&path));
-        Ok(Self { release, directories, config })
+        Ok(Self { image: image.clone(), release, directories, config })
     }
 
     /// How the kernel has the driver or file system whose module is called `module`.
@@ -95,15 +96,16 @@ impl KernelModules {
         }
     }
 
-    /// Reads the configuration in the kernel `image`, if the host has no other, and if a driver in `modules` would be
+    /// Reads the configuration in the image, if the host has no other, and if a driver in `modules` would be
     /// [unknown](Support::Unknown) without it. This takes some time: a bzImage must be unpacked.
     ///
     /// # Errors
     ///
     /// The image cannot be read.
-    pub fn read_embedded_config(&mut self, image: &Path, modules: &[&str]) -> Result<(), boot::Error> {
-        if self.config.is_none() && modules.iter().any(|module| self.support(module) == Support::Unknown) {
-            self.config = embedded_config(image)?;
+    pub fn read_embedded_config(&mut self, modules: &[&str]) -> Result<(), boot::Error> {
+        let is_unknown = |module: &&str| self.support(module) == Support::Unknown;
+        if self.config.is_none() && !self.release.is_empty() && modules.iter().any(is_unknown) {
+            self.config = embedded_config(&self.image)?;
         }
         Ok(())
     }
@@ -125,15 +127,21 @@ impl KernelModules {
         Ok(modules)
     }
 
-    /// The message for a driver that is missing, which `user` needs.
-    pub fn missing(&self, module: &str, user: &str) -> String {
-        let symbol = symbol(module).map_or(String::new(), |symbol| format!("{symbol}, "));
+    /// The message for drivers that are missing, which `user` needs.
+    pub fn missing(&self, modules: &[&str], user: &str) -> String {
+        let name = |module: &&str| {
+            let symbol = symbol(module).map_or(String::new(), |symbol| format!("{symbol}, "));
+            format!("{module} ({symbol}module {module})")
+        };
+        let names = modules.iter().map(name).collect::<Vec<_>>().join(" and ");
+        let [drivers, them, module] =
+            if modules.len() == 1 { ["driver", "it", "module"] } else { ["drivers", "them", "modules"] };
         let places: Vec<_> = self.directories.iter().map(|it| format!("'{}'", it.path().display())).collect();
         let places = if places.is_empty() { "lib/modules".to_owned() } else { places.join(", ") };
         let Self { release, .. } = self;
         format!(
-            "{user} needs the driver {module} ({symbol}module {module}), but kernel {release} does not have it built in, and \
-             {places} has no such module"
+            "{user} needs the {drivers} {names}, but kernel {release} does not have {them} built in, and {places} has no \
+             such {module}"
         )
     }
 }
@@ -178,12 +186,12 @@ pub fn needed_by_devices(vmm: &VMMConfig) -> Vec<(&'static str, &'static str)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use vmm_sys_util::tempdir::TempDir;
 
     /// A bzImage header with this release, in a file of a new directory with these other files.
-    fn tree(image: &str, release: &str, files: &[(&str, &str)]) -> (TempDir, PathBuf) {
+    pub fn tree(image: &str, release: &str, files: &[(&str, &str)]) -> (TempDir, PathBuf) {
         let mut kernel = vec![0; 0x1000];
         for (at, bytes) in [
             (0x1f4, &[1][..]), // syssize
@@ -254,6 +262,6 @@ mod tests {
              it built in, and '{}/{LIB}' has no such module",
             root.as_path().display()
         );
-        assert_eq!(modules.missing("virtio_mmio", "--disk"), expected);
+        assert_eq!(modules.missing(&["virtio_mmio"], "--disk"), expected);
     }
 }

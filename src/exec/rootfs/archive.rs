@@ -3,11 +3,15 @@
 //! not fit in memory is measured and not written.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, lstat};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::boot::Written;
@@ -97,14 +101,15 @@ pub struct Archive<'a> {
     entries: u32,
     links: HashMap<(u64, u64), FirstLink>, // by device and inode, of the current tree
     kinds: HashMap<Vec<u8>, EntryKind>,
+    below: Option<&'a Path>,
 }
 
 impl<'a> Archive<'a> {
-    /// An empty archive at the addresses `range` of `memory`.
-    pub fn new(memory: &'a GuestMemoryMmap, range: Range<u64>) -> Self {
+    /// An empty archive at the addresses `range` of `memory`, which the guest mounts over the directory `below`.
+    pub fn new(memory: &'a GuestMemoryMmap, range: Range<u64>, below: Option<&'a Path>) -> Self {
         let Range { start, end } = range;
         let (links, kinds) = (HashMap::new(), HashMap::new());
-        Self { memory, start, next: start, end, unpacked: 0, entries: 0, links, kinds }
+        Self { memory, start, next: start, end, unpacked: 0, entries: 0, links, kinds, below }
     }
 
     /// Whether everything has fit so far.
@@ -130,18 +135,22 @@ impl<'a> Archive<'a> {
 
     /// The directory to which `path` leads from the directory `base`, as a name without symbolic links; `None` if the
     /// archive has no such directory.
-    pub fn resolve(&self, base: &[u8], path: &[u8]) -> Option<Vec<u8>> {
+    pub fn resolve(&mut self, base: &[u8], path: &[u8]) -> Option<Vec<u8>> {
         let (mut at, mut symlinks) = (base.to_vec(), 0);
-        let mut todo: Vec<&[u8]> = path.rsplit(|byte| *byte == b'/').collect();
+        let parts = |path: &[u8]| path.rsplit(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let mut todo = parts(path);
         while let Some(part) = todo.pop() {
-            let next = join(&at, part);
-            match (part, self.kinds.get(&next)) {
+            let next = join(&at, &part);
+            if !matches!(&part[..], b"" | b"." | b"..") {
+                self.adopt(&next);
+            }
+            match (&part[..], self.kinds.get(&next)) {
                 (b"" | b".", _) => {}
                 (b"..", _) => at.truncate(at.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
                 (_, Some(EntryKind::ImpliedDirectory | EntryKind::Directory)) => at = next,
                 (_, Some(EntryKind::Symlink(target))) if symlinks < MAX_SYMLINKS => {
                     symlinks += 1;
-                    todo.extend(target.rsplit(|byte| *byte == b'/'));
+                    todo.extend(parts(target));
                     if target.starts_with(b"/") {
                         at.clear();
                     }
@@ -150,6 +159,18 @@ impl<'a> Archive<'a> {
             }
         }
         Some(at)
+    }
+
+    /// Adds the directory or symbolic link that `below` has at `name`. An overlay in the guest would hide it by a
+    /// directory, and has the attributes of its uppermost directory.
+    fn adopt(&mut self, name: &[u8]) {
+        let Some(path) = self.below.map(|below| below.join(OsStr::from_bytes(name))) else { return };
+        let Some(stat) = lstat(&path).ok().filter(|_| !self.kinds.contains_key(name)) else { return };
+        match (stat.st_mode & libc::S_IFMT, fs::read_link(&path)) {
+            (libc::S_IFDIR, _) => self.special(name, &stat, b""),
+            (libc::S_IFLNK, Ok(target)) => self.special(name, &stat, target.as_os_str().as_bytes()),
+            _ => {}
+        }
     }
 
     /// Adds the directories above `path` that are missing. Returns `path` as a name without symbolic links.
@@ -209,10 +230,13 @@ impl<'a> Archive<'a> {
         self.pad();
     }
 
-    /// Adds a directory that belongs to root.
+    /// Adds the directory that `below` has at `name`, or one that belongs to root.
     pub fn directory(&mut self, name: &[u8], mode: u32) {
-        self.kinds.insert(name.to_vec(), EntryKind::ImpliedDirectory);
-        self.add(name, Header::new(libc::S_IFDIR | mode), b"");
+        self.adopt(name);
+        if !self.is_directory(name) {
+            self.kinds.insert(name.to_vec(), EntryKind::ImpliedDirectory);
+            self.add(name, Header::new(libc::S_IFDIR | mode), b"");
+        }
     }
 
     /// Adds a regular file that belongs to root.

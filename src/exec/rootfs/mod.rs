@@ -34,6 +34,8 @@ use walk::Walk;
 pub struct RootfsSpec {
     /// A directory that becomes the root, or a tar archive of one, which may be compressed.
     pub directory: Option<PathBuf>,
+    /// A directory that is below the packed files in the guest. Its directories and links are kept.
+    pub below: Option<PathBuf>,
     /// Files and directories that are added to it.
     pub overlays: Vec<Overlay>,
     /// Files that are not on the host. They belong to root.
@@ -125,7 +127,7 @@ impl InitramfsSource for RootfsSpec {
 impl RootfsSpec {
     /// Packs everything. Returns warnings for what is left out.
     fn pack(&self, memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(Written, Vec<String>), Error> {
-        let mut walk = Walk::new(Archive::new(memory, range), self.owner);
+        let mut walk = Walk::new(Archive::new(memory, range, self.below.as_deref()), self.owner);
         // Linux opens the console for the first process before that can create it.
         walk.archive.directory(b".", 0o755);
         walk.archive.directory(b"dev", 0o755);
@@ -138,7 +140,8 @@ impl RootfsSpec {
         let mut libraries = Vec::new();
         for overlay in &self.overlays {
             let max_len = if overlay.strip { elf::loaded_len(&overlay.host) } else { None };
-            walk.tree(&overlay.host, &overlay.target(&walk.archive), max_len.unwrap_or(u64::MAX))?;
+            let target = overlay.target(&mut walk.archive);
+            walk.tree(&overlay.host, &target, max_len.unwrap_or(u64::MAX))?;
             if overlay.with_libraries {
                 libraries.extend(libraries_of(&overlay.host)?.into_iter().flat_map(Linked::files));
             }
@@ -164,7 +167,7 @@ impl Overlay {
 
     /// The name in `archive`. A file goes into `guest` if that is a directory there or ends with a slash, as with
     /// cp(1).
-    fn target(&self, archive: &Archive<'_>) -> Vec<u8> {
+    fn target(&self, archive: &mut Archive<'_>) -> Vec<u8> {
         let name = normalize(&self.guest);
         let into = self.guest.as_os_str().as_bytes().ends_with(b"/") || archive.resolve(b"", &name).is_some();
         match self.host.file_name() {

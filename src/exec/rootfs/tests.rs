@@ -221,6 +221,28 @@ fn overlays_keep_the_directories_and_links_of_the_root() {
     assert_eq!(files[&b"lib"[..]].borrow().mode & libc::S_IFMT, libc::S_IFLNK);
 }
 
+/// The archive is the upper layer of an overlay, which hides what is below it, attributes included.
+#[test]
+fn directories_and_links_of_a_root_below_are_kept() {
+    let (root, overlay) = (Directory::new(), Directory::new());
+    let at = |name: &str| root.0.join(name);
+    fs::create_dir_all(at("usr/lib/sub")).unwrap();
+    fs::create_dir(at("tmp")).unwrap();
+    fs::set_permissions(at("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink("/usr/lib", at("lib")).unwrap();
+    fs::create_dir_all(overlay.0.join("lib/sub")).unwrap();
+    fs::write(overlay.0.join("lib/sub/file"), b"").unwrap();
+    let overlays = vec![Overlay::new(&overlay.0, "/"), Overlay::new(overlay.0.join("lib/sub/file"), "/tmp/x")];
+    let (entries, warnings) = packed(&RootfsSpec { below: Some(root.0.clone()), overlays, ..RootfsSpec::default() });
+    assert_eq!(names(&entries), ["lib", "usr", "usr/lib", "usr/lib/sub", "usr/lib/sub/file", "tmp", "tmp/x"]);
+    assert!(warnings.is_empty());
+    assert_eq!(entries[0].1.content, b"/usr/lib");
+    assert_eq!((entries[5].1.mode, entries[5].1.time), {
+        let stat = fs::metadata(at("tmp")).unwrap();
+        (stat.mode(), u32::try_from(stat.mtime()).unwrap())
+    });
+}
+
 #[test]
 fn a_file_that_replaces_a_hard_link_is_a_new_file() {
     let (root, new) = (Directory::new(), Directory::new());
@@ -335,7 +357,7 @@ fn content_that_is_missing_is_zeros() {
     fs::write(&path, b"short").unwrap();
     let (memory, file) = (memory(), fs::File::open(&path).unwrap());
     memory.write_slice(&[0xff; 8192], GuestAddress(MIB)).unwrap();
-    let mut archive = Archive::new(&memory, MIB..2 * MIB);
+    let mut archive = Archive::new(&memory, MIB..2 * MIB, None);
     let done = archive.read(std::os::fd::AsFd::as_fd(&file), MIB..MIB + 5000).unwrap();
     let mut bytes = [1; 5001];
     memory.read_slice(&mut bytes, GuestAddress(MIB)).unwrap();

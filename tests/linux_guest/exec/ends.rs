@@ -119,6 +119,6 @@ fn leftover_processes_end_with_the_command(exec: Exec) {
 }
 
 fn no_directory(exec: Exec) {
-    let ended = exec.options(&["--workdir", "/no/such"]).run(&["true"]);
+    let ended = exec.options(&["--workdir", "/no/such"]).busybox().run(&["true"]);
     ended.assert(125, "", "kickvm: cannot start in '/no/such' in the guest: No such file or directory\n");
 }

@@ -6,6 +6,7 @@ use crate::common::process::default_signals;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 on_both_kernels!(twenty_thousand_files, a_gibibyte, a_dynamic_executable);
@@ -14,6 +15,7 @@ on_kernel!(
     BzImage,
     odd_names_and_kinds,
     additions_over_a_root,
+    additions_over_a_shared_root,
     a_tar_archive_as_the_root,
     more_links_than_a_tmpfs_has_inodes,
     a_directory_that_changes,
@@ -24,12 +26,17 @@ on_kernel!(
 on_kernel!(stock_only, Stock, modules);
 
 /// A directory with busybox as its shell.
-fn root(exec: &Exec) -> std::path::PathBuf {
+fn root(exec: &Exec) -> PathBuf {
     let root = exec.scratch.path().join("root");
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::copy(busybox(), root.join("bin/busybox")).unwrap();
     symlink("busybox", root.join("bin/sh")).unwrap();
     root
+}
+
+/// The option that copies `root`.
+fn copied(root: &Path) -> String {
+    format!("{},copy", root.display())
 }
 
 /// Each file contains its number, and the guest adds the numbers up.
@@ -44,7 +51,7 @@ fn twenty_thousand_files(exec: Exec) {
     }
     let script =
         "busybox find /tree -type f | busybox xargs busybox cat | busybox awk '{ n++; s += $1 } END { print n, s }'";
-    let ended = exec.options(&["--root".as_ref(), root.as_os_str()]).run(&["sh", "-c", script]);
+    let ended = exec.options(&["--root", &copied(&root)]).run(&["sh", "-c", script]);
     ended.assert(0, "20000 199990000\n", "");
 }
 
@@ -56,7 +63,7 @@ fn a_gibibyte(exec: Exec) {
     fs::write(exec.scratch.path().join("part"), noise(32 << 20)).unwrap();
     let sum = Command::new("md5sum").arg(exec.scratch.path().join("part")).output().unwrap().stdout;
     let sum = String::from_utf8(sum).unwrap();
-    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "256M".as_ref()]);
+    let exec = exec.options(&["--root", &copied(&root), "--memory", "256M"]);
     let script = "busybox stat -c %s /large; busybox dd if=/large bs=1M skip=992 2>/dev/null | busybox md5sum";
     let ended = exec.run(&["sh", "-c", script]);
     ended.assert(0, &format!("1073741824\n{}  -\n", sum.split_whitespace().next().unwrap()), "");
@@ -90,7 +97,7 @@ fn odd_names_and_kinds(exec: Exec) {
         busybox readlink loop; busybox readlink dangling
         [ ./-dash -ef link ] && echo linked
         [ -e socket ] || echo no socket"#;
-    let ended = exec.options(&["--root".as_ref(), root.as_os_str()]).run(&["sh", "-c", script]);
+    let ended = exec.options(&["--root", &copied(&root)]).run(&["sh", "-c", script]);
     let expected = "-dash=-dash\nback\\slash=back\\slash\nlink=-dash\nquote'\"=quote'\"\ntwo\nlines=two\nlines\n\
         two words=two words\numläut 日本語=umläut 日本語\n./-dash 4751 2 regular file\n./link 4751 2 regular file\n\
         fifo 644 1 fifo\ntwo words 1000000000\nloop\nnowhere at all\nlinked\nno socket\n";
@@ -108,9 +115,18 @@ fn a_tar_archive_as_the_root(exec: Exec) {
     exec.run(&["sh", "-c", script]).assert(0, "content\n7 8 2\n", "");
 }
 
-/// Links, hard links and modes of the root are kept, except those that an addition replaces.
 fn additions_over_a_root(exec: Exec) {
     let root = root(&exec);
+    add_over(exec, &root, &copied(&root));
+}
+
+fn additions_over_a_shared_root(exec: Exec) {
+    let root = root(&exec);
+    add_over(exec, &root, &root.display().to_string());
+}
+
+/// Links, hard links and modes of the root are kept, except those that an addition replaces.
+fn add_over(exec: Exec, root: &Path, option: &str) {
     let overlay = exec.scratch.path().join("overlay");
     for directory in
         [root.join("usr/lib"), root.join("tmp"), root.join("hard"), overlay.join("lib"), overlay.join("hard")]
@@ -125,11 +141,10 @@ fn additions_over_a_root(exec: Exec) {
         fs::hard_link(root.join("hard/a"), root.join("hard").join(name)).unwrap();
     }
     fs::write(overlay.join("hard/a"), b"mine\n").unwrap();
-    let add = |host: &std::path::Path, guest: &str| format!("{}:{guest}", host.display());
+    let add = |host: &Path, guest: &str| format!("{}:{guest}", host.display());
     let (over, file) = (add(&overlay, "/"), add(&overlay.join("lib/new"), "/tmp/"));
     let same = add(&root.join("hard/c"), "/hard/b");
-    let exec =
-        exec.options(&["--root", &root.display().to_string(), "--copy", &over, "--copy", &file, "--copy", &same]);
+    let exec = exec.options(&["--root", option, "--copy", &over, "--copy", &file, "--copy", &same]);
     let script = "busybox readlink /lib; busybox stat -c '%n %a' /tmp; busybox cat /usr/lib/new /tmp/new /hard/*";
     exec.run(&["sh", "-c", script]).assert(0, "usr/lib\n/tmp 1777\nnew\nnew\nmine\nold\nold\n", "");
 }
@@ -141,7 +156,7 @@ fn more_links_than_a_tmpfs_has_inodes(exec: Exec) {
     for n in 0..21_000 {
         symlink("x", root.join(format!("links/{n}"))).unwrap();
     }
-    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "160M".as_ref()]);
+    let exec = exec.options(&["--root", &copied(&root), "--memory", "160M"]);
     exec.run(&["sh", "-c", "busybox ls /links | busybox wc -l; busybox touch /more"]).assert(0, "21000\n", "");
 }
 
@@ -164,7 +179,7 @@ fn a_directory_that_changes(exec: Exec) {
         })
     };
     let sum = Command::new("md5sum").arg(root.join("still")).output().unwrap().stdout;
-    let exec = exec.options(&["--root".as_ref(), root.as_os_str()]);
+    let exec = exec.options(&["--root", &copied(&root)]);
     let ended = exec.run(&["sh", "-c", "busybox md5sum </still; busybox ls /busy >/dev/null"]);
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     change.join().unwrap();
@@ -183,7 +198,7 @@ fn too_little_memory(exec: Exec) {
     let root = root(&exec);
     fs::write(root.join("large"), vec![1; 100 << 20]).unwrap();
     let kernel = exec.assets.kernel.clone();
-    let exec = exec.options(&["--root".as_ref(), root.as_os_str(), "--memory".as_ref(), "128M".as_ref()]);
+    let exec = exec.options(&["--root", &copied(&root), "--memory", "128M"]);
     let ended = exec.run(&["sh", "-c", "true"]);
     assert_eq!(ended.status.code(), Some(125));
     let (_, suggestion) = ended.stderr.trim_end().split_once("; try --memory ").expect(&ended.stderr);
@@ -194,7 +209,7 @@ fn too_little_memory(exec: Exec) {
     );
     let mut command = Command::new(env!("CARGO_BIN_EXE_kickvm"));
     default_signals(&mut command);
-    command.arg("exec").arg("--kernel").arg(kernel).arg("--root").arg(&root).args(["--memory", suggestion]);
+    command.arg("exec").arg("--kernel").arg(kernel).arg("--root").arg(copied(&root)).args(["--memory", suggestion]);
     let output = command.args(["--", "sh", "-c", "busybox wc -c </large"]).output().unwrap();
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"104857600\n"[..]), "{output:?}");
 }

@@ -1,7 +1,7 @@
 //! Shared directories: the guest reads and writes the files of the host without a copy, and nothing next to them.
 
 use super::kernels::package;
-use super::run::Exec;
+use super::run::{Exec, busybox};
 use crate::common::TempDir;
 use crate::common::fuse::Fuse;
 use nix::sys::signal::{Signal, kill};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 on_both_kernels!(a_writable_share, an_overlay_and_a_read_only_share, changes_of_the_host, a_shared_root);
 on_kernel!(ours_only, BzImage, a_share_that_does_not_answer);
+on_kernel!(stock_only, Stock, a_root_that_the_kernel_cannot_share);
 
 /// How long a run may last after the signal: 2 s, on a machine that is ten times slower.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -46,7 +47,7 @@ fn a_writable_share(exec: Exec) {
     let script = r"
         busybox --install -s /bin && cd /mnt && cat from-host
         cat link 2>/dev/null || echo no canary
-        mkdir dir && for n in $(seq 1000); do echo $n >dir/$n; done
+        mkdir dir && for n in $(seq 50); do echo $n >dir/$n; done
         ls dir | wc -l
         echo odd >$(printf 'n\377me')
         dd if=/dev/zero bs=1M count=8 2>/dev/null | tr '\0' x >large
@@ -56,7 +57,7 @@ fn a_writable_share(exec: Exec) {
         stat -c '%s %a %u' large";
     let ended = share(with_modules(exec), &shared, ":/mnt,rw").sh(script);
     let owner = fs::metadata(&shared).unwrap().uid();
-    ended.assert(0, &format!("host\nno canary\n1000\n8388608 644 {owner}\n"), "");
+    ended.assert(0, &format!("host\nno canary\n50\n8388608 644 {owner}\n"), "");
     assert_eq!(fs::read(shared.join("renamed")).unwrap(), b"host\nmore\n");
     assert_eq!(fs::read(shared.join(OsStr::from_bytes(b"n\xffme"))).unwrap(), b"odd\n");
     assert!(fs::read(shared.join("large")).unwrap().iter().all(|byte| *byte == b'x'));
@@ -119,13 +120,33 @@ fn a_shared_root(exec: Exec) {
         (cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base) | sha256sum
         find /usr/bin -xdev | wc -l
         ls /proc/self/fd >/dev/null && stat -f -c %T /";
-    let ended = with_modules(exec).options(&["--root", "/,overlay", "--copy", &copy]).run(&["sh", "-c", script]);
+    let ended = with_modules(exec).options(&["--root", "/", "--copy", &copy]).run(&["sh", "-c", script]);
     let tar = "(cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base) | sha256sum; \
         find /usr/bin -xdev | wc -l";
     let host = std::process::Command::new("sh").args(["-c", tar]).output().unwrap();
     let host = String::from_utf8(host.stdout).unwrap();
     ended.assert(0, &format!("copied\n{host}overlayfs\n"), "");
     assert!(!Path::new("/new").exists() && Path::new("/etc/passwd").exists());
+}
+
+/// The directory is copied, unless it is too large.
+fn a_root_that_the_kernel_cannot_share(exec: Exec) {
+    let root = directory(&exec, "root");
+    fs::create_dir(root.join("bin")).unwrap();
+    fs::copy(busybox(), root.join("bin/sh")).unwrap();
+    let (exec, modules) = package(exec);
+    fs::write(modules.join("modules.builtin"), "kernel/fs/fuse/fuse.ko\n").unwrap();
+    fs::write(modules.join("modules.dep"), "virtio_mmio.ko:\noverlay.ko:\n").unwrap();
+    let why = format!(
+        "a shared root needs the driver virtiofs (CONFIG_VIRTIO_FS, module virtiofs), but kernel {} does not have it built in, \
+         and '{}' has no such module",
+        exec.assets.release,
+        modules.display()
+    );
+    let ended = exec.options(&["-v", "--root", &root.display().to_string()]).run(&["sh", "-c", "echo $0"]);
+    assert_eq!((ended.status.code(), ended.text()), (Some(0), "sh\n"), "{}", ended.stderr);
+    let line = format!("kickvm: '{}' is copied: {why}", root.display());
+    assert!(ended.stderr.lines().any(|it| it == line), "{}", ended.stderr);
 }
 
 fn a_share_that_does_not_answer(exec: Exec) {
