@@ -24,7 +24,7 @@ impl Session<'_> {
         }
         let file = self.reopen(&inode, flags & OPEN_FLAGS)?;
         let keep = if self.share.stable { FOPEN_KEEP_CACHE } else { 0 };
-        ctx.reply.u64(self.handles.insert(file)).u32(keep).u32(0);
+        ctx.reply.u64(self.handles.insert(file, inode)).u32(keep).u32(0);
         Ok(())
     }
 
@@ -47,7 +47,7 @@ impl Session<'_> {
         let directory = self.inodes.directory(ctx.request.node)?;
         let file = self.reopen(&directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let keep = if self.share.stable { FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR } else { 0 };
-        ctx.reply.u64(self.handles.insert(file)).u32(keep).u32(0);
+        ctx.reply.u64(self.handles.insert(file, directory)).u32(keep).u32(0);
         Ok(())
     }
 

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{RawDir, SeekFrom, seek};
 use rustix::io::{Errno, Result};
 
+use super::inodes::Inode;
+
 /// Bytes that are read from a directory at a time.
 const DIRECTORY_BUFFER: usize = 32 << 10;
 
@@ -16,6 +18,8 @@ const DIRECTORY_BUFFER: usize = 32 << 10;
 #[derive(Debug)]
 pub struct Handle {
     pub file: OwnedFd,
+    /// Stays open while the file is, which may have no name any more.
+    _inode: Arc<Inode>,
     /// Entries that have been read from a directory but not sent.
     pub entries: Mutex<Entries>,
 }
@@ -32,8 +36,8 @@ impl Handles {
     }
 
     /// Adds an open file. Returns its number.
-    pub fn insert(&self, file: OwnedFd) -> u64 {
-        let handle = Arc::new(Handle { file, entries: Mutex::default() });
+    pub fn insert(&self, file: OwnedFd, inode: Arc<Inode>) -> u64 {
+        let handle = Arc::new(Handle { file, _inode: inode, entries: Mutex::default() });
         self.with(|map, last| {
             *last += 1;
             map.insert(*last, handle);

@@ -1,56 +1,51 @@
-//! The inodes that the guest has looked up. Each is an `O_PATH` descriptor, so its inode number cannot be reused.
+//! The inodes that the guest uses. Each is an `O_PATH` descriptor, so its inode number cannot be reused. Beyond a limit,
+//! those that the guest only remembers are closed, and opened again by their last name when the guest uses them.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
 use rustix::io::{Errno, Result};
 
 use super::protocol::ROOT;
 use super::share::is_pseudo;
+use super::table::{Key, Limits, Table, device};
+
+/// The deepest directory that is opened again. The host can move directories so that their last names form a circle.
+const MAX_DEPTH: usize = 4096;
 
 /// A file of the host.
 #[derive(Debug)]
 pub struct Inode {
+    pub id: u64,
     pub fd: OwnedFd,
     pub kind: FileType,
-    /// It is the root of a file system whose files the guest must not see.
+    /// It is a directory whose files the guest must not see.
     pub sealed: bool,
     device: (u32, u32),
 }
 
-/// The same file has the same device, inode number and mount.
-type Key = ((u32, u32), u64, u64);
-
-/// The table of inodes.
+/// The inodes of a share.
 #[derive(Debug)]
 pub struct Inodes {
     root: Arc<Inode>,
-    limit: usize,
+    root_key: Key,
+    /// The directory of the host's devices.
+    dev: Option<Key>,
+    limits: Limits,
     table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    by_id: HashMap<u64, Entry>,
-    ids: HashMap<Key, u64>,
-    last_id: u64, // IDs are not reused
-    devices: Vec<(u32, u32)>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    inode: Arc<Inode>,
-    key: Key,
-    lookups: u64,
+    devices: Mutex<Vec<(u32, u32)>>,
 }
 
 /// The attributes of the file that `fd` refers to.
 pub fn stat(fd: impl AsFd) -> Result<Statx> {
+    stat_at(fd, c"")
+}
+
+fn stat_at(directory: impl AsFd, path: &CStr) -> Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
-    statx(fd, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID)
+    statx(directory, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID)
 }
 
 /// The error for the guest: the limit that was reached is not that of its process.
@@ -58,15 +53,26 @@ pub fn too_many(error: Errno) -> Errno {
     if error == Errno::MFILE { Errno::NFILE } else { error }
 }
 
+/// Opens the entry `name` of `directory`. Neither a symbolic link nor `..` leads out of that.
+fn open(directory: &Inode, name: &CStr) -> Result<OwnedFd> {
+    if directory.sealed {
+        return Err(Errno::NOENT);
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(&directory.fd, name, flags, Mode::empty(), resolve).map_err(too_many)
+}
+
 impl Inodes {
-    /// A table with the root, for at most `limit` inodes.
-    pub fn new(root: OwnedFd, limit: usize) -> Result<Self> {
+    /// A table with the root.
+    pub fn new(root: OwnedFd, limits: Limits) -> Result<Self> {
         let stat = stat(&root)?;
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        let root = Arc::new(Inode { fd: root, kind: FileType::Directory, sealed: false, device });
-        let inodes = Self { root, limit, table: Mutex::default() };
-        inodes.clear();
-        Ok(inodes)
+        let root_key = Key::new(&stat);
+        let dev = stat_at(CWD, c"/dev").ok().map(|stat| Key::new(&stat));
+        let device = device(&stat);
+        let root = Inode { id: ROOT, fd: root, kind: FileType::Directory, sealed: false, device };
+        let (table, devices) = (Mutex::new(Table::new(limits)), Mutex::new(vec![device]));
+        Ok(Self { root: Arc::new(root), root_key, dev, limits, table, devices })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -75,16 +81,42 @@ impl Inodes {
 
     /// Forgets all inodes but the root.
     pub fn clear(&self) {
-        let devices = vec![self.root.device];
-        *self.table() = Table { last_id: ROOT, devices, ..Table::default() };
+        let old = std::mem::replace(&mut *self.table(), Table::new(self.limits));
+        drop(old);
     }
 
     /// The inode `id`.
     pub fn get(&self, id: u64) -> Result<Arc<Inode>> {
-        match id {
-            ROOT => Ok(self.root.clone()),
-            _ => self.table().by_id.get(&id).map(|entry| entry.inode.clone()).ok_or(Errno::NOENT),
+        let mut closed = Vec::new();
+        let mut next = id;
+        let mut inode = loop {
+            if next == ROOT {
+                break self.root.clone();
+            }
+            match self.table().get(next)? {
+                Ok(inode) => break inode,
+                Err(place) if closed.len() < MAX_DEPTH => {
+                    next = place.directory;
+                    closed.push(place);
+                }
+                Err(_) => return Err(Errno::STALE),
+            }
+        };
+        while let Some(place) = closed.pop() {
+            let fd = open(&inode, &place.name).map_err(|error| match error {
+                Errno::NOENT | Errno::NOTDIR => Errno::STALE,
+                error => error,
+            })?;
+            let stat = stat(&fd)?;
+            if Key::new(&stat) != place.key {
+                return Err(Errno::STALE); // another file has this name now
+            }
+            let opened = Arc::new(self.inode(place.id, fd, &stat, &inode));
+            let surplus;
+            (inode, surplus) = self.table().keep(opened);
+            drop(surplus);
         }
+        Ok(inode)
     }
 
     /// The directory `id`.
@@ -95,77 +127,54 @@ impl Inodes {
 
     /// Looks up the entry `name` of `directory`, which the guest then has to forget. Returns its ID and attributes.
     pub fn lookup(&self, directory: &Inode, name: &CStr) -> Result<(u64, Statx)> {
-        if directory.sealed {
-            return Err(Errno::NOENT);
-        }
-        // Neither a symbolic link nor `..` leads out of the directory.
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat2(&directory.fd, name, flags, Mode::empty(), resolve).map_err(too_many)?;
-        self.insert(fd, directory)
+        self.insert(open(directory, name)?, directory, Some(name))
     }
 
     /// Adds the file `fd`, which is in `directory`, as [`lookup`](Inodes::lookup) does.
-    pub fn insert(&self, fd: OwnedFd, directory: &Inode) -> Result<(u64, Statx)> {
+    pub fn insert(&self, fd: OwnedFd, directory: &Inode, name: Option<&CStr>) -> Result<(u64, Statx)> {
         let stat = stat(&fd)?;
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        let key = (device, stat.stx_ino, stat.stx_mnt_id);
-        if key.0 == self.root.device && self.is_root(&stat) {
+        let key = Key::new(&stat);
+        if key == self.root_key {
             return Ok((ROOT, stat)); // by a mount of the root below itself
         }
-        let kind = FileType::from_raw_mode(stat.stx_mode.into());
-        let sealed = kind == FileType::Directory && device != directory.device && is_pseudo(&fd);
-        let mut table = self.table();
-        let Table { by_id, ids, last_id, devices } = &mut *table;
-        if let Some((id, entry)) = ids.get(&key).and_then(|id| Some((*id, by_id.get_mut(id)?))) {
-            entry.lookups += 1;
-            return Ok((id, stat));
-        }
-        if by_id.len() >= self.limit {
-            return Err(Errno::NFILE);
-        }
-        *last_id += 1;
-        if !devices.contains(&device) {
-            devices.push(device);
-        }
-        let inode = Arc::new(Inode { fd, kind, sealed, device });
-        by_id.insert(*last_id, Entry { inode, key, lookups: 1 });
-        ids.insert(key, *last_id);
-        Ok((*last_id, stat))
+        let place = name.map(|name| (directory.id, name));
+        let inode = self.inode(0, fd, &stat, directory); // asks the file system, so without the lock
+        let (id, surplus) = self.table().look_up(key, place, inode)?;
+        drop(surplus);
+        Ok((id, stat))
     }
 
-    fn is_root(&self, other: &Statx) -> bool {
-        stat(&self.root.fd).is_ok_and(|root| (root.stx_ino, root.stx_mnt_id) == (other.stx_ino, other.stx_mnt_id))
+    fn inode(&self, id: u64, fd: OwnedFd, stat: &Statx, directory: &Inode) -> Inode {
+        let (device, kind) = (device(stat), FileType::from_raw_mode(stat.stx_mode.into()));
+        let is_interface = || self.dev == Some(Key::new(stat)) || device != directory.device && is_pseudo(&fd);
+        let sealed = kind == FileType::Directory && is_interface();
+        Inode { id, fd, kind, sealed, device }
     }
 
     /// Takes back `count` lookups of the inode `id`.
     pub fn forget(&self, id: u64, count: u64) {
-        let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&id) else { return };
-        entry.lookups = entry.lookups.saturating_sub(count);
-        if entry.lookups == 0 {
-            let key = entry.key;
-            let forgotten = table.by_id.remove(&id);
-            table.ids.remove(&key);
-            drop(table); // close(2) may block
-            drop(forgotten);
-        }
+        let forgotten = self.table().forget(id, count);
+        drop(forgotten); // without the lock, as close(2) may block
     }
 
     /// The inode number that the guest gets. The guest has one device for all file systems below the share, so numbers
     /// of each but the root's differ in the upper 16 bits.
     pub fn number(&self, stat: &Statx) -> u64 {
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let device = device(stat);
         if device == self.root.device {
             return stat.stx_ino;
         }
-        let index = self.table().devices.iter().position(|known| *known == device).unwrap_or(0);
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = devices.iter().position(|known| *known == device).unwrap_or_else(|| {
+            devices.push(device);
+            devices.len() - 1
+        });
         stat.stx_ino ^ (index as u64) << 48
     }
 
-    /// The number of inodes besides the root.
+    /// The numbers of inodes besides the root that the guest knows, and that are open.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.table().by_id.len()
+    pub fn len(&self) -> (usize, usize) {
+        self.table().len()
     }
 }

@@ -14,8 +14,8 @@
 //! The guest cannot leave the directory: each name is resolved by openat2(2) in one directory without following links
 //! (`inodes`), and the guest follows symbolic links itself. Only regular files and directories are opened.
 //!
-//! `session` has the requests, `names`, `attributes` and `content` what they do; `inodes` and `handles` are the tables
-//! of what the guest uses; `protocol` reads and writes messages, and `worker` has the threads.
+//! `session` has the requests, `names`, `attributes` and `content` what they do; `inodes`, with its `table`, and
+//! `handles` are what the guest uses; `protocol` reads and writes messages, and `worker` has the threads.
 
 mod attributes;
 mod content;
@@ -25,6 +25,7 @@ mod names;
 mod protocol;
 mod session;
 mod share;
+mod table;
 #[cfg(test)]
 mod tests;
 mod worker;

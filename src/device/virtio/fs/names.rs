@@ -1,5 +1,6 @@
 //! Requests for names in directories: looking up, creating, removing, linking and renaming.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
@@ -88,7 +89,7 @@ impl Session<'_> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         // A file that exists may be a device or a FIFO, which must not be opened.
         match openat2(&directory.fd, name, new, Mode::from_raw_mode(mode & 0o7777), resolve) {
-            Ok(file) => self.new_file(ctx, &directory, file),
+            Ok(file) => self.new_file(ctx, &directory, Some(name), file),
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => {
                 let (id, stat) = self.inodes.lookup(&directory, name)?;
                 self.entry(ctx.reply, id, &stat);
@@ -106,16 +107,17 @@ impl Session<'_> {
         let flags = flags & (OFlags::ACCMODE | OFlags::EXCL) | OFlags::TMPFILE | OFlags::CLOEXEC;
         let (links, link) = self.link_of(&directory);
         let file = openat(links, link, flags, Mode::from_raw_mode(mode & 0o7777)).map_err(too_many)?;
-        self.new_file(ctx, &directory, file)
+        self.new_file(ctx, &directory, None, file)
     }
 
     /// Replies with a new file of `directory` and a handle of it.
-    fn new_file(&self, ctx: &mut Context<'_>, directory: &Inode, file: OwnedFd) -> Result<()> {
+    fn new_file(&self, ctx: &mut Context<'_>, directory: &Inode, name: Option<&CStr>, file: OwnedFd) -> Result<()> {
         let path = self.open_link(&file, OFlags::PATH)?;
-        let (id, stat) = self.inodes.insert(path, directory)?;
-        let stat = self.own(&ctx.request, directory, id, stat).inspect_err(|_| self.inodes.forget(id, 1))?;
+        let (id, stat) = self.inodes.insert(path, directory, name)?;
+        let ready = self.own(&ctx.request, directory, id, stat).and_then(|stat| Ok((stat, self.inodes.get(id)?)));
+        let (stat, inode) = ready.inspect_err(|_| self.inodes.forget(id, 1))?;
         self.entry(ctx.reply, id, &stat);
-        ctx.reply.u64(self.handles.insert(file)).u64(0);
+        ctx.reply.u64(self.handles.insert(file, inode)).u64(0);
         Ok(())
     }
 
@@ -131,7 +133,14 @@ impl Session<'_> {
         let flags = if ctx.request.opcode == op::RENAME2 { args.u64()? } else { 0 };
         let flags = u32::try_from(flags).ok().and_then(RenameFlags::from_bits).ok_or(Errno::INVAL)?;
         let (name, new_name) = (args.name()?, args.name()?);
-        renameat_with(&directory.fd, name, &new_directory.fd, new_name, flags)
+        renameat_with(&directory.fd, name, &new_directory.fd, new_name, flags)?;
+        // A lookup stores where a file is now, by which it may be opened again.
+        for (directory, name) in [(&new_directory, new_name), (&directory, name)] {
+            if let Ok((id, _)) = self.inodes.lookup(directory, name) {
+                self.inodes.forget(id, 1);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn link(&self, ctx: &mut Context<'_>) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, chmodat, openat};
 use rustix::io::{Errno, Result};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::super::Chain;
 use super::handles::Handles;
@@ -16,12 +16,17 @@ use super::protocol::{
     Args, IN_HEADER, MAX_PAGES, MIN_MINOR, OUT_HEADER, PAGE, Reply, Request, VERSION, WRITE_IN, init, op,
 };
 use super::share::Share;
+use super::table::Limits;
 use crate::sys::vectored_io::IoVecs;
 
 /// The most bytes of a request that are copied; the data of a write are not. An extended attribute has 64 KiB.
 const MAX_REQUEST: usize = 128 << 10;
 /// Descriptors that are left for open files and for kickvm itself, as a part of the limit.
 const RESERVED: u64 = 4;
+/// The most inodes that are open without being in use. Each takes some memory of the host's kernel.
+const MAX_OPEN: u64 = 1 << 16;
+/// Bytes of guest memory that an inode in the guest takes at least (`fuse_inode` and `dentry`).
+const GUEST_INODE: u64 = 1 << 10;
 
 /// The flags of open(2) that a guest may use on the host. Direct I/O bypasses the page cache of the guest only.
 pub(super) const OPEN_FLAGS: OFlags =
@@ -65,24 +70,26 @@ impl<'a> Context<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Serves `share`. To be called in the process that serves it: raises the process's limit of descriptors, and
-    /// clears its umask, which the guest has applied.
-    pub fn new(share: &'a Share) -> Result<Self> {
+    /// Serves `share` to a guest with `memory`. To be called in the process that serves it: raises the process's limit
+    /// of descriptors, and clears its umask, which the guest has applied.
+    pub fn new(share: &'a Share, memory: &GuestMemoryMmap) -> Result<Self> {
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
             Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
             Ok((soft, _)) => soft,
             Err(_) => 1024,
         };
-        let limit = usize::try_from(limit - limit / RESERVED).unwrap_or(usize::MAX);
-        Self::with_limit(share, limit)
+        let open = MAX_OPEN.min(limit - limit / RESERVED);
+        let known = memory.iter().map(GuestMemoryRegion::len).sum::<u64>() / GUEST_INODE;
+        let [open, known] = [open, known].map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self::with_limits(share, Limits { open, known })
     }
 
-    /// The same for at most `limit` inodes.
-    pub(super) fn with_limit(share: &'a Share, limit: usize) -> Result<Self> {
+    /// The same with these limits.
+    pub(super) fn with_limits(share: &'a Share, limits: Limits) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let links = openat(rustix::fs::CWD, c"/proc/self/fd", flags, Mode::empty())?;
-        let inodes = Inodes::new(rustix::io::dup(&share.root)?, limit)?;
+        let inodes = Inodes::new(rustix::io::dup(&share.root)?, limits)?;
         let is_root = nix::unistd::Uid::effective().is_root();
         Ok(Self { share, inodes, handles: Handles::default(), links, is_root })
     }

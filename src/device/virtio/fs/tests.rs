@@ -12,9 +12,11 @@ use vmm_sys_util::tempdir::TempDir;
 use super::super::{Buffer, Buffers, Chain};
 use super::protocol::{OUT_HEADER, ROOT, op, valid};
 use super::session::{Scratch, Session};
+use super::table::Limits;
 use super::{Share, protocol};
 
 const RAM: usize = 4 << 20;
+const LIMITS: Limits = Limits { open: 100, known: 1000 };
 /// Where a request is, and where its reply.
 const REQUEST: u64 = 0;
 const REPLY: u64 = 2 << 20;
@@ -49,7 +51,7 @@ impl Host {
     }
 
     fn client<'a>(&'a self, share: &'a Share) -> Client<'a> {
-        Client { session: Session::with_limit(share, 100).unwrap(), memory: &self.memory }
+        Client { session: Session::with_limits(share, LIMITS).unwrap(), memory: &self.memory }
     }
 }
 
@@ -321,15 +323,61 @@ fn directories_are_listed_in_parts() {
     let mut expected: Vec<_> = (0..300).map(|n| format!("file-{n:03}").into_bytes()).collect();
     expected.splice(0..0, [b".".to_vec(), b"..".to_vec()]);
     assert_eq!(client.names(sub, op::READDIR), expected);
-    // Beyond the limit of inodes, entries have no attributes.
     assert_eq!(client.names(sub, op::READDIRPLUS), expected);
-    assert_eq!(client.session.inodes.len(), 100);
-    assert_eq!(client.lookup(ROOT, b"file"), Err(libc::ENFILE));
-    for node in 3..=101 {
+    let (known, open) = client.session.inodes.len();
+    assert!(known == 301 && open <= LIMITS.open, "{open}");
+    for node in sub + 1..=sub + 300 {
         assert!(client.send(&Client::request(op::FORGET, node, &words(&[1])), 0).is_empty());
     }
-    assert_eq!(client.session.inodes.len(), 1);
-    assert!(client.lookup(ROOT, b"file").is_ok());
+    assert_eq!(client.session.inodes.len(), (1, 1));
+}
+
+#[test]
+fn an_inode_that_was_closed_is_found_by_its_last_name() {
+    let host = Host::new();
+    for n in 0..300 {
+        fs::write(host.path(&format!("sub/{n}")), vec![b'x'; n]).unwrap();
+    }
+    let share = host.share(false);
+    let client = host.client(&share);
+    let sub = client.lookup(ROOT, b"sub").unwrap();
+    let nodes: Vec<_> = (0..300).map(|n| client.lookup(sub, n.to_string().as_bytes()).unwrap()).collect();
+    let size = |node| client.call(op::GETATTR, node, &[0; 16]).map(|reply| long(&reply, 24));
+    let close = || (1..300).for_each(|n| assert_eq!(size(nodes[n]), Ok(n as u64)));
+    // The file of a handle needs no name.
+    let deleted = client.lookup(sub, b"0").unwrap();
+    let handle = client.open(deleted, libc::O_RDWR).unwrap();
+    client.call(op::UNLINK, sub, &named(&[], &[b"0"])).unwrap();
+    close();
+    assert_eq!((client.write(handle, 0, b"more"), size(deleted)), (Ok(4), Ok(4)));
+    // The guest renames its directory, and then it.
+    client.call(op::RENAME2, ROOT, &[words(&[ROOT, 0]), named(&[], &[b"sub", b"new"])].concat()).unwrap();
+    close();
+    client.call(op::RENAME2, sub, &[words(&[ROOT, 2]), named(&[], &[b"7", b"file"])].concat()).unwrap();
+    close();
+    // The host renames it, or gives its name to another file.
+    fs::rename(host.path("new/8"), host.path("8")).unwrap();
+    fs::remove_file(host.path("new/9")).unwrap();
+    fs::write(host.path("new/9"), b"another").unwrap();
+    let rest = || (10..300).for_each(|n| assert_eq!(size(nodes[n]), Ok(n as u64)));
+    rest();
+    assert_eq!((size(nodes[8]), size(nodes[9])), (Err(libc::ESTALE), Err(libc::ESTALE)));
+    assert_eq!(client.lookup(ROOT, b"8"), Ok(nodes[8]));
+    assert_eq!(size(nodes[8]), Ok(8));
+    assert!(client.session.inodes.len().1 <= LIMITS.open + 1);
+}
+
+#[test]
+fn a_guest_knows_at_most_as_many_inodes_as_fit_in_its_memory() {
+    let host = Host::new();
+    let share = host.share(true);
+    let limits = Limits { open: 100, known: 2 };
+    let client = Client { session: Session::with_limits(&share, limits).unwrap(), memory: &host.memory };
+    let sub = client.lookup(ROOT, b"sub").unwrap();
+    assert!(client.lookup(ROOT, b"file").is_ok() && client.lookup(ROOT, b"sub") == Ok(sub));
+    assert_eq!(client.lookup(ROOT, b"link"), Err(libc::ENFILE));
+    client.send(&Client::request(op::FORGET, sub, &words(&[2])), 0);
+    assert!(client.lookup(ROOT, b"link").is_ok());
 }
 
 #[test]
@@ -485,7 +533,7 @@ fn interfaces_of_the_hosts_kernel_are_not_shared() {
     // As directories of a share they are empty.
     let share = Share::open("/".as_ref(), true, true).unwrap();
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
-    let client = Client { session: Session::with_limit(&share, 100).unwrap(), memory: &memory };
+    let client = Client { session: Session::with_limits(&share, LIMITS).unwrap(), memory: &memory };
     let proc = client.lookup(ROOT, b"proc").unwrap();
     assert_eq!(client.lookup(proc, b"1"), Ok(0), "no such entry");
     assert!(client.names(proc, op::READDIRPLUS).is_empty());

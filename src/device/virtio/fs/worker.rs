@@ -64,7 +64,7 @@ impl Drop for Server {
 
 /// The process. An error ends it, and the guest gets no more replies.
 fn serve(share: &Share, device: &Mutex<Virtio<Fs>>, memory: &GuestMemoryMmap, bells: &[RawFd], stop: RawFd) {
-    let Ok(session) = Session::new(share) else { return };
+    let Ok(session) = Session::new(share, memory) else { return };
     let Ok(epoll) = Epoll::new() else { return };
     // Each notification wakes one thread; the end wakes all.
     let bells = bells.iter().map(|bell| (*bell, EventSet::IN | EventSet::EDGE_TRIGGERED, 0));
