@@ -105,10 +105,10 @@ impl Log for Logger {
         }
     }
 
-    /// Waits until all lines are written, at most [`FLUSH_TIMEOUT`].
+    /// Waits until all lines are written, for those of standard error at most [`FLUSH_TIMEOUT`].
     fn flush(&self) {
         let log = std::mem::take(&mut self.lock().log);
-        log.finish(Instant::now() + FLUSH_TIMEOUT);
+        log.finish();
         let Some((queue, running)) = self.lock().thread.take() else { return };
         drop(queue); // ends the loop of the thread
         let _ = running.recv_timeout(FLUSH_TIMEOUT);
