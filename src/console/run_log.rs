@@ -14,13 +14,14 @@ use super::output::{is_no_stream, is_same_file, open_to_write};
 use vmm_sys_util::signal::block_signal;
 
 use crate::sys::file_writer::FileWriter;
+use crate::sys::limited_wait::receive;
 use crate::sys::os_error;
 
 /// Bytes that wait for the file. If there are more, the log ends.
 const MAX_PENDING: usize = 16 << 20;
 /// How long the file may take no bytes: during the run, and at its end.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-const FINAL_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+const FINAL_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time for the bytes that wait at the end of the run.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer line is written in parts of this many bytes.
@@ -95,7 +96,7 @@ impl Queue {
         let (deadline, mut before) = (Instant::now() + FINISH_TIMEOUT, usize::MAX);
         loop {
             let left = pending.load(Ordering::Relaxed);
-            match result.recv_timeout(FINAL_STALL_TIMEOUT) {
+            match receive(&result, FINAL_STALL_TIMEOUT) {
                 Ok(written) => return written,
                 Err(RecvTimeoutError::Timeout) if left < before && Instant::now() < deadline => before = left,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
