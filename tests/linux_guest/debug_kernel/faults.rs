@@ -26,7 +26,8 @@ struct Fault {
     classes: &'static [&'static str],
     /// A regular expression for its title.
     title: &'static str,
-    /// Regular expressions for the beginnings of the first and the last line of its report.
+    /// Regular expressions for the beginnings of the first and the last line of its report. A slow console separates
+    /// what follows the call trace, unless the report has an end mark.
     report: [&'static str; 2],
 }
 
@@ -43,7 +44,7 @@ const FAULTS: [Fault; 14] = [
                 until seen 'Showing all locks'; do sleep 1; done; sysctl hung_task_timeout_secs 0",
         classes: &["hung-task"],
         title: "INFO: task hung in lkdtm_HUNG_TASK",
-        report: ["INFO: task sh:", LINE],
+        report: ["INFO: task sh:", " </TASK>|={20}"],
     },
     Fault {
         cause: "lkdtm SPINLOCKUP",
@@ -145,7 +146,8 @@ impl Fault {
             |expression: &str, line: Option<&Value>| matches(expression, line.and_then(Value::as_str).unwrap_or(""));
         for fault in &found {
             assert_eq!(fault["classes"], json!(self.classes), "{fault:#}");
-            let lines = fault["report"].as_array().expect("it has lines");
+            let mut lines = fault["report"].as_array().expect("it has lines").clone();
+            lines.retain(|line| !line.as_str().is_some_and(|line| line.starts_with("clocksource: "))); // a slow machine
             assert!(is(&first, lines.first()) && is(&last, lines.last()), "{fault:#}");
         }
         let count: u64 = found.iter().filter_map(|fault| fault["count"].as_u64()).sum();
@@ -203,7 +205,7 @@ fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
                     until seen 'workqueue lockup'; do sleep 1; done; parameter workqueue.watchdog_thresh 0",
             classes: &["lockup"],
             title: "BUG: workqueue lockup",
-            report: ["BUG: workqueue lockup - pool cpus=1 ", "Showing backtraces of running workers "],
+            report: ["BUG: workqueue lockup - pool cpus=1 ", "Showing |workqueue |  "],
         },
         Fault {
             cause: "until seen 'soft lockup'; do sleep 1; done",
