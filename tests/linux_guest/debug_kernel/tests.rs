@@ -67,7 +67,7 @@ fn each_test_of_kunit_is_a_case() {
 /// The test passes, because it causes the report of KASAN on purpose.
 #[test]
 fn a_report_during_a_test_of_kunit_ends_the_run() {
-    let guest = linux!(Debug).without_initramfs().options(&["--console", "virtio"]);
+    let guest = linux!(Debug).without_initramfs().options(&["--console", "virtio", "--fail-on", "default"]);
     let (ended, report) = run(guest.append("loglevel=8 kunit.enable=1 kunit.filter_glob=kasan.kmalloc_oob_right"));
     ended.assert_code(123);
     let fault = &report["faults"][0];
