@@ -17,15 +17,16 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, owner, user, workdir) = (None, None, None, None);
+//! let (root, owner, user, caller, workdir) = (None, None, None, None, None);
 //! let (results, results_file, reserve_codes) = (None, None, false);
 //! let shares = Vec::new();
 //! let config =
-//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, caller, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
+mod caller;
 mod channel;
 mod cmdline;
 mod files;
@@ -40,6 +41,7 @@ pub mod rootfs;
 mod shares;
 mod stream;
 
+pub use caller::Caller;
 pub use host::Timings;
 pub use init::run_if_init;
 pub use root::Root;
@@ -79,8 +81,10 @@ pub struct ExecConfig {
     pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
-    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for root.
+    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for the user of `caller`, or else root.
     pub user: Option<String>,
+    /// Whose environment, user and file mode creation mask it has. `env` has precedence.
+    pub caller: Option<Caller>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
     /// Kernel modules that are loaded first, besides those that the devices need.
@@ -102,7 +106,7 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { shares, owner, user, kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { shares, owner, user, caller, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let own = vmm.initramfs.is_empty() && root.is_none();
@@ -139,6 +143,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         file,
         open_files: nofile_limit(),
         user,
+        caller,
         drivers: needed_by_devices(&vmm).into_iter().map(|(name, option)| (name.into(), option.into())).collect(),
         mounts,
     };

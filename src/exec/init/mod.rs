@@ -79,7 +79,7 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     modules::load_packed()?;
     let warnings = sparse::complete_all();
     shares::mount_all(&job.mounts)?;
-    for warning in warnings.into_iter().chain(system::set_up()) {
+    for warning in warnings.into_iter().chain(system::set_up(job.caller.is_some())) {
         channel.send(&Message::Warning(warning));
     }
     modules::load(&job.modules)?;

@@ -80,9 +80,13 @@ impl User {
 
     /// The IDs as text, for [`become_ids`].
     pub fn ids(&self) -> String {
-        let ids = [self.uid].into_iter().chain(self.groups.iter().copied());
-        ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+        text_of(&[&[self.uid], &self.groups[..]].concat())
     }
+}
+
+/// A user and its groups as text, for [`become_ids`].
+pub fn text_of(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Gives up root for the user and the groups in `ids`. An empty text changes nothing.

@@ -28,6 +28,7 @@ macro_rules! on_kernel {
     };
 }
 
+mod caller;
 mod ends;
 mod environment;
 mod files;
