@@ -51,6 +51,7 @@ struct Start {
 impl SharedProcess {
     /// Starts a process that executes `run` and ends. It has copies of the descriptors `kept` under the same numbers,
     /// and no others. A descriptor that `run` opens has no meaning in this process, so its owner must not leave `run`.
+    /// Threads that `run` starts must be joined, as one that is killed while it exits may hold a lock of the allocator.
     ///
     /// # Errors
     ///
@@ -149,7 +150,10 @@ mod tests {
                 copy.0.lock().unwrap().push((std::process::id(), text));
                 copy.1.notify_all();
             };
-            thread::scope(|scope| (0..8).for_each(|n| drop(scope.spawn(move || work(n)))));
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || work(n))).collect();
+                threads.into_iter().for_each(|thread| thread.join().unwrap());
+            });
         });
         let process = process.unwrap();
         // Both processes allocate and lock at the same time.

@@ -92,7 +92,8 @@ pub struct Running {
 }
 
 impl Running {
-    fn of(mut command: Command, scratch: TempDir) -> Self {
+    /// Starts a command, whose files are in `scratch`.
+    pub fn of(mut command: Command, scratch: TempDir) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("cannot start kickvm");
         let stderr = collect(child.stderr.take().expect("there is a pipe"));

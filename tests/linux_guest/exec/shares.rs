@@ -1,7 +1,7 @@
 //! Shared directories: the guest reads and writes the files of the host without a copy, and nothing next to them.
 
 use super::kernels::package;
-use super::run::{Exec, busybox};
+use super::run::{Ended, Exec, Running, busybox};
 use crate::common::TempDir;
 use crate::common::fuse::Fuse;
 use nix::sys::signal::{Signal, kill};
@@ -10,14 +10,26 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 on_both_kernels!(a_writable_share, an_overlay_and_a_read_only_share, changes_of_the_host, a_shared_root);
-on_kernel!(ours_only, BzImage, a_share_that_does_not_answer);
-on_kernel!(stock_only, Stock, a_root_that_the_kernel_cannot_share);
+on_kernel!(
+    ours_only,
+    BzImage,
+    results_of_system_calls_for_another_user,
+    the_host_has_what_was_fsynced_when_the_guest_is_killed,
+    a_request_takes_one_notification_and_one_interrupt,
+    a_share_that_does_not_answer
+);
+on_kernel!(stock_only, Stock, results_of_system_calls, a_root_that_the_kernel_cannot_share);
+
+/// Prints the results of system calls in a directory.
+const POSIX: &str = include_str!("posix.py");
 
 /// How long a run may last after the signal: 2 s, on a machine that is ten times slower.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -115,18 +127,143 @@ fn a_shared_root(exec: Exec) {
     let file = exec.scratch.path().join("file");
     fs::write(&file, b"copied\n").unwrap();
     let copy = format!("{}:/etc/copied", file.display());
-    let script = "
-        cat /etc/copied && echo guest >>/etc/hostname.kickvm && mkdir /new && rm /etc/passwd && [ ! -e /etc/passwd ]
+    let tools = format!(
+        r#"
         (cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base) | sha256sum
         find /usr/bin -xdev | wc -l
-        ls /proc/self/fd >/dev/null && stat -f -c %T /";
-    let ended = with_modules(exec).options(&["--root", "/", "--copy", &copy]).run(&["sh", "-c", script]);
-    let tar = "(cd /usr && tar c --sort=name share/doc/bash lib/x86_64-linux-gnu/perl-base) | sha256sum; \
-        find /usr/bin -xdev | wc -l";
-    let host = std::process::Command::new("sh").args(["-c", tar]).output().unwrap();
-    let host = String::from_utf8(host.stdout).unwrap();
-    ended.assert(0, &format!("copied\n{host}overlayfs\n"), "");
+        echo 'int main(void) {{ return 42; }}' | gcc -x c -o /tmp/kickvm-program -; /tmp/kickvm-program; echo $?
+        rm /tmp/kickvm-program
+        cd {} && git -c safe.directory=* status --short | sha256sum"#,
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let script = format!(
+        "cat /etc/copied && echo guest >>/etc/hostname.kickvm && mkdir /new && rm /etc/passwd && [ ! -e /etc/passwd ]
+        stat -f -c %T /{tools}"
+    );
+    let ended = with_modules(exec).options(&["--root", "/", "--copy", &copy]).run(&["sh", "-c", &script]);
+    ended.assert(0, &format!("copied\noverlayfs\n{}", output(&["sh", "-c", &tools])), "");
     assert!(!Path::new("/new").exists() && Path::new("/etc/passwd").exists());
+}
+
+/// They are equal to those on the host's own directory, of a file system that has everything.
+fn results_of_system_calls(exec: Exec) {
+    let mounted = Mounted(directory(&exec, "ext4"));
+    let image = exec.scratch.file("image", b"").display().to_string();
+    output(&["truncate", "--size=64M", &image]);
+    output(&["mkfs.ext4", "-qF", &image]);
+    output(&["mount", "-o", "loop", &image, &mounted.0.display().to_string()]);
+    let [shared, own] = ["shared", "own"].map(|name| mounted.0.join(name));
+    for directory in [&shared, &own] {
+        fs::create_dir(directory).unwrap();
+    }
+    let script = exec.scratch.file("posix.py", POSIX.as_bytes()).display().to_string();
+    let host = output(&["/usr/bin/python3", &script, &own.display().to_string()]);
+    assert!(host.lines().count() > 70, "{host}");
+    let exec = share(with_modules(exec), &shared, ":/mnt,rw").options(&["--copy", &format!("{script}:/posix.py")]);
+    same_lines(&exec.options(&["--root", "/"]).run(&["/usr/bin/python3", "/posix.py", "/mnt"]), &host);
+}
+
+/// A mount that ends with this.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// The same for an ordinary user of the host, whose guest runs the command as the same user.
+fn results_of_system_calls_for_another_user(exec: Exec) {
+    const USER: [&str; 5] = ["/usr/bin/setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"];
+    let scratch = exec.scratch.path().to_owned();
+    let [shared, own] = ["shared", "own"].map(|name| directory(&exec, name));
+    for directory in [&scratch, &shared, &own] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // Files of the host that this user can reach.
+    for (name, from) in [("kernel", exec.assets.kernel.as_path()), ("kickvm", env!("CARGO_BIN_EXE_kickvm").as_ref())] {
+        fs::copy(from, scratch.join(name)).unwrap();
+    }
+    let path = |name: &str| scratch.join(name).display().to_string();
+    fs::write(path("posix.py"), POSIX).unwrap();
+    let python = |directory: &str| ["/usr/bin/python3".to_owned(), path("posix.py"), directory.to_owned()];
+    let host = Command::new(USER[0]).args(&USER[1..]).args(python(&path("own"))).output().unwrap();
+    let mut command = Command::new(USER[0]);
+    command.args(&USER[1..]).arg(path("kickvm")).args(["exec", "--user", "1000:1000", "--kernel", &path("kernel")]);
+    command.args(["--share", &format!("{}:/mnt,rw", path("shared")), "--"]).args(python("/mnt")).current_dir("/");
+    same_lines(&Running::of(command, exec.scratch).end_with(b""), str::from_utf8(&host.stdout).unwrap());
+}
+
+/// Asserts that the guest has printed these lines. The first difference is enough.
+#[track_caller]
+fn same_lines(ended: &Ended, host: &str) {
+    assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+    for (guest, host) in ended.text().lines().zip(host.lines()) {
+        assert_eq!(guest, host);
+    }
+    assert_eq!(ended.text().len(), host.len());
+}
+
+/// Runs a command on the host.
+fn output(words: &[&str]) -> String {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn the_host_has_what_was_fsynced_when_the_guest_is_killed(exec: Exec) {
+    let shared = directory(&exec, "shared");
+    let script = "
+        busybox dd if=/dev/zero of=/mnt/synced bs=64k count=16 conv=fsync 2>/dev/null; echo synced
+        while :; do echo more >>/mnt/more; done";
+    let mut running = share(exec.busybox(), &shared, ":/mnt,rw").start(&["sh", "-c", script]);
+    running.wait_for("synced\n");
+    kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGKILL).unwrap();
+    let ended = running.end_with(b"");
+    assert_eq!(ended.status.signal(), Some(libc::SIGKILL));
+    assert!(fs::read(shared.join("synced")).unwrap() == vec![0; 1 << 20]);
+    let more = fs::read(shared.join("more")).unwrap_or_default();
+    assert!(more.chunks(5).all(|line| line == b"more\n"));
+}
+
+/// Requests that follow each other, each of which is a lookup of a file that does not exist.
+fn a_request_takes_one_notification_and_one_interrupt(exec: Exec) {
+    const REQUESTS: u64 = 200;
+    let shared = directory(&exec, "shared");
+    let script = format!(
+        r#"
+        interrupts() {{ while read irq count rest; do case $rest in *virtio0*) echo $count;; esac; done </proc/interrupts; }}
+        [ -e /mnt/missing ]; echo ready; read go
+        a=$(interrupts); n=0; while [ $n != {REQUESTS} ]; do [ -e /mnt/missing ]; n=$((n + 1)); done; b=$(interrupts)
+        echo done; read end; echo $((b - a))"#
+    );
+    let mut running = share(exec.busybox().options(&["--no-rng"]), &shared, ":/mnt,rw").start(&["sh", "-c", &script]);
+    running.wait_for("ready\n");
+    let before = notifications(running.child.id());
+    running.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    running.wait_for("done\n");
+    let after = notifications(running.child.id());
+    let ended = running.end_with(b"end\n");
+    let interrupts: u64 = ended.text().trim().parse().expect("a number");
+    let requests = REQUESTS..=REQUESTS * 11 / 10; // once a second, Linux also asks for the attributes of the directory
+    assert!(requests.contains(&(after - before)) && requests.contains(&interrupts), "{} {interrupts}", after - before);
+}
+
+/// How often a guest has notified the file server of kickvm, which never reads its eventfds.
+fn notifications(kickvm: u32) -> u64 {
+    let process = |path: PathBuf| {
+        let stat = fs::read_to_string(path.join("stat")).ok()?;
+        let (name, rest) = stat.split_once(") ")?;
+        let is_server = name.ends_with("(kickvm-fs") && rest.split(' ').nth(1) == Some(&kickvm.to_string());
+        is_server.then(|| path.join("fdinfo"))
+    };
+    let server = fs::read_dir("/proc").unwrap().find_map(|entry| process(entry.unwrap().path())).expect("it runs");
+    let count = |path: PathBuf| {
+        let info = fs::read_to_string(path).unwrap_or_default();
+        let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));
+        count.map_or(0, |count| u64::from_str_radix(count.trim(), 16).expect("a number"))
+    };
+    fs::read_dir(server).unwrap().map(|entry| count(entry.unwrap().path())).sum()
 }
 
 /// The directory is copied, unless it is too large.

@@ -74,11 +74,14 @@ fn serve(share: &Share, device: &Mutex<Virtio<Fs>>, memory: &GuestMemoryMmap, be
         }
     }
     thread::scope(|scope| {
-        for number in 1..WORKERS {
+        let work = || work(&session, device, memory, &epoll);
+        let start = |number| {
             let builder = thread::Builder::new().name(format!("kickvm-fs{number}")).stack_size(STACK);
-            let _ = builder.spawn_scoped(scope, || work(&session, device, memory, &epoll)); // fewer threads suffice
-        }
-        work(&session, device, memory, &epoll);
+            builder.spawn_scoped(scope, work).ok() // fewer threads suffice
+        };
+        let threads: Vec<_> = (1..WORKERS).map_while(start).collect();
+        work();
+        threads.into_iter().for_each(|thread| drop(thread.join())); // the end of the scope does not wait for their exit
     });
 }
 
