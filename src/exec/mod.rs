@@ -131,7 +131,6 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let fail_on = vmm.rules.fail_on;
     let has_kernel_log = fail_on.need_messages();
     let file = results_file.as_ref().map(|(_, path)| path.clone());
-    let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
     let job = Job {
         command,
         cwd: workdir,
@@ -162,22 +161,20 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let root = RootfsSpec { directory: copied, below: shared, overlays, files, owner };
     let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let options =
-        HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
+    let options = HostOptions { kill_after, reserve_codes, has_terminal, has_kernel_log, hidden_on_console };
     let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
-    let (builder, host) = ExecHost::new(builder, options, &log, results)?;
+    let from_file = || {
+        let (format, path) = results_file.as_ref()?;
+        Some(ResultParser::new(*format, &format!("the guest's file '{}'", path.display())))
+    };
+    let (builder, host) = ExecHost::new(builder, options, &log, results, from_file)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
     let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
     let mut outcome = builder.build().run()?;
     let mut host = lock(&host);
-    let from_file = results_file.map(|(format, path)| {
-        let mut parser = ResultParser::new(format, &format!("the guest's file '{}'", path.display()));
-        parser.push(&host.take_file().unwrap_or_default());
-        parser
-    });
-    outcome.judge_tests(from_file.or(host.take_results()));
+    outcome.judge_tests(host.take_results());
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
 }
