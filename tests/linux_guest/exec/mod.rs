@@ -37,6 +37,7 @@ mod matrix;
 mod reports;
 mod results;
 pub mod run;
+mod runners;
 mod shares;
 mod signals;
 mod streams;
