@@ -41,7 +41,11 @@ const MAX_RUNNING: usize = 10_000;
 /// Failed cases that a message names.
 const MAX_NAMED: usize = 5;
 
+/// Tests without a result that become a case each. Further ones are only counted.
+const MAX_MISSING: usize = 100;
+
 const NOT_ENDED: &str = "it did not end";
+const NO_RESULT: &str = "it has no result";
 
 /// A format of test results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +197,22 @@ impl TestResults {
             self.cases.push(case);
         }
         kept
+    }
+
+    /// Adds `count` tests that have no result; the first of them has the output.
+    fn add_missing(
+        &mut self,
+        count: u64,
+        names: impl Iterator<Item = String>,
+        outcome: &TestOutcome,
+        output: &mut String,
+    ) {
+        let before = self.total();
+        for name in names.take(MAX_MISSING) {
+            let output = std::mem::take(output);
+            self.add(TestCase { output, ..TestCase::new("", &name, outcome.clone()) });
+        }
+        self.count(outcome, count.saturating_sub(self.total() - before));
     }
 
     /// Appends a line to the output of the last case, if there is room.

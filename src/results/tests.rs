@@ -176,6 +176,19 @@ fn results_of_ktap_and_tap_are_counted_once() {
         ("1..3\nok 1\nBail out! no disk\n", "PFF!"),
         ("1..0 # SKIP no device\n", "S"),
         ("1..0\n", ""),
+        ("1..0 # SKIP no device\n1..1\nok 1\n", "SP"),
+        // Suites of a kernel module have no plan.
+        ("1..1\nok 1 a\nok 1 b\nok 1 c\n", "PPP"),
+        // Tests that run in parallel (kselftest --netns).
+        ("1..3\nok 2 b\nok 3 c\nok 1 a\n", "PPP"),
+        ("1..3\nok 1\nok 3\n", "PPF"),
+        ("ok 1\nok 3\n", "PPF"),
+        ("1..2\nok 1\nok 3\n", "PPF!"),
+        ("1..2\nok 1\nok 1\n", "PPF!"),
+        ("1..2\nok 2\nok 2\n", "PPF!"),
+        ("1..1\n1..1\nok 1\n", "P!"),
+        ("1..2\nok 1\n1..1\nok 2\n", "PP!"),
+        ("KTAP version 1\n1..1\n  1..2\n  ok 1\n  ok 1\nok 1 a\n", "PPF!"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 x\nnot ok 1 y\n", "PF"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nok 1 y # SKIP\n", "P"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nok 1 y\n", "PF"),
@@ -193,7 +206,31 @@ fn results_of_ktap_and_tap_are_counted_once() {
     }
     assert_eq!(outcomes(Format::Tap, "TAP version 13\n1..2\nok\nnot ok - b\n"), "PF");
     assert_eq!(outcomes(Format::Tap, "ok 1\nok 2\n"), "PP!", "a plan is mandatory");
+    let stream = "TAP version 14\n    1..1\n    ok 1\nok 1 a\n1..1\n";
+    assert_eq!(outcomes(Format::Tap, &stream.repeat(2)), "PP", "a version begins another stream");
     assert_eq!(outcomes(Format::Ktap, "1..1\nok\nok 1\nnot ok b\n"), "PF!", "a success needs a number");
+}
+
+/// The problems are those of `prove -e cat`.
+#[test]
+fn results_of_tap_are_in_order_and_have_one_plan() {
+    for (text, expected, problem) in [
+        ("1..2\nok 1 - a\nok 3 - b\n", "PPF!", "there is result 3 instead of 2"),
+        ("1..2\nok 1\nok 1\n", "PPF!", "there is result 1 instead of 2"),
+        ("1..2\nok 2\nok 2\n", "PPF!", "there is result 2 instead of 1"),
+        ("1..2\nok 2\nok 1\n", "PP!", "there is result 2 instead of 1"),
+        ("1..1\nok 0\n", "PF!", "there is result 0 instead of 1"),
+        ("ok 1\nok 1\n1..2\n", "PPF!", "there is result 1 instead of 2"),
+        ("1..1\n1..1\nok 1\n", "P!", "there is more than one plan"),
+        ("1..1\nok 1\n1..1\n", "P!", "there is more than one plan"),
+        ("1..1\nok 1\n1..1\nok 1\n", "PP!", "there is more than one plan"),
+        ("ok 1\n1..2\nok 2\n", "PP!", "the plan is neither before the results nor behind them"),
+        ("1..0 # SKIP x\n1..1\nok 1\n", "P!", "there is more than one plan"),
+        ("1..1\n    1..1\n    ok 2\nok 1\n", "PF!", "there is result 2 instead of 1"),
+    ] {
+        assert_eq!(outcomes(Format::Tap, text), expected, "{text}");
+        assert_eq!(parse(Format::Tap, text, true).problem.as_deref(), Some(problem), "{text}");
+    }
 }
 
 #[test]
