@@ -299,6 +299,55 @@ fn tests_of_libtest_and_nextest_are_cases() {
     assert_eq!(results.problem.unwrap(), "a test binary did not end");
 }
 
+/// The events of a test binary of libtest, or of cargo-nextest.
+fn suite(started: u64, events: &str, end: &str) -> String {
+    let events: String = events
+        .split_whitespace()
+        .map(|event| {
+            let (event, name) = event.split_once(':').unwrap();
+            format!("{{\"type\":\"test\",\"event\":\"{event}\",\"name\":\"{name}\"}}\n")
+        })
+        .collect();
+    let start = format!("{{\"type\":\"suite\",\"event\":\"started\",\"test_count\":{started}}}\n");
+    let counts: Vec<_> = end.split(' ').collect();
+    let names = ["passed", "failed", "ignored", "measured", "filtered_out"];
+    let counts: String = names.iter().zip(counts).map(|(name, count)| format!(",\"{name}\":{count}")).collect();
+    format!("{start}{events}{{\"type\":\"suite\",\"event\":\"ok\"{counts}}}\n")
+}
+
+#[test]
+fn results_that_libtest_counts_but_does_not_print_are_failed() {
+    for (started, events, end, expected) in [
+        (2, "ok:a", "2 0 0 0 0", "PF"),
+        (2, "ok:a", "1 0 0 0 0", "PF"),
+        (1, "ok:a", "2 0 0 0 0", "PF"),
+        (1, "ok:a", "1 1 0 0 0", "PF!"),
+        (1, "ok:a", "0 1 0 0 0", "P!"),
+        (1, "ok:a", "1 0 0 1 0", "PF"),
+        (2, "ok:a", "1 0 1 0 0", "PF"),
+        (2, "started:a started:b ok:a", "2 0 0 0 0", "PF"),
+        (2, "ok:a ignored:b", "1 0 1 0 7", "PS"),
+        (2, "", "2 0 0 0 0", "FF"),
+        (0, "", "0 0 0 0 3", ""),
+        (2, "ok:p$a", "2 0 0 0 0", "PF"),
+        (1, "started:p$a started:p$b ok:p$a", "2 0 0 0 0", "PF"),
+        // cargo-nextest counts ignored tests again in each part of a suite, and has no event for each.
+        (5, "started:p$b started:p$c ok:p$a", "1 0 2 0 0", "PSS"),
+        (3, "started:p$b started:p$c ok:p$a", "2 0 2 0 0", "PFF"),
+    ] {
+        assert_eq!(outcomes(Format::Libtest, &suite(started, events, end)), expected, "{started} {events}: {end}");
+    }
+    let two = suite(1, "started:a", "1 0 0 0 0") + &suite(1, "started:a ok:a", "1 0 0 0 0");
+    let results = parse(Format::Libtest, &two, true);
+    assert_cases(&results, &[("a", Passed), ("test 2 of 2", failed("it has no result"))]);
+    // A suite that cargo-nextest has split.
+    let split = suite(5, "started:p$b ok:p$a started:p$c ignored:p$b", "1 0 1 0 0") + &suite(5, "ok:p$c", "1 0 1 0 1");
+    assert_eq!(outcomes(Format::Libtest, &split), "PSP");
+    let text = suite(u64::MAX, "ok:a", "18446744073709551615 0 18446744073709551615 0 0");
+    let results = parse(Format::Libtest, text, true);
+    assert_eq!((results.total(), results.cases.len()), (u64::MAX, 101));
+}
+
 #[test]
 fn cases_of_a_junit_file_are_cases() {
     let results = parse(Format::Junit, JUNIT, true);
