@@ -20,6 +20,7 @@ mod ktap;
 mod ktap_line;
 mod libtest;
 mod parser;
+pub(crate) mod xml;
 
 pub use parser::ResultParser;
 
@@ -306,7 +307,7 @@ fn json_object(line: &str) -> Option<serde_json::Map<String, Value>> {
 }
 
 /// A duration, unless the number of seconds is out of range.
-fn seconds(number: f64) -> Option<Duration> {
+pub(crate) fn seconds(number: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(number).ok()
 }
 

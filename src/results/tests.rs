@@ -365,13 +365,61 @@ fn cases_of_a_junit_file_are_cases() {
         ],
     );
     assert_eq!(results.cases[1].time, Some(Duration::from_secs(1000)));
-    assert_eq!(results.cases[1].output, "line 7 <here>\n  <raw> written  A");
+    assert_eq!(results.cases[1].output, "line 7 <here>\n  <raw> written A");
     for (text, problem) in [
+        (
+            "<testsuite><testcase name='a'>&f;</testcase></testsuite>".to_owned(),
+            "the XML is not valid: unknown entity '&f;'",
+        ),
+        (
+            "<!DOCTYPE testsuites [<!ENTITY f '<failure/>'>]><testsuites/>".to_owned(),
+            "the XML is not valid: it has a document type declaration, which kickvm does not read",
+        ),
+        ("<?xml version='1.0'?><!DOCTYPE x><testsuites/>".to_owned(), "the XML is not valid: it has a document type"),
+        ("<testsuite><testcase name='x'".to_owned() + &" a=''".repeat(99), "the XML is not valid: "),
         ("<testsuite name='x'><testcase name='a'/>".to_owned(), "the XML is not valid: it ends within an element"),
         ("<testsuite><x>".to_owned() + &"<a>".repeat(100), "the XML is not valid: more than 64 elements are nested"),
         ("<testsuite>".to_owned() + &" ".repeat(16 << 20), "the XML has more than 16 MiB"),
     ] {
-        assert_eq!(parse(Format::Junit, text, true).problem.as_deref(), Some(problem));
+        let found = parse(Format::Junit, &text, true).problem.unwrap();
+        assert!(found.starts_with(problem), "{text:.80}: {found}");
+    }
+}
+
+#[test]
+fn each_failure_in_a_junit_file_is_a_failed_test() {
+    for (text, expected) in [
+        ("<testsuites errors='1'><testsuite><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='-1'><testsuite><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='1'><testsuite failures='1'><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='1'><testsuite><testcase><failure/></testcase></testsuite></testsuites>", "F"),
+        ("<testsuite xmlns:q='urn:x'><q:testcase><q:failure/></q:testcase><testcase name='k'/></testsuite>", "FP"),
+        ("<q:testsuite xmlns:q='urn:x' failures='1'><testcase/></q:testsuite>", "PF"),
+        ("<testsuite><testcase/><error message='set-up'/></testsuite>", "PF"),
+        ("<testsuite><testcase><error/><testcase/></testcase></testsuite>", "PF"),
+        ("<testsuite><testcase>&lt;&#65;</testcase></testsuite>", "P"),
+    ] {
+        assert_eq!(outcomes(Format::Junit, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn text_around_a_junit_file_is_other_output() {
+    let file = "<?xml version='1.0'?>\n<testsuite><testcase/></testsuite>\n";
+    for (text, expected) in [
+        (format!("a < b & c <d>\n{file}kernel message < here & <there>\n"), "P"),
+        (format!("{file}<p>{file}"), "PP"),
+        (format!("{file}<testsuites><testcase><failure/></testcase></testsuites>"), "PF"),
+        (format!("{file}<testsuite><testcase><failure/></testcase>"), "PF!"),
+        (format!("<?xml version='1.0'?>\n{file}"), "!"),
+        (format!("<testsuite><testcase/>{file}"), "P!"),
+    ] {
+        assert_eq!(outcomes(Format::Junit, &text), expected, "{text}");
+    }
+    // A second file that is cut anywhere.
+    for cut in 1..file.trim_end().len() {
+        let results = parse(Format::Junit, format!("{file}{}", &file[..cut]), true);
+        assert!(results.failure().is_some(), "{}", &file[..cut]);
     }
 }
 
