@@ -16,7 +16,11 @@ fn run(exec: &Exec, example: &str, words: &[&str]) -> String {
     let mut command = Command::new(words[0]);
     command.current_dir(copy).args(&words[1..]).env("PATH", path).env("KICKVM_KERNEL", &exec.assets.kernel);
     command.env("GOCACHE", exec.scratch.path().join("go-build"));
-    command.env_remove("CARGO_BUILD_TARGET").env_remove("CARGO_TARGET_DIR");
+    // Those of scripts/cargo are for kickvm itself.
+    let of_cargo = std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") && name != "CARGO_HOME");
+    for (name, _) in of_cargo {
+        command.env_remove(name);
+    }
     let output = command.output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(output.status.success(), "{out}{err}");
