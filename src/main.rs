@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 use log::LevelFilter;
 
 use kickvm::cli::{self, Cli, Command, logger};
@@ -96,6 +96,20 @@ fn print(text: &str) -> Result<u8, String> {
     std::io::stdout().write_all(text.as_bytes()).map(|()| code::OK).map_err(cannot)
 }
 
+/// The unknown option that is the error.
+fn unknown_option(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.strip_prefix("--"),
+        _ => None,
+    }
+}
+
+/// The subcommand that has an option.
+fn owner(option: &str) -> Option<String> {
+    let has_option = |command: &&clap::Command| command.get_arguments().any(|arg| arg.get_long() == Some(option));
+    Some(Cli::command().get_subcommands().find(has_option)?.get_name().to_owned())
+}
+
 /// Prints help or the version. Any other error of the grammar becomes one line.
 fn usage(error: &clap::Error) -> Result<u8, String> {
     let text = error.render().to_string();
@@ -112,8 +126,10 @@ fn usage(error: &clap::Error) -> Result<u8, String> {
             let sentence = sentence.join(" ");
             let known = ["run", "exec", "report", "demo", "doctor"];
             let command = std::env::args_os().nth(1).and_then(|word| known.into_iter().find(|known| word == *known));
+            let owner = unknown_option(error).and_then(owner);
+            let hint = owner.map_or(String::new(), |owner| format!("; it is an option of 'kickvm {owner}'"));
             let help = command.map_or("kickvm --help".to_owned(), |command| format!("kickvm {command} --help"));
-            Err(format!("{}; see '{help}'", sentence.trim_start_matches("error: ")))
+            Err(format!("{}{hint}; see '{help}'", sentence.trim_start_matches("error: ")))
         }
     }
 }

@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,11 @@ const MAX_LINES: usize = 1024;
 /// How long standard error may accept nothing before the rest is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same at the end of the program, which comes after the limits of all other outputs.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
+const FINAL_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+/// The time for the lines that wait at the end of the program, if standard error accepts them.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the end is checked.
+const FLUSH_PERIOD: Duration = Duration::from_millis(10);
 
 /// Writes lines on a thread of its own, which starts with the first line.
 struct Logger(Mutex<Writer>);
@@ -30,11 +35,19 @@ struct Logger(Mutex<Writer>);
 struct Writer {
     /// Prepared before the guest runs, because fstatfs(2) may block. `None` once the thread has it.
     stderr: Option<FileWriter>,
-    /// The queue to the thread, and what is disconnected when the thread has written the last line.
-    thread: Option<(SyncSender<String>, Receiver<Infallible>)>,
+    /// The thread that writes standard error.
+    thread: Option<WriterThread>,
     /// The file of `--log`, and the level of what standard error receives if there is one.
     log: RunLog,
     level: LevelFilter,
+}
+
+struct WriterThread {
+    queue: SyncSender<String>,
+    /// Standard error does not accept what the thread writes.
+    is_stalled: Arc<AtomicBool>,
+    /// Disconnected when the thread has written the last line.
+    running: Receiver<Infallible>,
 }
 
 static LOGGER: Logger =
@@ -100,34 +113,46 @@ impl Log for Logger {
             writer.thread = start(stderr);
         }
         match &writer.thread {
-            Some((queue, _)) => drop(queue.try_send(line)), // fails if too many lines wait
+            Some(thread) => drop(thread.queue.try_send(line)), // fails if too many lines wait
             None => drop(io::stderr().write_all((line + terminal::line_end()).as_bytes())), // the host allows no thread
         }
     }
 
-    /// Waits until all lines are written, at most [`FLUSH_TIMEOUT`].
+    /// Waits until all lines are written, unless standard error does not accept them.
     fn flush(&self) {
         let log = std::mem::take(&mut self.lock().log);
-        log.finish(Instant::now() + FLUSH_TIMEOUT);
-        let Some((queue, running)) = self.lock().thread.take() else { return };
+        log.finish();
+        let Some(WriterThread { queue, is_stalled, running }) = self.lock().thread.take() else { return };
         drop(queue); // ends the loop of the thread
-        let _ = running.recv_timeout(FLUSH_TIMEOUT);
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        let mut stalled = Duration::ZERO;
+        while stalled < FINAL_STALL_TIMEOUT
+            && Instant::now() < deadline
+            && running.recv_timeout(FLUSH_PERIOD) == Err(RecvTimeoutError::Timeout)
+        {
+            stalled += if is_stalled.load(Ordering::Relaxed) { FLUSH_PERIOD } else { Duration::ZERO };
+        }
     }
 }
 
-fn start(mut stderr: FileWriter) -> Option<(SyncSender<String>, Receiver<Infallible>)> {
+fn start(mut stderr: FileWriter) -> Option<WriterThread> {
     let (queue, lines) = sync_channel::<String>(MAX_LINES);
     let (end, running) = channel();
+    let is_stalled = Arc::new(AtomicBool::new(false));
+    let stalled = Arc::clone(&is_stalled);
     let write = move || {
         for line in lines {
+            stalled.store(!stderr.has_room(Instant::now()), Ordering::Relaxed);
             // The terminal may have become raw since the line was logged. A line that cannot be written is lost.
             let _ = stderr.write_all((line + terminal::line_end()).as_bytes(), Instant::now() + STALL_TIMEOUT);
+            stalled.store(false, Ordering::Relaxed);
         }
+        stalled.store(true, Ordering::Relaxed); // waits for another process, which does not lose what it has
         let _ = stderr.finish(Instant::now() + STALL_TIMEOUT); // an error has no other place to go
         drop(end);
     };
     thread::Builder::new().name("log".to_owned()).spawn(write).ok()?;
-    Some((queue, running))
+    Some(WriterThread { queue, is_stalled, running })
 }
 
 /// Whether a character could change how a terminal shows the line: control characters and bidirectional overrides.

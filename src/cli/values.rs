@@ -89,7 +89,12 @@ pub fn results(text: &str) -> Result<(Format, ResultSource), String> {
 
 /// Test results of `run`, which are on the console.
 pub fn console_results(text: &str) -> Result<Format, String> {
-    format(text.strip_suffix(":console").unwrap_or(text))
+    match text.split_once(':') {
+        Some((_, source)) if source != "console" => {
+            Err("only 'kickvm exec' reads results elsewhere than on the console".to_owned())
+        }
+        split => format(split.map_or(text, |(name, _)| name)),
+    }
 }
 
 fn format(name: &str) -> Result<Format, String> {

@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::escape_sequences::EscapeFilter;
@@ -11,10 +14,16 @@ use super::output::{is_no_stream, is_same_file, open_to_write};
 use vmm_sys_util::signal::block_signal;
 
 use crate::sys::file_writer::FileWriter;
+use crate::sys::limited_wait::receive;
 use crate::sys::os_error;
 
-/// How long the file may take no bytes. Then the log ends.
-const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes that wait for the file. If there are more, the log ends.
+const MAX_PENDING: usize = 16 << 20;
+/// How long the file may take no bytes: during the run, and at its end.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const FINAL_STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time for the bytes that wait at the end of the run.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer line is written in parts of this many bytes.
 const MAX_LINE: usize = 64 << 10;
 
@@ -38,9 +47,62 @@ pub struct RunLog(Option<Arc<(PathBuf, Mutex<Inner>)>>);
 
 #[derive(Debug)]
 struct Inner {
-    file: Option<FileWriter>, // until the first error
+    queue: Option<Queue>, // until the first error
     began: Instant,
     lines: [Line; 4], // by source
+}
+
+/// What waits for the thread that writes the file. So a slow file does not delay the thread that has the output.
+#[derive(Debug)]
+struct Queue {
+    blocks: Sender<Vec<u8>>,
+    pending: Arc<AtomicUsize>,        // bytes
+    result: Receiver<io::Result<()>>, // when the thread ends
+}
+
+impl Queue {
+    fn start(mut file: FileWriter) -> io::Result<Self> {
+        let ((blocks, receiver), (end, result)) = (channel::<Vec<u8>>(), channel());
+        let pending = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&pending);
+        let write = move || {
+            let deadline = || Instant::now() + STALL_TIMEOUT;
+            let written = receiver.into_iter().try_for_each(|block| {
+                let written = file.write_all(&block, deadline());
+                left.fetch_sub(block.len(), Ordering::Relaxed);
+                written
+            });
+            let _ = end.send(written.and_then(|()| file.finish(deadline()))); // nothing may wait for it
+        };
+        thread::Builder::new().name("run-log".to_owned()).spawn(write)?;
+        Ok(Self { blocks, pending, result })
+    }
+
+    fn push(&self, block: Vec<u8>) -> io::Result<()> {
+        if block.is_empty() {
+            return Ok(()); // the line has not ended
+        }
+        if self.pending.fetch_add(block.len(), Ordering::Relaxed) > MAX_PENDING {
+            return Err(io::Error::other("it is too slow"));
+        }
+        // The thread has ended after an error.
+        self.blocks.send(block).or_else(|_| self.result.recv().unwrap_or(Ok(())))
+    }
+
+    /// Waits until the file has all bytes, as long as it takes some.
+    fn finish(self) -> io::Result<()> {
+        let Self { blocks, pending, result } = self;
+        drop(blocks); // ends the loop of the thread
+        let (deadline, mut before) = (Instant::now() + FINISH_TIMEOUT, usize::MAX);
+        loop {
+            let left = pending.load(Ordering::Relaxed);
+            match receive(&result, FINAL_STALL_TIMEOUT) {
+                Ok(written) => return written,
+                Err(RecvTimeoutError::Timeout) if left < before && Instant::now() < deadline => before = left,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
 }
 
 /// The begin of a line.
@@ -116,18 +178,19 @@ impl RunLog {
     }
 
     fn start(file: File, path: &Path) -> io::Result<Self> {
-        let file = Some(FileWriter::start(file)?);
-        let inner = Mutex::new(Inner { file, began: Instant::now(), lines: Default::default() });
+        let queue = Some(Queue::start(FileWriter::start(file)?)?);
+        let inner = Mutex::new(Inner { queue, began: Instant::now(), lines: Default::default() });
         Ok(Self(Some(Arc::new((path.to_owned(), inner)))))
     }
 
-    /// Adds output of `source`. Waits at most a second for room; then the log ends.
+    /// Adds output of `source`. Does not wait for the file.
     pub fn push(&self, source: Source, bytes: &[u8]) {
         self.write(|inner, now, output| inner.lines[source as usize].push(source, bytes, now, output));
     }
 
-    /// Writes the lines that have not ended, and closes the file. Waits at most until `deadline`.
-    pub fn finish(&self, deadline: Instant) {
+    /// Writes the lines that have not ended, and closes the file. Waits at most ten seconds, and not for a file that
+    /// takes no bytes.
+    pub fn finish(&self) {
         const ALL: [Source; 4] = [Source::Console, Source::Stdout, Source::Stderr, Source::Kickvm];
         self.write(|inner, _, output| {
             ALL.into_iter().zip(&mut inner.lines).filter(|(_, line)| line.started).for_each(|(source, line)| {
@@ -135,21 +198,20 @@ impl RunLog {
             });
         });
         let Some((path, inner)) = self.0.as_deref() else { return };
-        let file = inner.lock().unwrap_or_else(PoisonError::into_inner).file.take();
-        report(path, file.map_or(Ok(()), |file| file.finish(deadline)));
+        let queue = inner.lock().unwrap_or_else(PoisonError::into_inner).queue.take();
+        report(path, queue.map_or(Ok(()), Queue::finish));
     }
 
     fn write(&self, fill: impl FnOnce(&mut Inner, Duration, &mut Vec<u8>)) {
         let Some((path, inner)) = self.0.as_deref() else { return };
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut output, now) = (Vec::new(), inner.began.elapsed());
-        if inner.file.is_some() {
+        if inner.queue.is_some() {
             fill(&mut inner, now, &mut output);
         }
-        let deadline = Instant::now() + STALL_TIMEOUT;
-        let written = inner.file.as_mut().map_or(Ok(()), |file| file.write_all(&output, deadline));
+        let written = inner.queue.as_ref().map_or(Ok(()), |queue| queue.push(output));
         if written.is_err() {
-            inner.file = None;
+            inner.queue = None;
         }
         drop(inner); // the message is for the log, too
         report(path, written);
@@ -183,7 +245,7 @@ mod tests {
         ] {
             log.push(source, text.as_bytes());
         }
-        log.finish(Instant::now() + Duration::from_secs(30));
+        log.finish();
         log.push(Source::Kickvm, b"too late\n");
         let text = fs::read_to_string(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -196,13 +258,36 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_ends_the_log_once() {
+    fn a_reader_that_stalls_delays_nothing_and_ends_the_log() {
         let (reader, writer) = io::pipe().unwrap();
         let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer)), Path::new("pipe")).unwrap();
-        let block = vec![b'\n'; 64 << 10];
+        let has_queue = || log.0.as_ref().unwrap().1.lock().unwrap().queue.is_some();
+        let block = vec![b'x'; MAX_LINE];
         let began = Instant::now();
-        (0..20).for_each(|_| log.push(Source::Console, &block));
-        assert!(began.elapsed() >= STALL_TIMEOUT && began.elapsed() < 5 * STALL_TIMEOUT);
+        let blocks = (0..).take_while(|_| has_queue()).map(|_| log.push(Source::Console, &block)).count();
+        assert!((MAX_PENDING / 2 / MAX_LINE..MAX_PENDING / MAX_LINE + 4).contains(&blocks), "{blocks}");
+        log.finish();
+        assert!(began.elapsed() < Duration::from_secs(20));
         drop(reader);
+    }
+
+    #[test]
+    fn a_slow_reader_receives_all_before_the_end() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let log = RunLog::start(File::from(std::os::fd::OwnedFd::from(writer)), Path::new("pipe")).unwrap();
+        let lines = 20_000;
+        (0..lines).for_each(|_| log.push(Source::Console, b"a line\n"));
+        let slow = thread::spawn(move || {
+            let (mut text, mut block) = (Vec::new(), vec![0; MAX_LINE]);
+            loop {
+                thread::sleep(Duration::from_millis(20));
+                match io::Read::read(&mut reader, &mut block).unwrap() {
+                    0 => return text,
+                    count => text.extend_from_slice(&block[..count]),
+                }
+            }
+        });
+        log.finish();
+        assert_eq!(slow.join().unwrap().split(|byte| *byte == b'\n').count(), lines + 1);
     }
 }

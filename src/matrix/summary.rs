@@ -156,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn every_report_matches_the_schema() {
+        use crate::report::tests::{described, report};
+        let labels = ["not run", "without a report", "complete"].map(str::to_owned);
+        let report: Value =
+            serde_json::from_str(&crate::report::json(&report(crate::vmm::ExitReason::KernelPanic))).unwrap();
+        let run = |index, report| Ended { index, code: 120, stopped: false, report, junit: None };
+        let ended = [run(1, Value::Null), run(2, report)];
+        for (ended, code) in [(&[][..], None), (&ended, Some(120)), (&ended, None)] {
+            described(&json(&labels, ended, code)).unwrap();
+        }
+        assert!(described(&json(&labels, &[run(1, json!({ "mode": "exec" }))], None)).is_err());
+    }
+
+    #[test]
     fn a_combination_that_was_not_run_is_no_success() {
         let labels = ["a".to_owned(), "b".to_owned()];
         let report = json!({ "outcome": "power-off", "seconds": { "wall": 1.5 } });

@@ -49,7 +49,10 @@ impl ReportFile {
         let same = |other: &Path| own.is_file() && is_same_file(&own, other);
         is_no_stream(&own)?;
         if let Some(other) = taken.iter().find(|other| same(other)) {
-            return Err(io::Error::other(format!("it is the same file as '{}'", other.display())));
+            return Err(io::Error::other(format!(
+                "the command line uses the same file, '{}', for something else",
+                other.display()
+            )));
         }
         Ok((file.try_clone()?, FileWriter::start_replacement(file, path)?))
     }
@@ -106,7 +109,7 @@ mod tests {
             (fifo, "it is not a regular file".to_owned()),
             (directory.join("none/report"), "No such file or directory".to_owned()),
             (directory.join("../").join(directory.file_name().unwrap()).join("kernel"), {
-                format!("it is the same file as '{}'", kernel.display())
+                format!("the command line uses the same file, '{}', for something else", kernel.display())
             }),
         ] {
             assert_eq!(refused(&path), format!("cannot write --report '{}': {why}", path.display()));

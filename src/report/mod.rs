@@ -79,4 +79,4 @@ pub struct Report {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

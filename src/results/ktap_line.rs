@@ -30,8 +30,8 @@ pub(super) struct TestLine<'a> {
     text: &'a str,
 }
 
-/// Parses a line, and returns its indentation in columns. kselftest indents by `# `. `tap` means that a result needs no
-/// number.
+/// Parses a line, and returns its indentation in columns. kselftest indents by `# `. A failure needs no number,
+/// and with `tap` no result does.
 pub(super) fn parse(line: &str, tap: bool) -> (usize, Line<'_>) {
     let text = line.trim_start_matches([' ', '\t', '#']);
     let indent = &line[..line.len() - text.len()];
@@ -47,7 +47,8 @@ pub(super) fn parse(line: &str, tap: bool) -> (usize, Line<'_>) {
         Line::BailOut(why.trim_start())
     } else {
         let plan = plan(text).map(|(count, why)| Line::Plan(count, why));
-        let result = || result(text, tap && hash.is_none()).map(Line::Result);
+        let number_is_optional = hash.is_none() && (tap || text.starts_with("not"));
+        let result = || result(text, number_is_optional).map(Line::Result);
         plan.or_else(result).unwrap_or(Line::Text(text))
     };
     (width(indent), line)

@@ -193,7 +193,7 @@ fn results_of_ktap_and_tap_are_counted_once() {
     }
     assert_eq!(outcomes(Format::Tap, "TAP version 13\n1..2\nok\nnot ok - b\n"), "PF");
     assert_eq!(outcomes(Format::Tap, "ok 1\nok 2\n"), "PP!", "a plan is mandatory");
-    assert_eq!(outcomes(Format::Ktap, "ok\nnot ok\n"), "", "a number is mandatory");
+    assert_eq!(outcomes(Format::Ktap, "1..1\nok\nok 1\nnot ok b\n"), "PF!", "a success needs a number");
 }
 
 #[test]

@@ -20,8 +20,9 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::async_io::{close_all_but, wait_for};
+use super::async_io::close_all_but;
 use super::fork::fork;
+use super::limited_wait::wait_for;
 
 /// Bytes copied at once: the default capacity of a pipe (pipe(7)).
 const BLOCK: usize = 64 << 10;

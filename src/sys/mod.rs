@@ -16,6 +16,7 @@ pub(crate) mod coalesced_port;
 pub(crate) mod execute;
 pub(crate) mod file_writer;
 mod fork;
+pub(crate) mod limited_wait;
 pub(crate) mod mapping;
 pub mod os_error;
 pub(crate) mod port_io;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::waitpid;
 
-use super::async_io::{close_all_but, wait_for};
+use super::async_io::close_all_but;
 use super::fork::fork;
+use super::limited_wait::wait_for;
 
 /// The longest time to wait for the process.
 const MAX_START: Duration = Duration::from_millis(100);

@@ -5,8 +5,10 @@ mod can_run;
 pub mod fuse;
 pub mod process;
 pub mod pty;
+mod report;
 
 pub use can_run::can_run;
+pub use report::read_report;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,12 @@
 //! `kickvm exec` with tiny guests instead of Linux: one that follows the protocol of the channel, and many that violate
 //! it.
 
-use crate::common::TempDir;
 use crate::common::process::{self as run, Ended, eventually, kickvm};
+use crate::common::{TempDir, read_report};
 use crate::support::images;
 use crate::{guest, need_kvm, never, outb, power_off, print_serial, publish_channel, ring_doorbell, set_frame};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -128,7 +127,7 @@ fn a_reserved_status_ends_as_119_and_is_in_the_message_and_the_reports() {
         let message = format!("kickvm: {why}");
         let expected = [message.as_str()];
         ended.assert(code, "hay\n", if code == i32::from(status) { &[] } else { &expected });
-        let json: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        let json = read_report(report.as_ref());
         assert_eq!((&json["exit_code"], &json["command_status"]), (&code.into(), &status.into()));
         assert_eq!(fs::read_to_string(&junit).unwrap().contains(&why), code != i32::from(status));
         exec(&guest, &[]).assert(status.into(), "hay\n", &[]);

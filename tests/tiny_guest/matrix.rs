@@ -1,7 +1,7 @@
 //! Several runs from one command line: their output, table, reports and exit code.
 
-use crate::common::TempDir;
 use crate::common::process::{Ended, contained, end, kickvm, start};
+use crate::common::{TempDir, read_report};
 use crate::support::guests::{HELLO, SPIN};
 use crate::support::images;
 use crate::{guest, halt, need_kvm, never, outb, print_serial};
@@ -56,7 +56,7 @@ fn each_combination_is_a_run_and_the_worst_decides() {
             assert!(line.contains(&format!(" {code} ")), "{line}");
         }
     }
-    let value: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let value = read_report(json.as_ref());
     assert_eq!((&value["exit_code"], value["runs"].as_array().unwrap().len()), (&120.into(), 8));
     assert_eq!(value["runs"][3]["combination"], "panic cpus=2");
     assert_eq!(value["runs"][3]["run"]["outcome"], "panic");
@@ -125,7 +125,7 @@ fn a_failure_or_a_signal_ends_the_other_runs() {
     let json = dir.path().join("all.json");
     let ended = run(&slow, &["--jobs", "2", "--fail-fast", "--report", json.to_str().unwrap()]);
     assert_eq!(ended.code, Some(7), "{ended:?}");
-    let value: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let value = read_report(&json);
     assert_eq!((&value["exit_code"], &value["runs"][2]["run"]["outcome"]), (&7.into(), &"not-run".into()));
     assert!(ended.stderr.contains("kickvm: 3 runs: 0 passed, 1 failed, 2 not run"), "{ended:?}");
     assert!(ended.stderr.contains("kickvm: slow   stopped\n"), "{ended:?}");
@@ -134,7 +134,7 @@ fn a_failure_or_a_signal_ends_the_other_runs() {
     command.args(&slow[2..]).arg("--report").arg(&json);
     let running = start(command);
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let value: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let value = read_report(&json);
     assert_eq!((&value["exit_code"], &value["runs"][1]["run"]["outcome"]), (&Value::Null, &"unfinished".into()));
     running.signal(Signal::SIGINT);
     let ended = running.end();

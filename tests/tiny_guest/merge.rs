@@ -73,7 +73,10 @@ fn an_input_that_cannot_be_merged_is_an_error_in_the_result() {
         assert_eq!(totals(&ended.stdout, "error"), ("2 0 1 0".to_owned(), 1));
         assert!(ended.stdout.contains(&problem), "{}", ended.stdout);
     }
-    let same = format!("kickvm: cannot write --output '{0}': it is the same file as '{0}'", good.display());
+    let same = format!(
+        "kickvm: cannot write --output '{0}': the command line uses the same file, '{0}', for something else",
+        good.display()
+    );
     merge(&[&good, "-o".as_ref(), &good]).assert(125, "", &[&same]);
     assert_eq!(fs::read_to_string(&good).unwrap(), "<testsuite><testcase name='a'/></testsuite>");
 }

@@ -1,7 +1,7 @@
 //! What kickvm concludes from a console: no false green and no false red. The guests print a log and end.
 
-use crate::common::TempDir;
 use crate::common::process::Ended;
+use crate::common::{TempDir, read_report};
 use crate::need_kvm;
 use crate::support::guests::HALT;
 use crate::support::run::run;
@@ -9,7 +9,6 @@ use crate::support::stuck::{in_mount_namespace, need_mounts};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::fs;
 use std::os::unix::process::CommandExt;
 
@@ -124,7 +123,7 @@ fn a_run_that_is_killed_leaves_no_old_report() {
     running.wait_for("up");
     running.signal(Signal::SIGKILL);
     running.child.wait().unwrap();
-    let value: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let value = read_report(&report);
     assert_eq!((&value["outcome"], &value["exit_code"]), (&"unfinished".into(), &125.into()));
     assert!(fs::read_to_string(junit).unwrap().contains(r#"failures="0" errors="1""#));
     assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "the kernel and the reports");
@@ -193,7 +192,7 @@ fn the_report_has_each_fault_with_its_title_and_its_whole_report() {
     let violated = "kickvm: the guest kernel reported a fault (--fail-on oops): \
                     BUG: kernel NULL pointer dereference, address: 0000000000000000 (in do_it)";
     check(End::PowerOff, &log, &options, 123, &[violated]);
-    let value: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let value = read_report(&report);
     let [fault] = &value["faults"].as_array().unwrap()[..] else { panic!("{value}") };
     assert_eq!((&fault["title"], &fault["function"]), (&TITLE.into(), &"do_it".into()));
     assert_eq!((&fault["count"], &fault["allowed"]), (&2.into(), &false.into()));

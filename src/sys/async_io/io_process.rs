@@ -34,6 +34,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::sys::limited_wait::wait_for;
 use crate::sys::mapping::Mapping;
 
 /// The most calls that can be queued or executed at a time.
@@ -218,19 +219,6 @@ impl Drop for IoProcess {
         if self.wait(Instant::now() + PATIENCE) {
             // SAFETY: the process has ended, so the mapping has no user, and it is not used after this.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
-        }
-    }
-}
-
-/// Waits until poll(2) reports `events` or an error of `source`, at most until `deadline`. Returns whether it does.
-pub fn wait_for(source: &impl AsRawFd, events: libc::c_short, deadline: Instant) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        let mut list = libc::pollfd { fd: source.as_raw_fd(), events, revents: 0 };
-        // SAFETY: the list has one entry, which is a live local.
-        match unsafe { libc::poll(&mut list, 1, i32::try_from(left).unwrap_or(i32::MAX)) } {
-            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            ready => return ready != 0, // an error is reported by the call that follows
         }
     }
 }

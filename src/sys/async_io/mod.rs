@@ -20,9 +20,10 @@ use io_uring::{opcode, squeue};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::limited_wait::wait_for;
 use super::vectored_io::{Buffer, Direction, IoVecs, MAX_BYTES};
 use io_process::{Call, IoProcess, MAX_CALLS};
-pub(super) use io_process::{close_all_but, syscall, wait_for};
+pub(super) use io_process::{close_all_but, syscall};
 use uring::Uring;
 
 /// The most operations in flight.

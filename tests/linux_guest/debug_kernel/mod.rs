@@ -4,10 +4,9 @@
 mod faults;
 mod tests;
 
-use crate::common::TempDir;
+use crate::common::{TempDir, read_report};
 use crate::support::guest::{Ended, Guest};
 use serde_json::Value;
-use std::fs;
 use std::time::{Duration, Instant};
 
 /// The time limit of a guest. This kernel is several times slower than others.
@@ -23,5 +22,5 @@ fn run(guest: Guest) -> (Ended, Value) {
     running.deadline = Instant::now() + PATIENCE;
     let ended = running.finish();
     println!("{}", ended.stdout); // for a test that fails
-    (ended, serde_json::from_slice(&fs::read(report).expect("there is a report")).expect("it is JSON"))
+    (ended, read_report(&report))
 }

@@ -6,6 +6,7 @@ use crate::exec::run::Exec;
 use crate::support::assets::Kernel;
 use crate::support::transcript::{lines, unstamped};
 use crate::this_test;
+use serde_json::json;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,17 @@ fn each_test_of_kunit_is_a_case() {
         counts.iter().sum::<u64>()
     );
     assert!(ended.stderr.starts_with(&why), "{}", ended.stderr);
+}
+
+/// The test passes, because it causes the report of KASAN on purpose.
+#[test]
+fn a_report_during_a_test_of_kunit_ends_the_run() {
+    let guest = linux!(Debug).without_initramfs().options(&["--console", "virtio", "--fail-on", "default"]);
+    let (ended, report) = run(guest.append("loglevel=8 kunit.enable=1 kunit.filter_glob=kasan.kmalloc_oob_right"));
+    ended.assert_code(123);
+    let fault = &report["faults"][0];
+    let title = "KASAN: slab-out-of-bounds Write in kmalloc_oob_right";
+    assert_eq!((&fault["title"], &fault["classes"]), (&title.into(), &json!(["kasan"])), "{fault:#}");
 }
 
 /// scripts/build-kernel has built them.

@@ -1,6 +1,7 @@
 //! Several runs of `kickvm exec` from one command line.
 
 use super::run::Exec;
+use crate::common::read_report;
 use crate::support::assets::{Assets, Kernel};
 use serde_json::Value;
 use std::fs;
@@ -26,7 +27,7 @@ fn two_kernels_with_one_and_two_cpus(exec: Exec) {
     assert_eq!(ended.text(), "bzImage cpus=1 | green\n");
     assert!(ended.stderr.contains("kickvm: 4 runs: 1 passed, 3 failed, 0 not run\n"), "{}", ended.stderr);
 
-    let value: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let value = read_report(&json);
     let run = |run: &Value| {
         let outcome = run["run"]["outcome"].as_str().unwrap().to_owned();
         (run["combination"].as_str().unwrap().to_owned(), outcome, run["run"]["exit_code"].as_u64().unwrap())

@@ -2,21 +2,12 @@
 
 use super::run::Exec;
 use crate::common::process::default_signals;
-use serde_json::Value;
+use crate::common::read_report;
 use std::fs;
 use std::process::Command;
 
 on_both_kernels!(a_report_of_a_command);
 on_kernel!(ours_only, BzImage, a_report_of_a_failure, expected_and_rejected_lines);
-
-fn report(text: &str) -> Value {
-    let schema: Value = serde_json::from_str(include_str!("../../../resources/report.schema.json")).unwrap();
-    let value = serde_json::from_str(text).unwrap();
-    let errors: Vec<_> =
-        jsonschema::validator_for(&schema).unwrap().iter_errors(&value).map(|it| it.to_string()).collect();
-    assert!(errors.is_empty(), "{errors:?} in {text}");
-    value
-}
 
 fn a_report_of_a_command(exec: Exec) {
     let (json, junit) = (exec.scratch.path().join("out.json"), exec.scratch.path().join("out.xml"));
@@ -30,7 +21,7 @@ fn a_report_of_a_command(exec: Exec) {
     for line in ["stdout: on", "stderr: off", "kickvm: the command ended with status 5"] {
         assert!(log.lines().any(|it| it[13..] == *line), "no '{line}' in {log}");
     }
-    let value = report(&fs::read_to_string(json).unwrap());
+    let value = read_report(&json);
     assert_eq!(
         (&value["outcome"], &value["exit_code"], &value["decided_by"]),
         (&"command".into(), &5.into(), &"guest".into())
@@ -54,7 +45,7 @@ fn a_report_of_a_failure(exec: Exec) {
     let exec = exec.options(&["--root", "/no/such", "--report"]).options(&[json.as_os_str()]);
     let ended = exec.run(&["true"]);
     ended.assert(125, "", "kickvm: cannot pack '/no/such': No such file or directory\n");
-    let value = report(&fs::read_to_string(json).unwrap());
+    let value = read_report(&json);
     assert_eq!((&value["outcome"], &value["decided_by"]), (&"failed".into(), &"kickvm".into()));
 }
 

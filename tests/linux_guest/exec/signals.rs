@@ -2,11 +2,10 @@
 
 use super::run::Exec;
 use crate::common::process::wait_for_thread;
+use crate::common::read_report;
 use crate::support::assets::Kernel;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
-use std::fs;
 use std::time::Instant;
 
 on_both_kernels!(a_command_that_handles_sigterm);
@@ -41,7 +40,7 @@ fn a_signal_decides_the_code_if_codes_are_reserved(exec: Exec) {
         kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         let ended = running.end_with(b"");
         ended.assert(143, "", "kickvm: stopped by SIGTERM\n");
-        let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+        let report = read_report(&report);
         assert_eq!((&report["outcome"], &report["command_status"]), (&"signal".into(), &status.into()));
     }
 }

@@ -51,7 +51,12 @@ fn an_invalid_option_value_is_one_line() {
         console("x"),
         console("file="),
         results("xml"),
-        results("ktap:stdout"),
+        (
+            vec!["--results", "ktap:stdout"],
+            "invalid value 'ktap:stdout' for '--results <FORMAT>': only 'kickvm exec' reads results elsewhere than on \
+             the console"
+                .to_owned(),
+        ),
         net("", tap),
         net("tap0", tap),
         net("tap=a,tap=b", tap),
@@ -88,7 +93,10 @@ fn an_incomplete_command_line_is_one_line() {
         (&[], "missing subcommand: expected run, exec, report, demo or doctor; see 'kickvm --help'".to_owned()),
         (&["report"], "missing subcommand: expected merge; see 'kickvm report --help'".to_owned()),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'; see 'kickvm --help'".to_owned()),
-        (&["demo", "--cpus=2"], "unexpected argument '--cpus' found; see 'kickvm demo --help'".to_owned()),
+        (
+            &["demo", "--cpus=2"],
+            "unexpected argument '--cpus' found; it is an option of 'kickvm run'; see 'kickvm demo --help'".to_owned(),
+        ),
     ] {
         let mut command = kickvm(args);
         command.env_remove("KICKVM_KERNEL");

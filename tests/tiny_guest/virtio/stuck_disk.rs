@@ -1,8 +1,8 @@
 //! Disks that do not answer, or are slow: however a run ends, it ends in time, as waitpid(2) sees it.
 
-use crate::common::TempDir;
 use crate::common::fuse::Fuse;
 use crate::common::process::{Running, eventually};
+use crate::common::{TempDir, read_report};
 use crate::support::run::{Run, run};
 use crate::support::stuck::{
     LIMIT, Release, Stuck, child_named, dead_device, frozen_ext4, in_mount_namespace, need_mounts, silent_fuse,
@@ -12,8 +12,7 @@ use crate::{guest, power_off, print_serial};
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::Value;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -166,7 +165,7 @@ fn ends_in_time(fs: &dyn Stuck, guest: &[u8], io_uring: bool, kick: Kick) {
     };
     let status = eventually("the process to end", || running.child.try_wait().unwrap());
     let ended = Instant::now();
-    let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let report = read_report(&report);
     let kicked = kicked.unwrap_or(began + Duration::from_secs_f64(report["seconds"]["to_end"].as_f64().unwrap()));
     let late = ended.saturating_duration_since(kicked);
     assert!(late < LIMIT, "{kick:?}: it ended after {late:?}");
