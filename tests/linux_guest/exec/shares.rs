@@ -17,16 +17,17 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-on_both_kernels!(a_writable_share, an_overlay_and_a_read_only_share, changes_of_the_host, a_shared_root);
+on_both_kernels!(a_writable_share, changes_of_the_host);
 on_kernel!(
     ours_only,
     BzImage,
+    an_overlay_and_a_read_only_share,
     results_of_system_calls_for_another_user,
     the_host_has_what_was_fsynced_when_the_guest_is_killed,
     a_request_takes_one_notification_and_one_interrupt,
     a_share_that_does_not_answer
 );
-on_kernel!(stock_only, Stock, results_of_system_calls, a_root_that_the_kernel_cannot_share);
+on_kernel!(stock_only, Stock, a_shared_root, results_of_system_calls, a_root_that_the_kernel_cannot_share);
 
 /// Prints the results of system calls in a directory.
 const POSIX: &str = include_str!("posix.py");

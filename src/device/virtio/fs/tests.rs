@@ -35,6 +35,7 @@ impl Host {
         let host = Self { directory, memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap() };
         fs::create_dir_all(host.path("sub")).unwrap();
         fs::write(host.path("file"), b"content").unwrap();
+        fs::write(host.path("other"), b"").unwrap();
         fs::write(host.path("../canary"), b"secret").unwrap();
         symlink("../canary", host.path("link")).unwrap();
         symlink("..", host.path("up")).unwrap();
@@ -148,16 +149,16 @@ impl Client<'_> {
         self.call(op::SETATTR, node, &[args.concat(), vec![0; 16]].concat())
     }
 
-    /// The names in a directory, from many small reads.
-    fn names(&self, node: u64, opcode: u32) -> Vec<Vec<u8>> {
+    /// The names in a directory, from reads of this size.
+    fn names(&self, node: u64, opcode: u32, size: u64) -> Vec<Vec<u8>> {
         let handle = long(&self.call(op::OPENDIR, node, &[0; 8]).unwrap(), 0);
         let (mut names, mut offset) = (Vec::new(), 0);
         loop {
-            let reply = self.call(opcode, node, &[words(&[handle, offset, 600]), vec![0; 16]].concat()).unwrap();
+            let reply = self.call(opcode, node, &[words(&[handle, offset, size]), vec![0; 16]].concat()).unwrap();
             if reply.is_empty() {
                 break;
             }
-            assert!(reply.len() <= 600);
+            assert!(reply.len() as u64 <= size);
             let mut rest = &reply[..];
             while !rest.is_empty() {
                 rest = &rest[if opcode == op::READDIRPLUS { 128 } else { 0 }..];
@@ -322,14 +323,29 @@ fn directories_are_listed_in_parts() {
     let sub = client.lookup(ROOT, b"sub").unwrap();
     let mut expected: Vec<_> = (0..300).map(|n| format!("file-{n:03}").into_bytes()).collect();
     expected.splice(0..0, [b".".to_vec(), b"..".to_vec()]);
-    assert_eq!(client.names(sub, op::READDIR), expected);
-    assert_eq!(client.names(sub, op::READDIRPLUS), expected);
+    assert_eq!(client.names(sub, op::READDIR, 600), expected);
+    assert_eq!(client.names(sub, op::READDIRPLUS, 600), expected);
     let (known, open) = client.session.inodes.len();
     assert!(known == 301 && open <= LIMITS.open, "{open}");
     for node in sub + 1..=sub + 300 {
         assert!(client.send(&Client::request(op::FORGET, node, &words(&[1])), 0).is_empty());
     }
     assert_eq!(client.session.inodes.len(), (1, 1));
+}
+
+#[test]
+fn a_directory_of_100_000_files_is_listed() {
+    let host = Host::new();
+    for n in 0..100_000 {
+        fs::hard_link(host.path(if n < 50_000 { "file" } else { "other" }), host.path(&format!("sub/{n}"))).unwrap();
+    }
+    let share = host.share(true);
+    let client = host.client(&share);
+    let sub = client.lookup(ROOT, b"sub").unwrap();
+    assert_eq!(client.names(sub, op::READDIR, 1 << 16).len(), 100_002);
+    let names = client.names(sub, op::READDIRPLUS, 1 << 16);
+    assert!(names.len() == 100_002 && names.windows(2).all(|pair| pair[0] != pair[1]));
+    assert_eq!(client.session.inodes.len().0, 3);
 }
 
 #[test]
@@ -536,5 +552,5 @@ fn interfaces_of_the_hosts_kernel_are_not_shared() {
     let client = Client { session: Session::with_limits(&share, LIMITS).unwrap(), memory: &memory };
     let proc = client.lookup(ROOT, b"proc").unwrap();
     assert_eq!(client.lookup(proc, b"1"), Ok(0), "no such entry");
-    assert!(client.names(proc, op::READDIRPLUS).is_empty());
+    assert!(client.names(proc, op::READDIRPLUS, 600).is_empty());
 }
