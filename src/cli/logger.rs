@@ -25,7 +25,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same at the end of the program, which comes after the limits of all other outputs.
 const FINAL_STALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// The time for the lines that wait at the end of the program, if standard error accepts them.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the end is checked.
 const FLUSH_PERIOD: Duration = Duration::from_millis(10);
 

@@ -29,8 +29,8 @@ fn parse_in(text: &[u8], here: &Path) -> Result<SharedDirectory, String> {
     }
     let full = absolute(here.join(&host)).unwrap_or_else(|_| host.clone());
     // A symbolic link may lead elsewhere.
-    let is_below = |(real, here): (PathBuf, PathBuf)| real.starts_with(here);
-    let below = full.canonicalize().ok().zip(here.canonicalize().ok()).is_some_and(is_below);
+    let real = full.canonicalize().map_err(|error| format!("'{}': {}", host.display(), os_error::describe(&error)))?;
+    let below = here.canonicalize().is_ok_and(|here| real.starts_with(here));
     let mode = match mode {
         Some(mode) => mode,
         None if below || full == here => ShareMode::ReadWrite,

@@ -23,7 +23,7 @@ const MAX_PENDING: usize = 16 << 20;
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const FINAL_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time for the bytes that wait at the end of the run.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// A longer line is written in parts of this many bytes.
 const MAX_LINE: usize = 64 << 10;
 
@@ -188,7 +188,7 @@ impl RunLog {
         self.write(|inner, now, output| inner.lines[source as usize].push(source, bytes, now, output));
     }
 
-    /// Writes the lines that have not ended, and closes the file. Waits at most ten seconds, and not for a file that
+    /// Writes the lines that have not ended, and closes the file. Waits at most three seconds, and not for a file that
     /// takes no bytes.
     pub fn finish(&self) {
         const ALL: [Source; 4] = [Source::Console, Source::Stdout, Source::Stderr, Source::Kickvm];

@@ -217,7 +217,7 @@ fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
             cause: "until seen 'rcu_.* stall'; do sleep 1; done",
             classes: &["rcu", "lockup"],
             title: r"INFO: rcu detected stall in \w+", // or in an interrupt
-            report: [r"rcu: INFO: rcu_\w+ self-detected stall", TRACE],
+            report: [r"rcu: INFO: rcu_\w+ (self-)?detected stall", TRACE],
         },
         Fault {
             cause: "parameter rcupdate.rcu_cpu_stall_suppress 1; lkdtm HARDLOCKUP",
@@ -237,6 +237,52 @@ fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
     let why = "kickvm: the guest kernel reported a fault (--fail-on lockup): watchdog: Watchdog detected hard LOCKUP \
                on cpu 0 (in lkdtm_HARDLOCKUP)";
     assert_eq!(lines(&ended.stderr)[0], why, "{}", ended.stderr);
+}
+
+/// No kernel with KASAN has these sanitizers, so a program writes their reports to the kernel's log.
+#[test]
+fn a_report_of_kcsan_or_kmsan_ends_the_run() {
+    let race = [
+        "BUG: KCSAN: data-race in reader / writer",
+        "",
+        "write to 0xffffffffc0001000 of 8 bytes by task 71 on cpu 0:",
+        " writer+0x1d/0x30",
+        " kthread+0x1b5/0x200",
+        "",
+        "read to 0xffffffffc0001000 of 8 bytes by task 72 on cpu 1:",
+        " reader+0x10/0x20",
+        "",
+        "Reported by Kernel Concurrency Sanitizer on:",
+        "CPU: 1 PID: 72 Comm: reader Not tainted",
+    ];
+    let uninitialized = [
+        "BUG: KMSAN: uninit-value in user+0x1e3/0x400",
+        " user+0x1e3/0x400",
+        "",
+        "Local variable x created at:",
+        " maker+0x2a/0x60",
+        "",
+        "CPU: 0 PID: 73 Comm: user Not tainted",
+    ];
+    for (lines, class, title) in [
+        (&race[..], "kcsan", "KCSAN: data-race in reader / writer"),
+        (&uninitialized, "kmsan", "KMSAN: uninit-value in user"),
+    ] {
+        let line = "=".repeat(53);
+        let text: String = [&line]
+            .into_iter()
+            .map(String::as_str)
+            .chain(lines.iter().copied())
+            .chain([line.as_str()])
+            .map(|line| format!("echo '<3>{line}' >/dev/kmsg\n"))
+            .collect();
+        let guest = linux!(BzImage).append("loglevel=8").options(&["--fail-on", class]);
+        let (ended, report) = run(guest.job(&format!("{text}sleep 1000")));
+        ended.assert_code(123);
+        let fault = &faults(&report)[0];
+        assert_eq!((&fault["title"], &fault["classes"]), (&title.into(), &json!([class])), "{fault:#}");
+        assert_eq!(fault["report"].as_array().map(Vec::len), Some(lines.len() + 1), "{fault:#}"); // and the line behind it
+    }
 }
 
 /// Some requests of sysrq print call traces.

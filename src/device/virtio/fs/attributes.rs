@@ -46,7 +46,7 @@ impl Session<'_> {
     }
 
     pub(super) fn setattr(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let inode = self.inodes.get(ctx.request.node)?;
+        let inode = self.inodes.changeable(ctx.request.node)?;
         let args = ctx.args();
         let (set, _, handle, size, _) = (args.u32()?, args.u32()?, args.u64()?, args.u64()?, args.u64()?);
         let (atime, mtime, _) = (args.u64()?, args.u64()?, args.u64()?);
@@ -111,7 +111,7 @@ impl Session<'_> {
     }
 
     pub(super) fn setxattr(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let inode = self.inodes.get(ctx.request.node)?;
+        let inode = self.inodes.changeable(ctx.request.node)?;
         let mut args = ctx.request.args;
         let (size, flags) = (args.u32()?, args.u32()?);
         let name = xattr_name(&mut args)?;
@@ -120,7 +120,7 @@ impl Session<'_> {
     }
 
     pub(super) fn removexattr(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let inode = self.inodes.get(ctx.request.node)?;
+        let inode = self.inodes.changeable(ctx.request.node)?;
         removexattr(self.path_of(&inode), xattr_name(&mut ctx.request.args)?)
     }
 

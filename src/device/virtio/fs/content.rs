@@ -24,7 +24,7 @@ impl Session<'_> {
         }
         let file = self.reopen(&inode, flags & OPEN_FLAGS)?;
         let keep = if self.share.stable { FOPEN_KEEP_CACHE } else { 0 };
-        ctx.reply.u64(self.handles.insert(file, inode)).u32(keep).u32(0);
+        ctx.reply.u64(self.handles.insert(file, inode)?).u32(keep).u32(0);
         Ok(())
     }
 
@@ -47,7 +47,7 @@ impl Session<'_> {
         let directory = self.inodes.directory(ctx.request.node)?;
         let file = self.reopen(&directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let keep = if self.share.stable { FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR } else { 0 };
-        ctx.reply.u64(self.handles.insert(file, directory)).u32(keep).u32(0);
+        ctx.reply.u64(self.handles.insert(file, directory)?).u32(keep).u32(0);
         Ok(())
     }
 
@@ -80,13 +80,17 @@ impl Session<'_> {
 
     /// Replies with entries of a directory. With `plus`, each is looked up, and the guest has to forget it.
     pub(super) fn readdir(&self, ctx: &mut Context<'_>, plus: bool) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let node = ctx.request.node;
         let args = ctx.args();
         let (handle, mut offset, size) = (args.u64()?, args.u64()?, args.u32()? as usize);
+        let handle = self.handles.get(handle)?;
+        let directory = &handle.inode;
+        if directory.id != node {
+            return Err(Errno::BADF);
+        }
         if directory.sealed {
             return Ok(());
         }
-        let handle = self.handles.get(handle)?;
         let room = size.min(ctx.chain.writable.len());
         let mut entries = handle.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         while let Some(entry) = entries.at(&handle.file, offset)? {
@@ -98,7 +102,7 @@ impl Session<'_> {
             if plus {
                 match name {
                     b"." | b".." => ctx.reply.0.extend([0; ENTRY_OUT]),
-                    _ => match self.inodes.lookup(&directory, &entry.name) {
+                    _ => match self.inodes.lookup(directory, &entry.name) {
                         Ok((id, stat)) => self.entry(ctx.reply, id, &stat),
                         Err(_) => ctx.reply.0.extend([0; ENTRY_OUT]), // the guest looks it up itself
                     },
@@ -108,6 +112,7 @@ impl Session<'_> {
             offset = entry.next;
             entries.advance();
         }
+        entries.limit(&self.handles.buffers);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{RawDir, SeekFrom, seek};
@@ -13,35 +14,46 @@ use super::inodes::Inode;
 
 /// Bytes that are read from a directory at a time.
 const DIRECTORY_BUFFER: usize = 32 << 10;
+/// The most open files.
+const MAX_HANDLES: usize = 65_536;
+/// The most directories with entries that have not been sent. Those of one take about 130 KiB at most.
+const MAX_BUFFERS: usize = 64;
 
 /// An open file or directory.
 #[derive(Debug)]
 pub struct Handle {
     pub file: OwnedFd,
     /// Stays open while the file is, which may have no name any more.
-    _inode: Arc<Inode>,
+    pub inode: Arc<Inode>,
     /// Entries that have been read from a directory but not sent.
     pub entries: Mutex<Entries>,
 }
 
 /// The table of open files.
 #[derive(Debug, Default)]
-pub struct Handles(Mutex<(HashMap<u64, Arc<Handle>>, u64)>);
+pub struct Handles {
+    table: Mutex<(HashMap<u64, Arc<Handle>>, u64)>,
+    /// The directories with entries that have not been sent.
+    pub buffers: Arc<AtomicUsize>,
+}
 
 impl Handles {
     fn with<T>(&self, access: impl FnOnce(&mut HashMap<u64, Arc<Handle>>, &mut u64) -> T) -> T {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let (map, last) = &mut *table;
         access(map, last)
     }
 
     /// Adds an open file. Returns its number.
-    pub fn insert(&self, file: OwnedFd, inode: Arc<Inode>) -> u64 {
-        let handle = Arc::new(Handle { file, _inode: inode, entries: Mutex::default() });
+    pub fn insert(&self, file: OwnedFd, inode: Arc<Inode>) -> Result<u64> {
+        let handle = Arc::new(Handle { file, inode, entries: Mutex::default() });
         self.with(|map, last| {
+            if map.len() >= MAX_HANDLES {
+                return Err(Errno::NFILE);
+            }
             *last += 1;
             map.insert(*last, handle);
-            *last
+            Ok(*last)
         })
     }
 
@@ -78,6 +90,17 @@ pub struct Entries {
     queue: VecDeque<DirectoryEntry>,
     position: u64, // of the first in the queue
     ended: bool,   // the directory has none after the queue
+    slot: Option<Slot>,
+}
+
+/// One of the directories with entries that have not been sent.
+#[derive(Debug)]
+struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Entries {
@@ -100,6 +123,20 @@ impl Entries {
     pub fn advance(&mut self) {
         if let Some(entry) = self.queue.pop_front() {
             self.position = entry.next;
+        }
+    }
+
+    /// Keeps what has not been sent, unless that is so for too many directories: `buffers`. Then it is read again.
+    pub fn limit(&mut self, buffers: &Arc<AtomicUsize>) {
+        if self.queue.is_empty() {
+            (self.queue, self.slot) = (VecDeque::new(), None);
+        } else if self.slot.is_none() {
+            let slot = Slot(buffers.clone());
+            if buffers.fetch_add(1, Ordering::Relaxed) < MAX_BUFFERS {
+                self.slot = Some(slot);
+            } else {
+                *self = Self { position: u64::MAX, ..Self::default() }; // not where the next read begins
+            }
         }
     }
 

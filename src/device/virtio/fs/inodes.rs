@@ -31,8 +31,8 @@ pub struct Inode {
 pub struct Inodes {
     root: Arc<Inode>,
     root_key: Key,
-    /// The directory of the host's devices.
-    dev: Option<Key>,
+    /// The device and the inode number of the directory of the host's devices, which may be mounted more than once.
+    dev: Option<((u32, u32), u64)>,
     limits: Limits,
     table: Mutex<Table>,
     devices: Mutex<Vec<(u32, u32)>>,
@@ -68,7 +68,7 @@ impl Inodes {
     pub fn new(root: OwnedFd, limits: Limits) -> Result<Self> {
         let stat = stat(&root)?;
         let root_key = Key::new(&stat);
-        let dev = stat_at(CWD, c"/dev").ok().map(|stat| Key::new(&stat));
+        let dev = stat_at(CWD, c"/dev").ok().map(|stat| (device(&stat), stat.stx_ino));
         let device = device(&stat);
         let root = Inode { id: ROOT, fd: root, kind: FileType::Directory, sealed: false, device };
         let (table, devices) = (Mutex::new(Table::new(limits)), Mutex::new(vec![device]));
@@ -125,6 +125,18 @@ impl Inodes {
         if inode.kind == FileType::Directory { Ok(inode) } else { Err(Errno::NOTDIR) }
     }
 
+    /// The inode `id`, which the guest may change.
+    pub fn changeable(&self, id: u64) -> Result<Arc<Inode>> {
+        let inode = self.get(id)?;
+        if inode.sealed { Err(Errno::ROFS) } else { Ok(inode) }
+    }
+
+    /// The directory `id`, whose entries the guest may change.
+    pub fn changeable_directory(&self, id: u64) -> Result<Arc<Inode>> {
+        let inode = self.changeable(id)?;
+        if inode.kind == FileType::Directory { Ok(inode) } else { Err(Errno::NOTDIR) }
+    }
+
     /// Looks up the entry `name` of `directory`, which the guest then has to forget. Returns its ID and attributes.
     pub fn lookup(&self, directory: &Inode, name: &CStr) -> Result<(u64, Statx)> {
         self.insert(open(directory, name)?, directory, Some(name))
@@ -146,7 +158,7 @@ impl Inodes {
 
     fn inode(&self, id: u64, fd: OwnedFd, stat: &Statx, directory: &Inode) -> Inode {
         let (device, kind) = (device(stat), FileType::from_raw_mode(stat.stx_mode.into()));
-        let is_interface = || self.dev == Some(Key::new(stat)) || device != directory.device && is_pseudo(&fd);
+        let is_interface = || self.dev == Some((device, stat.stx_ino)) || device != directory.device && is_pseudo(&fd);
         let sealed = kind == FileType::Directory && is_interface();
         Inode { id, fd, kind, sealed, device }
     }

@@ -49,7 +49,7 @@ impl Session<'_> {
     }
 
     pub(super) fn symlink(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let (name, target) = (args.name()?, args.string()?);
         symlinkat(target, &directory.fd, name)?;
@@ -57,7 +57,7 @@ impl Session<'_> {
     }
 
     pub(super) fn mknod(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let (mode, device) = (args.u32()?, args.u32()?);
         args.u64()?; // umask, which the guest has applied, and padding
@@ -69,7 +69,7 @@ impl Session<'_> {
     }
 
     pub(super) fn mkdir(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let mode = args.u32()?;
         args.u32()?;
@@ -80,7 +80,7 @@ impl Session<'_> {
 
     /// Creates a regular file and opens it.
     pub(super) fn create(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let (flags, mode) = (OFlags::from_bits_retain(args.u32()?), args.u32()?);
         args.u64()?; // umask, which the guest has applied, and flags
@@ -101,7 +101,7 @@ impl Session<'_> {
 
     /// Creates a file without a name and opens it.
     pub(super) fn tmpfile(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let (flags, mode) = (OFlags::from_bits_retain(args.u32()?), args.u32()?);
         let flags = flags & (OFlags::ACCMODE | OFlags::EXCL) | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -115,21 +115,22 @@ impl Session<'_> {
         let path = self.open_link(&file, OFlags::PATH)?;
         let (id, stat) = self.inodes.insert(path, directory, name)?;
         let ready = self.own(&ctx.request, directory, id, stat).and_then(|stat| Ok((stat, self.inodes.get(id)?)));
-        let (stat, inode) = ready.inspect_err(|_| self.inodes.forget(id, 1))?;
+        let opened = ready.and_then(|(stat, inode)| Ok((stat, self.handles.insert(file, inode)?)));
+        let (stat, handle) = opened.inspect_err(|_| self.inodes.forget(id, 1))?;
         self.entry(ctx.reply, id, &stat);
-        ctx.reply.u64(self.handles.insert(file, inode)).u64(0);
+        ctx.reply.u64(handle).u64(0);
         Ok(())
     }
 
     pub(super) fn unlink(&self, ctx: &mut Context<'_>, flags: AtFlags) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         unlinkat(&directory.fd, ctx.request.args.name()?, flags)
     }
 
     pub(super) fn rename(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
-        let new_directory = self.inodes.directory(args.u64()?)?;
+        let new_directory = self.inodes.changeable_directory(args.u64()?)?;
         let flags = if ctx.request.opcode == op::RENAME2 { args.u64()? } else { 0 };
         let flags = u32::try_from(flags).ok().and_then(RenameFlags::from_bits).ok_or(Errno::INVAL)?;
         let (name, new_name) = (args.name()?, args.name()?);
@@ -144,7 +145,7 @@ impl Session<'_> {
     }
 
     pub(super) fn link(&self, ctx: &mut Context<'_>) -> Result<()> {
-        let directory = self.inodes.directory(ctx.request.node)?;
+        let directory = self.inodes.changeable_directory(ctx.request.node)?;
         let mut args = ctx.request.args;
         let inode = self.inodes.get(args.u64()?)?;
         let name = args.name()?;

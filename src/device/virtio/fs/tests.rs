@@ -554,3 +554,62 @@ fn interfaces_of_the_hosts_kernel_are_not_shared() {
     assert_eq!(client.lookup(proc, b"1"), Ok(0), "no such entry");
     assert!(client.names(proc, op::READDIRPLUS, 600).is_empty());
 }
+
+#[test]
+fn directories_of_the_hosts_kernel_take_no_changes() {
+    let share = Share::open("/".as_ref(), false, false).unwrap();
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+    let client = Client { session: Session::with_limits(&share, LIMITS).unwrap(), memory: &memory };
+    let dev = client.lookup(ROOT, b"dev").unwrap();
+    let (new, null): (&[u8], &[u8]) = (b"kickvm-test", b"null");
+    for (opcode, args) in [
+        (op::CREATE, named(&[libc::O_RDWR.cast_unsigned(), 0o600, 0, 0], &[new])),
+        (op::TMPFILE, named(&[libc::O_RDWR.cast_unsigned(), 0o600, 0, 0], &[b""])),
+        (op::MKDIR, named(&[0o700, 0], &[new])),
+        (op::MKNOD, named(&[libc::S_IFREG | 0o600, 0, 0, 0], &[new])),
+        (op::SYMLINK, named(&[], &[new, b"target"])),
+        (op::LINK, [&words(&[dev])[..], &named(&[], &[new])].concat()),
+        (op::UNLINK, named(&[], &[null])),
+        (op::RMDIR, named(&[], &[b"shm"])),
+        (op::RENAME, [&words(&[dev])[..], &named(&[], &[null, new])].concat()),
+        (op::RENAME2, [&words(&[dev, 0])[..], &named(&[], &[null, new])].concat()),
+        (op::SETATTR, words(&[valid::MODE.into(), 0, 0, 0, 0, 0, 0, 0, 0o700, 0, 0])),
+        (op::REMOVEXATTR, named(&[], &[b"user.x"])),
+    ] {
+        assert_eq!(client.call(opcode, dev, &args), Err(libc::EROFS), "opcode {opcode}");
+    }
+    assert!(!fs::exists("/dev/kickvm-test").unwrap() && fs::exists("/dev/null").unwrap());
+}
+
+#[test]
+fn a_handle_reads_its_own_directory_only() {
+    let host = Host::new();
+    let share = host.share(false);
+    let client = host.client(&share);
+    let sub = client.lookup(ROOT, b"sub").unwrap();
+    let handle = long(&client.call(op::OPENDIR, sub, &words(&[0])).unwrap(), 0);
+    let args = [&words(&[handle, 0])[..], &named(&[600, 0, 0, 0, 0, 0], &[])].concat();
+    assert_eq!(client.call(op::READDIR, ROOT, &args), Err(libc::EBADF));
+    assert!(client.call(op::READDIR, sub, &args).is_ok());
+}
+
+#[test]
+fn a_directory_is_complete_without_a_buffer() {
+    let host = Host::new();
+    (0..2000).for_each(|n| fs::write(host.path(&format!("sub/{n}")), b"").unwrap());
+    let share = host.share(false);
+    let client = host.client(&share);
+    let sub = client.lookup(ROOT, b"sub").unwrap();
+    let read = |handle: u64, offset: u64| {
+        let args = [&words(&[handle, offset])[..], &named(&[100, 0, 0, 0, 0, 0], &[])].concat();
+        client.call(op::READDIR, sub, &args).unwrap()
+    };
+    let open = || long(&client.call(op::OPENDIR, sub, &words(&[0])).unwrap(), 0);
+    let handles: Vec<_> = std::iter::repeat_with(open).take(100).collect();
+    handles.iter().for_each(|handle| drop(read(*handle, 0)));
+    let buffers = client.session.handles.buffers.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(buffers, 64);
+    assert_eq!(client.names(sub, op::READDIR, 600).len(), 2002);
+    handles.iter().for_each(|handle| drop(client.call(op::RELEASEDIR, sub, &words(&[*handle, 0, 0])).unwrap()));
+    assert_eq!(client.session.handles.buffers.load(std::sync::atomic::Ordering::Relaxed), 0);
+}

@@ -118,8 +118,10 @@ fn work(session: &Session<'_>, device: &Mutex<Virtio<Fs>>, memory: &GuestMemoryM
             Some(queue) => done = Some((queue, chain.head, session.handle(memory, &mut chain, &mut scratch))),
             None => {
                 let mut events = [EpollEvent::default()];
-                if epoll.wait(-1, &mut events).is_err() || events[0].data() == 1 {
-                    return;
+                match epoll.wait(-1, &mut events) {
+                    Ok(_) if events[0].data() == 1 => return,
+                    Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
+                    _ => {} // SIGSTOP and SIGCONT interrupt it
                 }
             }
         }
