@@ -27,15 +27,15 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 # If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
 cargo() { env --default-signal=CHLD cargo "$@"; }
 
-# cargo_program NAME VERSION: installs that version in $cache/NAME-VERSION.
+# cargo_program NAME VERSION [OPTION]…: installs that version in $cache/NAME-VERSION.
 cargo_program() {
     local lock
     take_lock "$1"
     if [[ ! -d $cache/$1-$2 ]]; then
         say "building $1 $2"
-        # Dynamically linked, as a crate that links C libraries expects.
-        env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --quiet --locked --debug --root "$cache/$1-$2.new" \
-            "$1@$2" >&2 || die "cannot build $1 $2"
+        # Dynamically linked, as procedural macros and crates that link C libraries expect.
+        env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR -u CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS \
+            cargo install --quiet --locked --debug --root "$cache/$1-$2.new" "$1@$2" "${@:3}" >&2 || die "cannot build $1 $2"
         mv "$cache/$1-$2.new" "$cache/$1-$2"
     fi
     exec {lock}>&-
