@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::can_run::can_run;
 use crate::has_kvm::has_kvm;
 
+#[path = "../05-epoll/epoll.rs"]
+mod epoll;
 #[path = "../02-long-mode/machine.rs"]
 mod machine;
 
@@ -15,9 +17,12 @@ mod chapter01;
 mod chapter02;
 mod chapter03;
 mod chapter04;
+mod chapter05;
+mod chapter06;
+mod chapter07;
 
 /// A starter may loop without end.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The test of one exercise. `make exercise` runs it on the reader's work, and `make test` on the solution. There it
 /// also checks that the starter fails.

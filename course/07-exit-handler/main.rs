@@ -1,0 +1,156 @@
+//! Chapter 7: how a run ends. First the ways that do not work, then the exit handler.
+
+#[path = "../03-exits/bus.rs"]
+mod bus;
+mod exit_handler;
+#[path = "../03-exits/exit_port.rs"]
+mod exit_port;
+mod kick;
+#[path = "../02-long-mode/machine.rs"]
+mod machine;
+#[path = "../03-exits/vcpu.rs"]
+mod vcpu;
+
+use std::error::Error;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bus::Bus;
+use exit_handler::{ExitHandler, WrappedExitHandler};
+use exit_port::ExitPort;
+use kick::RunPage;
+use kickvm::event::{Callback, EventManager, MutEventSubscriber, SubscriberOps, Timer};
+use libc::c_int;
+use machine::{Machine, guest};
+
+type Manager = EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>;
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+guest!(ends, "mov al, 3", "out 0xf4, al",);
+guest!(spins, "2: jmp 2b",);
+
+// ANCHOR: wrong
+/// A vCPU thread that ends without a kick. The loop would wait forever, so it gets no time to wait.
+fn without_kick(body: fn()) -> Result<()> {
+    let exit_handler = WrappedExitHandler::new()?;
+    let mut event_mgr = Manager::new()?;
+    event_mgr.add_subscriber(exit_handler.subscriber());
+    let ended = thread::spawn(body).join();
+    let events = event_mgr.run_with_timeout(0)?;
+    println!("  the thread has ended: {}", if ended.is_ok() { "returned" } else { "panicked" });
+    println!("  events for the loop: {events}, keep_running: {}", exit_handler.keep_running());
+    Ok(())
+}
+// ANCHOR_END: wrong
+
+// ANCHOR: lost
+/// Sends the signal after the thread has decided to enter the guest, and before it enters it.
+fn kick_before_run(handler: extern "C" fn(c_int)) -> Result<()> {
+    kick::install(handler)?;
+    let (about_to_run, ready) = channel();
+    let (ended, end) = channel();
+    let thread = thread::spawn(move || {
+        let mut machine = Machine::new(&spins).expect("chapter 2 works");
+        let page = RunPage::new(&machine.vcpu).expect("the page can be mapped");
+        about_to_run.send(()).expect("the receiver exists");
+        // SAFETY: the signal has a handler.
+        unsafe { libc::raise(kick::signal()) };
+        let result = machine.vcpu.run().map(|exit| format!("{exit:?}")).map_err(|error| error.to_string());
+        drop(page);
+        let _ = ended.send(result);
+    });
+    ready.recv()?;
+    match end.recv_timeout(Duration::from_secs(1)) {
+        Ok(result) => println!("  {result:?}"),
+        Err(_) => println!("  still in the guest after a second"),
+    }
+    shut_down(vec![thread])
+}
+// ANCHOR_END: lost
+
+// ANCHOR: shutdown
+/// Gets all threads out of KVM_RUN and joins them.
+fn shut_down(threads: Vec<JoinHandle<()>>) -> Result<()> {
+    for thread in threads {
+        while !thread.is_finished() {
+            // SAFETY: the thread is not joined yet, so its identifier is valid.
+            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick::signal()) };
+            thread::sleep(Duration::from_millis(10));
+        }
+        thread.join().map_err(|_| "a vCPU thread panicked")?;
+    }
+    Ok(())
+}
+// ANCHOR_END: shutdown
+
+// ANCHOR: thread
+/// Kicks when the thread ends, also by a panic.
+struct ThreadGuard(WrappedExitHandler);
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        let _ = if thread::panicking() { self.0.exit("a vCPU thread panicked") } else { self.0.kick() };
+    }
+}
+
+/// Runs one vCPU. Returns why it has ended.
+fn run_vcpu(guest: &[u8]) -> Result<String> {
+    let (mut machine, mut exit_port, mut bus) = (Machine::new(guest)?, ExitPort, Bus::default());
+    bus.insert(0xf4, 1, &mut exit_port);
+    let _page = RunPage::new(&machine.vcpu)?;
+    let (end, _) = vcpu::run(&mut machine.vcpu, &mut bus)?;
+    Ok(format!("{end:?}"))
+}
+
+fn start_vcpu(guest: &'static [u8], exit_handler: WrappedExitHandler) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let guard = ThreadGuard(exit_handler);
+        let reason = run_vcpu(guest).unwrap_or_else(|error| error.to_string());
+        let _ = guard.0.exit(&reason);
+    })
+}
+// ANCHOR_END: thread
+
+// ANCHOR: run
+/// A whole run: one vCPU per guest, and at most one second.
+fn run(guests: &[&'static [u8]]) -> Result<()> {
+    let exit_handler = WrappedExitHandler::new()?;
+    let mut event_mgr = Manager::new()?;
+    event_mgr.add_subscriber(exit_handler.subscriber());
+    let (timer, timeout) = (Timer::new()?, exit_handler.clone());
+    timer.arm(Duration::from_secs(1))?;
+    event_mgr.add_subscriber(Arc::new(Mutex::new(Callback::new(timer, move |_, _| {
+        let _ = timeout.exit("timeout");
+    }))));
+
+    let threads = guests.iter().map(|guest| start_vcpu(guest, exit_handler.clone())).collect();
+    loop {
+        event_mgr.run()?;
+        if !exit_handler.keep_running() {
+            break;
+        }
+    }
+    println!("  the loop has ended: {}", exit_handler.reason().unwrap_or_default());
+    shut_down(threads)?;
+    println!("  {} vCPU threads joined", guests.len());
+    Ok(())
+}
+// ANCHOR_END: run
+
+fn main() -> Result<()> {
+    println!("no kick:");
+    without_kick(|| drop(run_vcpu(&ends)))?;
+    println!("no guard, and a panic before the kick:");
+    without_kick(|| std::panic::resume_unwind(Box::new("an intended panic, without a message")))?;
+    println!("a signal just before KVM_RUN, whose handler does nothing:");
+    kick_before_run(kick::does_nothing)?;
+    println!("a signal just before KVM_RUN, whose handler sets immediate_exit:");
+    kick_before_run(kick::sets_immediate_exit)?;
+    println!("the guest ends:");
+    run(&[&ends])?;
+    println!("two guests never end:");
+    run(&[&spins, &spins])
+}
