@@ -8,6 +8,8 @@ mod can_run;
 mod checks;
 #[path = "common/has_kvm.rs"]
 mod has_kvm;
+#[path = "common/transcript.rs"]
+mod transcript;
 #[path = "../course/solutions/mod.rs"]
 mod work;
 
@@ -18,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use transcript::transcript;
 
 /// For `checks`: these are the solutions.
 const ARE_STARTERS: bool = false;
@@ -142,20 +145,19 @@ fn build(programs: &[String]) -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples")
 }
 
-/// The text of a chapter has one block that begins with `$ make chapter N=`, and then has the output.
+/// `tests/linux_guest/course.rs` runs the chapters from 8 on, which boot Linux.
 #[test]
 fn each_program_prints_what_its_chapter_states() {
     if !can_run(this_test!(), has_kvm()) {
         return;
     }
-    let chapters = chapters();
+    let mut chapters = chapters();
+    chapters.retain(|chapter| chapter.as_str() < "08");
     let programs = build(&chapters);
     for chapter in chapters {
-        let text = fs::read_to_string(Path::new(ROOT).join(format!("docs/src/{chapter}.md"))).unwrap();
-        let block = format!(r"(?s)```console\n\$ make chapter N={}\n(.*?)```", &chapter[..2]);
         let output = Command::new(programs.join(&chapter)).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(matches(&text, &block), [String::from_utf8_lossy(&output.stdout)], "{chapter}\n{stderr}");
+        assert_eq!(transcript(&chapter), String::from_utf8_lossy(&output.stdout), "{chapter}\n{stderr}");
         assert!(output.status.success() && stderr.is_empty(), "{chapter}: {}\n{stderr}", output.status);
     }
 }

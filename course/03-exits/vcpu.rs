@@ -12,6 +12,8 @@ use super::bus::Bus;
 pub enum VmExit<'a> {
     PortRead { port: u16, data: &'a mut [u8] },
     PortWrite { port: u16, data: &'a [u8] },
+    MmioRead { data: &'a mut [u8] },
+    MmioWrite,
     Halt,
     TripleFault,
     Unhandled(String),
@@ -33,6 +35,8 @@ impl<'a> From<VcpuExit<'a>> for VmExit<'a> {
         match exit {
             VcpuExit::IoIn(port, data) => Self::PortRead { port, data },
             VcpuExit::IoOut(port, data) => Self::PortWrite { port, data },
+            VcpuExit::MmioRead(_, data) => Self::MmioRead { data },
+            VcpuExit::MmioWrite(..) => Self::MmioWrite,
             VcpuExit::Hlt => Self::Halt,
             VcpuExit::Shutdown => Self::TripleFault,
             exit => Self::Unhandled(format!("{exit:?}")),
@@ -47,6 +51,8 @@ pub fn handle(exit: VmExit, bus: &mut Bus) -> ControlFlow<End> {
     match exit {
         VmExit::PortRead { port, data } => bus.read(port, data),
         VmExit::PortWrite { port, data } => bus.write(port, data)?,
+        VmExit::MmioRead { data } => data.fill(0xff), // no device of this machine has registers in memory
+        VmExit::MmioWrite => {}
         VmExit::Halt => return ControlFlow::Break(End::Halted),
         VmExit::TripleFault => return ControlFlow::Break(End::TripleFault),
         VmExit::Unhandled(exit) => return ControlFlow::Break(End::Unhandled(exit)),
@@ -60,7 +66,10 @@ pub fn handle(exit: VmExit, bus: &mut Bus) -> ControlFlow<End> {
 pub fn run(vcpu: &mut VcpuFd, bus: &mut Bus) -> Result<(End, u32), Box<dyn Error>> {
     let mut exits = 0;
     loop {
-        let exit = vcpu.run()?.into();
+        let exit = match vcpu.run() {
+            Err(error) if error.errno() == libc::EAGAIN => continue, // chapter 9: the vCPU was started
+            result => result?.into(),
+        };
         exits += 1;
         if let ControlFlow::Break(end) = handle(exit, bus) {
             return Ok((end, exits));

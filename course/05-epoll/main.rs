@@ -71,7 +71,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                         println!("network: {}", text(&network)?);
                         kick.write_all(&1u64.to_ne_bytes())?;
                     }
-                    KICK => return Ok(println!("kick")),
+                    KICK => {
+                        println!("kick");
+                        return Ok(());
+                    }
                     other => return Err(format!("unexpected {other:?}").into()),
                 }
             }

@@ -19,8 +19,6 @@ thread_local! {
     static IMMEDIATE_EXIT: AtomicUsize = const { AtomicUsize::new(0) };
 }
 
-pub extern "C" fn does_nothing(_: c_int) {}
-
 pub extern "C" fn sets_immediate_exit(_: c_int) {
     IMMEDIATE_EXIT.with(|word| match word.load(Ordering::Relaxed) {
         0 => {}

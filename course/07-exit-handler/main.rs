@@ -8,23 +8,24 @@ mod exit_port;
 mod kick;
 #[path = "../02-long-mode/machine.rs"]
 mod machine;
+mod threads;
 #[path = "../03-exits/vcpu.rs"]
 mod vcpu;
 
 use std::error::Error;
-use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use bus::Bus;
-use exit_handler::{ExitHandler, WrappedExitHandler};
+use exit_handler::WrappedExitHandler;
 use exit_port::ExitPort;
 use kick::RunPage;
 use kickvm::event::{Callback, EventManager, MutEventSubscriber, SubscriberOps, Timer};
 use libc::c_int;
 use machine::{Machine, guest};
+use threads::{shut_down, start_vcpu};
 
 type Manager = EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -47,6 +48,8 @@ fn without_kick(body: fn()) -> Result<()> {
 // ANCHOR_END: wrong
 
 // ANCHOR: lost
+extern "C" fn does_nothing(_: c_int) {}
+
 /// Sends the signal after the thread has decided to enter the guest, and before it enters it.
 fn kick_before_run(handler: extern "C" fn(c_int)) -> Result<()> {
     kick::install(handler)?;
@@ -71,31 +74,7 @@ fn kick_before_run(handler: extern "C" fn(c_int)) -> Result<()> {
 }
 // ANCHOR_END: lost
 
-// ANCHOR: shutdown
-/// Gets all threads out of KVM_RUN and joins them.
-fn shut_down(threads: Vec<JoinHandle<()>>) -> Result<()> {
-    for thread in threads {
-        while !thread.is_finished() {
-            // SAFETY: the thread is not joined yet, so its identifier is valid.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick::signal()) };
-            thread::sleep(Duration::from_millis(10));
-        }
-        thread.join().map_err(|_| "a vCPU thread panicked")?;
-    }
-    Ok(())
-}
-// ANCHOR_END: shutdown
-
-// ANCHOR: thread
-/// Kicks when the thread ends, also by a panic.
-struct ThreadGuard(WrappedExitHandler);
-
-impl Drop for ThreadGuard {
-    fn drop(&mut self) {
-        let _ = if thread::panicking() { self.0.exit("a vCPU thread panicked") } else { self.0.kick() };
-    }
-}
-
+// ANCHOR: vcpu
 /// Runs one vCPU. Returns why it has ended.
 fn run_vcpu(guest: &[u8]) -> Result<String> {
     let (mut machine, mut exit_port, mut bus) = (Machine::new(guest)?, ExitPort, Bus::default());
@@ -104,15 +83,7 @@ fn run_vcpu(guest: &[u8]) -> Result<String> {
     let (end, _) = vcpu::run(&mut machine.vcpu, &mut bus)?;
     Ok(format!("{end:?}"))
 }
-
-fn start_vcpu(guest: &'static [u8], exit_handler: WrappedExitHandler) -> JoinHandle<()> {
-    thread::spawn(move || {
-        let guard = ThreadGuard(exit_handler);
-        let reason = run_vcpu(guest).unwrap_or_else(|error| error.to_string());
-        let _ = guard.0.exit(&reason);
-    })
-}
-// ANCHOR_END: thread
+// ANCHOR_END: vcpu
 
 // ANCHOR: run
 /// A whole run: one vCPU per guest, and at most one second.
@@ -126,7 +97,11 @@ fn run(guests: &[&'static [u8]]) -> Result<()> {
         let _ = timeout.exit("timeout");
     }))));
 
-    let threads = guests.iter().map(|guest| start_vcpu(guest, exit_handler.clone())).collect();
+    let start = |guest: &&'static [u8]| {
+        let guest = *guest;
+        start_vcpu(exit_handler.clone(), move || run_vcpu(guest))
+    };
+    let threads = guests.iter().map(start).collect();
     loop {
         event_mgr.run()?;
         if !exit_handler.keep_running() {
@@ -146,7 +121,7 @@ fn main() -> Result<()> {
     println!("no guard, and a panic before the kick:");
     without_kick(|| std::panic::resume_unwind(Box::new("an intended panic, without a message")))?;
     println!("a signal just before KVM_RUN, whose handler does nothing:");
-    kick_before_run(kick::does_nothing)?;
+    kick_before_run(does_nothing)?;
     println!("a signal just before KVM_RUN, whose handler sets immediate_exit:");
     kick_before_run(kick::sets_immediate_exit)?;
     println!("the guest ends:");

@@ -20,6 +20,9 @@ mod chapter04;
 mod chapter05;
 mod chapter06;
 mod chapter07;
+mod chapter08;
+mod chapter09;
+mod chapter10;
 
 /// A starter may loop without end.
 const LIMIT: Duration = Duration::from_secs(10);

