@@ -2,7 +2,7 @@ PREFIX ?= /usr/local
 target := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 kickvm := $(target)/release/kickvm
 
-.PHONY: help run build test bench kernel lint install dist test-dist clean deps
+.PHONY: help run build test bench kernel lint book chapter exercise install dist test-dist clean deps
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,15 @@ kernel: ## build the small guest kernel of resources/kernel-config
 
 lint: deps ## check formatting, lints, documentation and scripts
 	@scripts/lint
+
+book: deps ## build the course, docs/, as a web page
+	@scripts/book
+
+chapter: deps ## run the program of a chapter of the course: make chapter N=01
+	@scripts/course chapter $(N)
+
+exercise: deps ## check one exercise of the course: make exercise N=01a
+	@scripts/course exercise $(N)
 
 install: build ## install the binary, manual pages and completions below PREFIX (/usr/local)
 	scripts/cargo build --release --example manual

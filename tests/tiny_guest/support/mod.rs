@@ -2,12 +2,14 @@
 
 pub mod asm;
 pub mod guests;
+#[path = "../../common/has_kvm.rs"]
+mod has_kvm;
 #[path = "../../common/images.rs"]
 pub mod images;
 pub mod run;
 pub mod stuck;
 
-use std::fs::OpenOptions;
+pub use has_kvm::has_kvm;
 
 /// Ends the test that contains it if KVM cannot be used.
 #[macro_export]
@@ -17,11 +19,4 @@ macro_rules! need_kvm {
             return;
         }
     };
-}
-
-pub fn has_kvm() -> Result<(), String> {
-    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("/dev/kvm: {error}")),
-    }
 }

@@ -1,0 +1,25 @@
+//! Solution of exercise 06b: a descriptor that was closed without `remove`.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::RawFd;
+
+/// The owner of each registered descriptor number.
+#[derive(Default)]
+pub struct Owners {
+    table: HashMap<RawFd, u32>,
+}
+
+impl Owners {
+    /// Registers a descriptor. `epoll_add` calls `epoll_ctl` with EPOLL_CTL_ADD, which fails with EEXIST if this number
+    /// and file are registered. After an error the table is as before.
+    pub fn add(&mut self, fd: RawFd, owner: u32, epoll_add: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        epoll_add()?;
+        self.table.insert(fd, owner);
+        Ok(())
+    }
+
+    pub fn owner(&self, fd: RawFd) -> Option<u32> {
+        self.table.get(&fd).copied()
+    }
+}
