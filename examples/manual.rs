@@ -15,7 +15,9 @@ fn main() -> std::io::Result<()> {
     let mut command = cli::Cli::command();
     let pages = directory.join("man/man1");
     fs::create_dir_all(&pages)?;
-    clap_mangen::generate_to(command.clone(), &pages)?;
+    // Subcommands have no version of their own, which their pages would lack.
+    let versioned = command.clone().propagate_version(true);
+    clap_mangen::generate_to(versioned, &pages)?;
     for (shell, place) in [
         (Shell::Bash, "bash-completion/completions"),
         (Shell::Zsh, "zsh/site-functions"),

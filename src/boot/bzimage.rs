@@ -63,5 +63,14 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     };
     let (entry, initramfs_end) = (start + ENTRY_64, u64::from(header.initrd_addr_max) + 1);
     let cmdline_max = if header.cmdline_size == 0 { CMDLINE_MAX } else { header.cmdline_size as usize };
-    Ok(Kernel { entry, protocol: Protocol::BzImage, end, initramfs_end, cmdline_max, setup: Some(header), file })
+    Ok(Kernel {
+        entry,
+        protocol: Protocol::BzImage,
+        end,
+        initramfs_end,
+        cmdline_max,
+        setup: Some(header),
+        is_linux: true,
+        file,
+    })
 }

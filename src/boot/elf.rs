@@ -1,6 +1,6 @@
 //! ELF kernel images: an uncompressed vmlinux, or another guest that is built as an executable.
 
-use linux_loader::elf::{Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
+use linux_loader::elf::{Elf64_Nhdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS};
 
 use super::elf_headers::ElfHeaders;
 use super::error::Error;
@@ -12,19 +12,26 @@ use super::layout::{HIGH_RAM, MMIO_GAP};
 const MAX_NOTES: u64 = 64 << 10;
 /// The note that holds the PVH entry point (Xen, xen/include/public/elfnote.h).
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
+/// The note by which the C library states the oldest kernel that a program runs on (elf.h).
+const NT_GNU_ABI_TAG: u32 = 1;
 
 /// Checks the headers of `file` and calculates where the kernel will lie.
 pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     let headers = ElfHeaders::read(&file.file).map_err(|error| file.unreadable(error))?;
     let ElfHeaders { entry, segments } = headers.map_err(|why| file.unusable(why))?;
     let mut end = 0;
-    let mut pvh = None;
+    let mut notes = Notes::default();
     for segment in &segments {
         match segment.p_type {
             PT_LOAD if segment.p_memsz > 0 || segment.p_filesz > 0 => end = end.max(segment_end(&file, segment)?),
-            PT_NOTE => pvh = pvh.or(find_pvh_entry(&file, segment)?),
+            PT_NOTE => notes.read(&file, segment)?,
+            PT_INTERP | PT_TLS => notes.is_program = true,
             _ => {}
         }
+    }
+    let Notes { pvh, is_linux, is_program } = notes;
+    if is_program {
+        return Err(file.unusable("it is a program for Linux, not a kernel"));
     }
     let (protocol, entry) = pvh.map_or((Protocol::Elf, entry), |entry| (Protocol::Pvh, entry.into()));
     if end == 0 {
@@ -33,7 +40,16 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     if !(HIGH_RAM..end).contains(&entry) {
         return Err(file.unusable(format!("its entry point {entry:#x} is outside its segments")));
     }
-    Ok(Kernel { entry, protocol, end, initramfs_end: MMIO_GAP, cmdline_max: CMDLINE_MAX, setup: None, file })
+    Ok(Kernel { entry, protocol, end, initramfs_end: MMIO_GAP, cmdline_max: CMDLINE_MAX, setup: None, is_linux, file })
+}
+
+/// What the notes of an image contain.
+#[derive(Debug, Default)]
+struct Notes {
+    pvh: Option<u32>,
+    /// It has a note of Linux (include/linux/elfnote.h; since 4.19).
+    is_linux: bool,
+    is_program: bool,
 }
 
 /// Checks a segment to load and returns the end of its memory.
@@ -49,18 +65,23 @@ fn segment_end(file: &InputFile, segment: &Elf64_Phdr) -> Result<u64, Error> {
     end.ok_or_else(|| file.unusable("its ELF program headers are invalid"))
 }
 
-/// Searches a note segment for the PVH entry point.
-fn find_pvh_entry(file: &InputFile, segment: &Elf64_Phdr) -> Result<Option<u32>, Error> {
-    let mut at = segment.p_offset;
-    let end = at.saturating_add(segment.p_filesz.min(MAX_NOTES)).min(file.len);
-    while at < end {
-        let note: Elf64_Nhdr = file.peek_object(at)?;
-        let name = at + size_of::<Elf64_Nhdr>() as u64;
-        let description = name + u64::from(note.n_namesz).next_multiple_of(4);
-        if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && file.peek::<4>(name)? == *b"Xen\0" {
-            return Ok(Some(u32::from_le_bytes(file.peek(description)?)));
+impl Notes {
+    /// Reads a note segment.
+    fn read(&mut self, file: &InputFile, segment: &Elf64_Phdr) -> Result<(), Error> {
+        let mut at = segment.p_offset;
+        let end = at.saturating_add(segment.p_filesz.min(MAX_NOTES)).min(file.len);
+        while at < end {
+            let note: Elf64_Nhdr = file.peek_object(at)?;
+            let name = at + size_of::<Elf64_Nhdr>() as u64;
+            let description = name + u64::from(note.n_namesz).next_multiple_of(4);
+            let starts_with = |start: &[u8; 4]| Ok::<_, Error>(note.n_namesz >= 4 && file.peek(name)? == *start);
+            self.is_linux |= starts_with(b"Linu")?;
+            self.is_program |= note.n_type == NT_GNU_ABI_TAG && starts_with(b"GNU\0")?;
+            if self.pvh.is_none() && note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && starts_with(b"Xen\0")? {
+                self.pvh = Some(u32::from_le_bytes(file.peek(description)?));
+            }
+            at = description + u64::from(note.n_descsz).next_multiple_of(4);
         }
-        at = description + u64::from(note.n_descsz).next_multiple_of(4);
+        Ok(())
     }
-    Ok(None)
 }

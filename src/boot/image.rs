@@ -45,6 +45,8 @@ pub struct Entry {
     pub protocol: Protocol,
     /// The address of the first instruction.
     pub address: GuestAddress,
+    /// Whether the image is certainly Linux.
+    pub is_linux: bool,
     /// The protocol's data: the zero page (passed in RSI) or PVH's start info (passed in RBX).
     pub boot_data: GuestAddress,
 }
@@ -63,6 +65,8 @@ pub(super) struct Kernel {
     pub cmdline_max: usize,
     /// The setup header of a bzImage.
     pub setup: Option<setup_header>,
+    /// Whether the image is certainly Linux: a bzImage, or an ELF file with a note of Linux.
+    pub is_linux: bool,
 }
 
 /// `COMMAND_LINE_SIZE` of x86 without the NUL, for images that do not state it (arch/x86/include/asm/setup.h).

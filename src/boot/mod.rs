@@ -153,7 +153,8 @@ fn load_file(memory: &GuestMemoryMmap, params: &BootParams, path: &Path) -> Resu
             cmdline = format!("{RAMFS}{cmdline}").into();
         }
     }
-    write_boot_data(memory, &cmdline, kernel.protocol, kernel.entry, kernel.setup, range)
+    let entry = write_boot_data(memory, &cmdline, kernel.protocol, kernel.entry, kernel.setup, range)?;
+    Ok(Entry { is_linux: kernel.is_linux, ..entry })
 }
 
 /// Finds `len` bytes of RAM for the initramfs: as high as the kernel accepts it, away from the RAM that the kernel uses
@@ -213,7 +214,7 @@ fn write_boot_data(
             ZERO_PAGE
         }
     };
-    Ok(Entry { protocol, address: GuestAddress(address), boot_data: GuestAddress(boot_data) })
+    Ok(Entry { protocol, address: GuestAddress(address), is_linux: false, boot_data: GuestAddress(boot_data) })
 }
 
 /// Finds `text` in `file`, where `is_next` accepts the byte behind it. Returns the offset of that byte.

@@ -16,7 +16,7 @@ use vmm_sys_util::tempfile::TempFile;
 use super::input_file::InputFile;
 use super::layout::{ACPI_TABLES, ACPI_TABLES_END, PAGE_TABLES, memory_map, ram_ranges};
 use super::*;
-use images::{bzimage, cpio, elf, pvh};
+use images::{bzimage, cpio, elf, pvh, with_note};
 
 const MIB: u64 = 1 << 20;
 const CODE: &[u8] = b"\xb0\x07\xe6\xf4";
@@ -64,7 +64,12 @@ fn an_elf_image_is_entered_at_its_entry_point_with_a_zero_page() {
     let memory = memory(64 * MIB);
     let cmdline = "a=b,c \"d e\" -- f";
     let entry = load_into(&memory, &elf(CODE), &[], cmdline).unwrap();
-    let expected = Entry { protocol: Protocol::Elf, address: GuestAddress(MIB), boot_data: GuestAddress(ZERO_PAGE) };
+    let expected = Entry {
+        protocol: Protocol::Elf,
+        address: GuestAddress(MIB),
+        is_linux: false,
+        boot_data: GuestAddress(ZERO_PAGE),
+    };
     assert_eq!(entry, expected);
     assert_eq!(bytes(&memory, MIB, CODE.len()), CODE);
     assert_eq!(bytes(&memory, COMMAND_LINE, cmdline.len() + 1), format!("{cmdline}\0").as_bytes());
@@ -104,6 +109,16 @@ fn an_elf_image_with_a_pvh_note_is_entered_through_it() {
     assert_eq!(bytes(&memory, module.paddr, module.size as usize), archive);
     let first: hvm_memmap_table_entry = object(&memory, info.memmap_paddr);
     assert_eq!((first.addr, first.size, first.type_), (0, 0xa0000, 1));
+}
+
+#[test]
+fn a_note_of_linux_or_of_the_c_library_names_what_an_image_is() {
+    let memory = memory(64 * MIB);
+    let load = |kind, name: &[u8]| load_into(&memory, &with_note(CODE, kind, name, 0), &[], "");
+    assert!(load(0x100, b"Linux\0").unwrap().is_linux); // LINUX_ELFNOTE_BUILD_SALT
+    assert!(!load(3, b"GNU\0").unwrap().is_linux); // NT_GNU_BUILD_ID
+    let error = load(1, b"GNU\0").unwrap_err().to_string();
+    assert!(error.ends_with("it is a program for Linux, not a kernel"), "{error}");
 }
 
 #[test]
@@ -207,7 +222,16 @@ fn a_bzimage_too_short_for_its_entry_is_refused_wherever_it_wants_to_be() {
 fn kernel(end: u64, initramfs_max: u64) -> Kernel {
     let file = InputFile::open(file(b"x").as_path(), "kernel").unwrap();
     let initramfs_end = initramfs_max + 1;
-    Kernel { file, entry: HIGH_RAM, protocol: Protocol::Elf, end, initramfs_end, cmdline_max: 0, setup: None }
+    Kernel {
+        file,
+        entry: HIGH_RAM,
+        protocol: Protocol::Elf,
+        end,
+        initramfs_end,
+        cmdline_max: 0,
+        setup: None,
+        is_linux: false,
+    }
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::values::ResultSource;
 use super::{Machine, Results, combinations, share, values};
 use crate::exec::rootfs::Overlay;
-use crate::exec::{ExecConfig, Root, SharedDirectory};
+use crate::exec::{Caller, ExecConfig, Root, SharedDirectory};
 use crate::matrix::Matrix;
 use crate::report::ReportPaths;
 use crate::results::Format;
@@ -23,8 +23,9 @@ use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 The guest's first process is kickvm itself. It mounts the usual file systems, runs the command, and powers off. Standard
 input, output and error belong to the command. If input and output are a terminal, the command gets a terminal.
 
-Without --root, --initramfs and --copy, the guest has the host's root, as with --root /. With --copy alone, it has only the
-files of --copy and the libraries that they need.
+Without --root, --initramfs and --copy, the guest has the host's root, as with --root /. In it, the command runs as you: with
+your user and groups, your environment, umask and current directory. With another root it runs as root. With --copy alone,
+the guest has only the files of --copy and the libraries that they need.
 
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
 
@@ -37,6 +38,8 @@ reports have it. If a signal was sent to the command, the run ends with 128+n, w
 127 are the command's; 120 to 125 are kickvm's; and more than 127 means that kickvm was stopped, or killed, by a signal.
 
 Examples:
+  kickvm exec --kernel arch/x86/boot/bzImage -- make check
+  kickvm exec --kernel host --share . -- ./run-tests.sh
   kickvm exec --kernel vmlinuz --copy /bin/busybox -- busybox uname -a
   kickvm exec --kernel vmlinuz --root rootfs --workdir /src --timeout 10m --memory 2G --cpus 2 -- make check")]
 #[command(mut_arg("memory", |memory| memory.default_value("512M")))]
@@ -64,14 +67,17 @@ pub struct Exec {
     /// Owner of the copied files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
     #[arg(long, value_name = "OWNER", value_parser = values::owner)]
     chown: Option<(u32, u32)>,
-    /// Directory in the guest in which the command starts
+    /// Directory in the guest in which the command starts. The default is the current directory in the host's root, else /
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
-    /// User that the command runs as, instead of root: NAME of the guest's /etc/passwd or UID, with :GROUP for another
-    /// group
+    /// User that the command runs as: NAME of the guest's /etc/passwd or UID, with :GROUP for another group. The default
+    /// is you in the host's root, else root
     #[arg(long, short, value_name = "NAME|UID[:GROUP]", value_parser = NonEmptyStringValueParser::new())]
     user: Option<String>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment
+    ///
+    /// In the host's root, the command has all of kickvm's variables but those that refer to the host itself, such as
+    /// DISPLAY, SSH_AUTH_SOCK and MAKEFLAGS.
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = values::os(parse_variable))]
     env: Vec<Option<OsString>>,
     /// Kernel module to load first, with its dependencies; repeatable. Those that the devices need are loaded without
@@ -142,15 +148,19 @@ impl Exec {
         paths.inputs.extend(inputs);
         vmm.rules.results = results(ResultSource::Console);
         let has_no_files = vmm.initramfs.is_empty() && self.copy.is_empty();
+        let root = self.root.or(has_no_files.then(|| Root { path: "/".into(), copy: false }));
+        let is_host = root.as_ref().is_some_and(Root::is_host);
+        let here = || std::env::current_dir().ok().filter(|_| is_host).map(OsString::from);
         let config = ExecConfig {
             vmm: VMMConfig { console: self.console, ..vmm },
             command: self.command,
-            root: self.root.or(has_no_files.then(|| Root { path: "/".into(), copy: false })),
+            root,
             shares: self.share,
             overlays: self.copy,
             owner: self.chown,
             user: self.user,
-            workdir: self.workdir,
+            caller: is_host.then(Caller::current),
+            workdir: self.workdir.or_else(here),
             env: self.env.into_iter().flatten().collect(),
             modules: self.module,
             kill_after: self.kill_after,
@@ -204,7 +214,7 @@ fn parse_console(text: &str) -> Result<ConsoleConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command};
-    use super::{ConsoleConfig, Format};
+    use super::{Caller, ConsoleConfig, Format};
     use clap::Parser;
 
     fn parts(arguments: &[&str]) -> super::ExecConfig {
@@ -265,6 +275,22 @@ mod tests {
         }
         assert_eq!(root(&[]), Some(("/".into(), false)), "the default");
         assert_eq!((root(&["--copy", "a"]), root(&["--initramfs", "a"])), (None, None));
+    }
+
+    #[test]
+    fn a_command_in_the_root_of_the_host_runs_as_the_caller() {
+        let here = std::env::current_dir().unwrap().into_os_string();
+        for arguments in [&["--root", "/"][..], &["--root", "/.//,copy"], &[]] {
+            let config = parts(&[arguments, &["--user", "nobody", "true"]].concat());
+            assert_eq!((config.caller, config.workdir), (Some(Caller::current()), Some(here.clone())), "{arguments:?}");
+            assert_eq!(config.user.as_deref(), Some("nobody"));
+        }
+        let config = parts(&["--workdir", "/usr", "true"]);
+        assert!(config.caller.is_some() && config.workdir == Some("/usr".into()));
+        for arguments in [["--root", "/usr"], ["--copy", "a"], ["--initramfs", "a"]] {
+            let config = parts(&[&arguments[..], &["true"]].concat());
+            assert_eq!((config.caller, config.workdir), (None, None), "{arguments:?}");
+        }
     }
 
     #[test]

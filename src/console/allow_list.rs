@@ -19,7 +19,7 @@ impl Allowed {
     /// Parses a list from `file`. Each line has a regular expression, or a class, a colon, a blank and the expression.
     /// Empty lines, and those that begin with `#`, are comments.
     pub fn parse(file: &str, text: &str) -> Vec<Self> {
-        let lines = text.lines().map(str::trim).zip(1..);
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).zip(1..);
         let entries = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
         let parse = |(line, number): (&str, u32)| {
             let class = line.split_once(": ").and_then(|(name, rest)| Some((FaultClasses::named(name)?, rest.trim())));

@@ -175,8 +175,20 @@ pub fn is_same_file(own: &Metadata, path: &Path) -> bool {
 ///
 /// The file cannot be opened, or it is a FIFO that no process reads.
 pub fn open_to_write(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path);
+    open(path, OpenOptions::new().write(true))
+}
+
+/// The same, to write behind the content.
+///
+/// # Errors
+///
+/// Those of [`open_to_write`].
+pub fn open_to_append(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().append(true))
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let opened = options.create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path);
     opened.map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => io::Error::other("no process reads this FIFO, or its device is missing"), // fifo(7)
         _ => error,

@@ -8,6 +8,7 @@
 //! ```
 
 use super::channel::{Consumer, Pages, ProtocolError, Stream};
+use crate::results::ResultParser;
 
 /// The most bytes of a part.
 pub const MAX_PART: usize = 8 << 10;
@@ -21,45 +22,76 @@ pub const MAX_FILE: usize = 64 << 20;
 pub struct FileReceiver {
     ring: Consumer,
     bytes: Vec<u8>,
-    file: Vec<u8>,
-    /// The content of each file; `None` for one that cannot be read or is larger than 64 MiB.
-    pub files: Vec<Option<Vec<u8>>>,
+    expected: usize, // files
+    ended: usize,
+    len: usize,    // of the file so far
+    file: Vec<u8>, // unless it has results
+    /// The kernel's log; `None` if it cannot be read or is larger than 64 MiB.
+    pub kernel_log: Option<Vec<u8>>,
+    /// Receives the last file, as it comes.
+    results: Option<ResultParser>,
+    /// The same parser, before it has received anything.
+    unused: Option<ResultParser>,
 }
 
 impl FileReceiver {
-    /// A receiver of the ring.
-    pub fn new() -> Self {
-        Self { ring: Consumer::new(Stream::Files), bytes: Vec::new(), file: Vec::new(), files: Vec::new() }
+    /// A receiver of the kernel's log, if `has_kernel_log`, and then of a file with test results, if `results` makes a
+    /// parser for one.
+    pub fn new(has_kernel_log: bool, results: impl Fn() -> Option<ResultParser>) -> Self {
+        let (ring, bytes, file, kernel_log) = (Consumer::new(Stream::Files), Vec::new(), Vec::new(), None);
+        let (results, unused) = (results(), results());
+        let expected = usize::from(has_kernel_log) + usize::from(results.is_some());
+        Self { ring, bytes, expected, ended: 0, len: 0, file, kernel_log, results, unused }
     }
 
-    /// Takes all bytes out of the ring. `expected` is the number of files.
+    /// Takes all bytes out of the ring.
     ///
     /// # Errors
     ///
     /// The guest has violated the protocol.
-    pub fn receive(&mut self, pages: &impl Pages, expected: usize) -> Result<(), ProtocolError> {
-        self.ring.pop(pages, &mut self.bytes, usize::MAX)?;
-        let mut rest = &self.bytes[..];
+    pub fn receive(&mut self, pages: &impl Pages) -> Result<(), ProtocolError> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.ring.pop(pages, &mut bytes, usize::MAX)?;
+        let mut rest = &bytes[..];
         while let Some((len, after)) = rest.split_first_chunk() {
             let len = u32::from_le_bytes(*len);
             let is_part = len != 0 && len != UNREADABLE;
-            if self.files.len() == expected || is_part && len as usize > MAX_PART {
+            if self.ended == self.expected || is_part && len as usize > MAX_PART {
                 return Err(ProtocolError);
             }
             if !is_part {
-                let file = std::mem::take(&mut self.file);
-                self.files.push(Some(file).filter(|file| len != UNREADABLE && file.len() <= MAX_FILE));
+                self.end_file(len != UNREADABLE && self.len <= MAX_FILE);
                 rest = after;
             } else if let Some((part, after)) = after.split_at_checked(len as usize) {
-                if self.file.len() <= MAX_FILE {
-                    self.file.extend_from_slice(part);
+                self.len = self.len.saturating_add(part.len());
+                match &mut self.results {
+                    _ if self.len > MAX_FILE => {}
+                    Some(results) if self.ended + 1 == self.expected => results.push(part),
+                    _ => self.file.extend_from_slice(part),
                 }
                 rest = after;
             } else {
                 break;
             }
         }
-        self.bytes.drain(..self.bytes.len() - rest.len());
+        bytes.drain(..bytes.len() - rest.len());
+        self.bytes = bytes;
         Ok(())
+    }
+
+    fn end_file(&mut self, is_usable: bool) {
+        let file = std::mem::take(&mut self.file);
+        self.ended += 1;
+        self.len = 0;
+        if self.results.is_none() || self.ended < self.expected {
+            self.kernel_log = Some(file).filter(|_| is_usable);
+        } else if !is_usable {
+            self.results = self.unused.take();
+        }
+    }
+
+    /// Takes the parser of the last file. It has received nothing if the file cannot be read or is larger than 64 MiB.
+    pub fn take_results(&mut self) -> Option<ResultParser> {
+        self.results.take()
     }
 }

@@ -55,8 +55,6 @@ pub struct HostOptions {
     pub reserve_codes: bool,
     /// The command has a terminal.
     pub has_terminal: bool,
-    /// The number of files that init sends.
-    pub files: usize,
     /// The first of them is the kernel's log.
     pub has_kernel_log: bool,
     /// See [`KernelLog::hidden_on_console`].
@@ -123,7 +121,8 @@ fn protocol_error(error: &ProtocolError) -> ExitReason {
 
 impl ExecHost {
     /// Adds the devices of the channel to the machine, and connects them to kickvm's standard streams. `log` receives
-    /// the command's output, too; `results` reads its standard output.
+    /// the command's output, too; `results` reads its standard output, and what `file_results` makes the last file that
+    /// init sends.
     ///
     /// # Errors
     ///
@@ -133,6 +132,7 @@ impl ExecHost {
         options: HostOptions,
         log: &RunLog,
         results: Option<ResultParser>,
+        file_results: impl Fn() -> Option<ResultParser>,
     ) -> Result<(VmmBuilder, Self), Error> {
         let has_terminal = options.has_terminal;
         let doorbell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -155,7 +155,7 @@ impl ExecHost {
             wake_interrupt,
             pages: None,
             events: MessageReader::new(Stream::Events),
-            files: FileReceiver::new(),
+            files: FileReceiver::new(options.has_kernel_log, file_results),
             controls: Producer::new(Stream::Controls),
             stdin,
             stdin_ring: Producer::new(Stream::Stdin),
@@ -205,7 +205,7 @@ impl ExecHost {
 
     /// Receives the files that init sends.
     fn receive_files(&mut self) -> Result<(), ProtocolError> {
-        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages, self.options.files))
+        self.pages.as_ref().map_or(Ok(()), |pages| self.files.receive(pages))
     }
 
     /// Handles the messages from init.
@@ -327,14 +327,9 @@ impl ExecHost {
         if ended || sent > 0 { self.wake() } else { Ok(()) }
     }
 
-    /// Takes the file after the kernel's log, if init has sent it.
-    pub fn take_file(&mut self) -> Option<Vec<u8>> {
-        self.files.files.get_mut(usize::from(self.options.has_kernel_log)).and_then(Option::take)
-    }
-
-    /// Takes the parser of the test results in standard output.
+    /// Takes the parser of the test results, in a file or else in standard output.
     pub fn take_results(&mut self) -> Option<ResultParser> {
-        self.outputs[0].results.take()
+        self.files.take_results().or_else(|| self.outputs[0].results.take())
     }
 
     /// Forwards the first signal to the command, if it runs, and starts the kill timer. Returns whether the command has
@@ -366,7 +361,7 @@ impl ExecHost {
         }
         let hidden_on_console = self.options.hidden_on_console;
         if self.options.has_kernel_log && self.timings.ended.is_some() {
-            let records = self.files.files.first_mut().and_then(Option::take);
+            let records = self.files.kernel_log.take();
             drain.kernel_log = Some(KernelLog { records, hidden_on_console });
         }
         let failure = self.outputs.iter().find_map(OutputStream::failure);
@@ -376,7 +371,8 @@ impl ExecHost {
         if self.outputs.iter().any(OutputStream::is_lost) && !drain.is_urgent() {
             drain.notes.push("the command's last output is lost: its reader takes nothing".into());
         }
-        let Some(request @ (GuestRequest::PowerOff | GuestRequest::Reset)) = reason.guest_request() else {
+        // A panic is the kernel's.
+        let Some(request) = reason.guest_request().filter(|request| *request != GuestRequest::Panic) else {
             return reason;
         };
         // The guest may power off before the loop has received its last events.

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::caller::Caller;
 use super::shares::{Mount, ShareMode};
 use crate::sys::winsize::WinSize;
 
@@ -46,8 +47,10 @@ pub struct Job {
     pub open_files: (u64, u64),
     /// Drivers that devices need, by the names of their modules, each with the option that requests the device.
     pub drivers: Vec<(String, String)>,
-    /// The user that the command runs as; `None` for root.
+    /// The user that the command runs as; `None` for the caller, or else root.
     pub user: Option<String>,
+    /// Whose environment and file mode creation mask the command has. `env` has precedence.
+    pub caller: Option<Caller>,
     /// Directories of the host to mount.
     pub mounts: Vec<Mount>,
 }
@@ -58,10 +61,11 @@ impl Job {
         let Self { command, cwd, env, user, open_files, terminal, separate_stderr, .. } = self;
         let terminal = terminal.map(|size| (size.rows, size.cols));
         let process = (command, cwd, env, user, open_files, terminal, separate_stderr);
+        let caller = self.caller.as_ref().map(|Caller { env, ids, umask }| (env, ids, umask));
         let Self { modules, drivers, mounts, kernel_log, file, .. } = self;
         let mounts: Vec<_> = mounts.iter().map(|Mount { tag, guest, mode }| (tag, guest, mode.name())).collect();
         let guest = (modules, drivers, mounts, kernel_log, file);
-        serde_json::to_vec(&(process, guest)).expect("lists, strings and numbers have a form in JSON")
+        serde_json::to_vec(&(process, caller, guest)).expect("lists, strings and numbers have a form in JSON")
     }
 
     /// Decodes the content of the file.
@@ -70,9 +74,10 @@ impl Job {
     ///
     /// The content is not that of a job.
     pub fn decode(content: &[u8]) -> serde_json::Result<Self> {
-        let (process, guest) = serde_json::from_slice(content)?;
+        let (process, caller, guest) = serde_json::from_slice(content)?;
         let (command, cwd, env, user, open_files, terminal, separate_stderr) = process;
         let terminal = Option::map(terminal, |(rows, cols)| WinSize { rows, cols });
+        let caller = Option::map(caller, |(env, ids, umask)| Caller { env, ids, umask });
         let (modules, drivers, mounts, kernel_log, file) = guest;
         let mount = |(tag, guest, mode): (String, OsString, String)| {
             let mode = ShareMode::parse(&mode).unwrap_or(ShareMode::ReadOnly);
@@ -91,6 +96,7 @@ impl Job {
             open_files,
             drivers,
             user,
+            caller,
             mounts,
         })
     }
@@ -117,6 +123,7 @@ mod tests {
             open_files: (1024, u64::MAX),
             drivers: vec![("virtio_blk".into(), "--disk".into())],
             user: Some("builder".into()),
+            caller: Some(Caller { env: vec![odd.clone()], ids: vec![1000, 100, 27], umask: 0o027 }),
             mounts: vec![Mount { tag: "kickvm0".into(), guest: odd.clone(), mode: ShareMode::Overlay }],
         };
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);

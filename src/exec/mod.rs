@@ -17,15 +17,16 @@
 //! let overlays = vec![Overlay::new("/bin/busybox", "/bin/busybox")];
 //! let (command, env, modules) = (vec!["busybox".into(), "uname".into()], Vec::new(), Vec::new());
 //! let kill_after = Duration::from_secs(5);
-//! let (root, owner, user, workdir) = (None, None, None, None);
+//! let (root, owner, user, caller, workdir) = (None, None, None, None, None);
 //! let (results, results_file, reserve_codes) = (None, None, false);
 //! let shares = Vec::new();
 //! let config =
-//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, workdir, env, modules, kill_after, reserve_codes, results,
+//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, caller, workdir, env, modules, kill_after, reserve_codes, results,
 //!                  results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
+mod caller;
 mod channel;
 mod cmdline;
 mod files;
@@ -40,6 +41,7 @@ pub mod rootfs;
 mod shares;
 mod stream;
 
+pub use caller::Caller;
 pub use host::Timings;
 pub use init::run_if_init;
 pub use root::Root;
@@ -79,8 +81,10 @@ pub struct ExecConfig {
     pub owner: Option<(u32, u32)>,
     /// The directory in the guest in which the command starts.
     pub workdir: Option<OsString>,
-    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for root.
+    /// The user that it runs as, from the guest's `/etc/passwd`; `None` for the user of `caller`, or else root.
     pub user: Option<String>,
+    /// Whose environment, user and file mode creation mask it has. `env` has precedence.
+    pub caller: Option<Caller>,
     /// Its environment, as NAME=VALUE.
     pub env: Vec<OsString>,
     /// Kernel modules that are loaded first, besides those that the devices need.
@@ -102,7 +106,7 @@ pub struct ExecConfig {
 /// The machine cannot be built, or a file cannot be packed.
 pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let ExecConfig { mut vmm, command, root, mut overlays, workdir, mut env, mut modules, .. } = config;
-    let ExecConfig { shares, owner, user, kill_after, reserve_codes, results, results_file, .. } = config;
+    let ExecConfig { shares, owner, user, caller, kill_after, reserve_codes, results, results_file, .. } = config;
     let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && terminal::in_foreground();
     let terminal = has_terminal.then(|| WinSize::of(io::stdout()).unwrap_or(WinSize { rows: 24, cols: 80 }));
     let own = vmm.initramfs.is_empty() && root.is_none();
@@ -127,7 +131,6 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let fail_on = vmm.rules.fail_on;
     let has_kernel_log = fail_on.need_messages();
     let file = results_file.as_ref().map(|(_, path)| path.clone());
-    let file_count = usize::from(has_kernel_log) + usize::from(file.is_some());
     let job = Job {
         command,
         cwd: workdir,
@@ -139,6 +142,7 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
         file,
         open_files: nofile_limit(),
         user,
+        caller,
         drivers: needed_by_devices(&vmm).into_iter().map(|(name, option)| (name.into(), option.into())).collect(),
         mounts,
     };
@@ -157,22 +161,20 @@ pub fn run(config: ExecConfig) -> Result<(Outcome, Timings), Error> {
     let root = RootfsSpec { directory: copied, below: shared, overlays, files, owner };
     let log = vmm.log.clone();
     let builder = VmmBuilder::new(vmm)?.initramfs_source(Box::new(root)).raw_terminal(has_terminal);
-    let options =
-        HostOptions { kill_after, reserve_codes, has_terminal, files: file_count, has_kernel_log, hidden_on_console };
+    let options = HostOptions { kill_after, reserve_codes, has_terminal, has_kernel_log, hidden_on_console };
     let results = results.map(|format| ResultParser::new(format, "the command's standard output"));
-    let (builder, host) = ExecHost::new(builder, options, &log, results)?;
+    let from_file = || {
+        let (format, path) = results_file.as_ref()?;
+        Some(ResultParser::new(*format, &format!("the guest's file '{}'", path.display())))
+    };
+    let (builder, host) = ExecHost::new(builder, options, &log, results, from_file)?;
     let host = Arc::new(Mutex::new(host));
     let (on_signal, on_exit) = (host.clone(), host.clone());
     let builder = builder.subscriber(host.clone()).on_signal(move |number| lock(&on_signal).on_signal(number));
     let builder = builder.on_exit(move |reason, drain| lock(&on_exit).on_exit(reason, drain));
     let mut outcome = builder.build().run()?;
     let mut host = lock(&host);
-    let from_file = results_file.map(|(format, path)| {
-        let mut parser = ResultParser::new(format, &format!("the guest's file '{}'", path.display()));
-        parser.push(&host.take_file().unwrap_or_default());
-        parser
-    });
-    outcome.judge_tests(from_file.or(host.take_results()));
+    outcome.judge_tests(host.take_results());
     outcome.console.banner = host.banner.clone().or(outcome.console.banner);
     Ok((outcome, host.timings))
 }

@@ -27,7 +27,13 @@ impl Root {
         !self.copy && self.path.is_dir()
     }
 
-    /// The same for this kernel. If the host does not have enough of it to decide, the attempt is made.
+    /// Whether this is the host's own root.
+    pub fn is_host(&self) -> bool {
+        self.path.canonicalize().is_ok_and(|path| path == Path::new("/"))
+    }
+
+    /// Whether a guest with this kernel gets the directory without a copy. If the host does not have enough of the
+    /// kernel to decide, the attempt is made.
     ///
     /// # Errors
     ///

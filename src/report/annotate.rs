@@ -1,13 +1,15 @@
 //! What a CI service shows on its page: an error with its title, and a summary of the run.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::console::Fault;
+use crate::console::output::open_to_append;
+use crate::sys::file_writer::FileWriter;
+use crate::sys::os_error;
 use crate::sys::unread::unread_bytes;
 
 /// The target of log records that the logger writes without a prefix.
@@ -17,6 +19,9 @@ const MAX_LOG: usize = 64 << 10;
 const MAX_LOGS: usize = 512 << 10;
 /// How long the CI service may take to read the guest's last output.
 const READ_TIME: Duration = Duration::from_millis(300);
+
+/// The time for writing the summary.
+const SUMMARY_TIME: Duration = Duration::from_secs(10);
 
 /// A CI service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,11 +115,12 @@ impl Annotator {
                     let (title, message) = (escape(&title).replace(':', "%3A").replace(',', "%2C"), escape(message));
                     log::error!(target: TARGET, "::error title={title}::{message} (exit code {})", entry.code);
                 }
-                if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from) {
-                    let file = OpenOptions::new().append(true).create(true).open(&path);
-                    if let Err(error) = file.and_then(|mut file| file.write_all(markdown(entries).as_bytes())) {
-                        log::warn!("cannot write the job summary '{}': {error}", path.display());
-                    }
+                let path = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
+                if let Some(path) = path.filter(|path| !path.as_os_str().is_empty())
+                    && let Err(error) = append(&path, &markdown(entries))
+                {
+                    let (path, error) = (path.display(), os_error::describe(&error));
+                    log::warn!("cannot write the job summary '{path}' (GITHUB_STEP_SUMMARY): {error}");
                 }
             }
             CiService::GitLab => {
@@ -142,6 +148,14 @@ fn escape(text: &str) -> String {
 /// Without control characters.
 fn plain(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\t', " ")
+}
+
+/// Appends `text` to the file at `path`, which may be on a file system that does not answer.
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = FileWriter::start(open_to_append(path)?)?;
+    let deadline = Instant::now() + SUMMARY_TIME;
+    file.write_all(text.as_bytes(), deadline)?;
+    file.finish(deadline)
 }
 
 /// The summary as GitHub-flavoured Markdown.

@@ -1,17 +1,15 @@
 //! The XML files that JUnit, pytest and many others write. There is no standard; the elements are those that
 //! Jenkins reads.
 
-use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::Reader as XmlReader;
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader as XmlReader, XmlVersion};
 
 use super::parser::Reader;
+use super::xml::{HAS_DTD, MAX_DEPTH, attributes, resolve};
 use super::{TestCase, TestOutcome, TestResults, append, seconds, short};
 
 /// Bytes of a file that are read.
 const MAX_FILE: usize = 16 << 20;
-/// Elements that may be open at once.
-const MAX_DEPTH: usize = 64;
 
 /// Keeps the text until it is complete.
 #[derive(Debug, Default)]
@@ -31,15 +29,37 @@ impl Reader for Junit {
     fn finish(&mut self, results: &mut TestResults) -> bool {
         let bytes = std::mem::take(&mut self.0);
         let text = String::from_utf8_lossy(&bytes);
-        // Other text may come before the file.
-        let Some(start) = ["<?xml", "<testsuite"].iter().filter_map(|tag| text.find(tag)).min() else { return false };
-        if bytes.len() > MAX_FILE {
-            results.set_problem(format!("the XML has more than {} MiB", MAX_FILE >> 20));
-        } else if let Err(error) = read_xml(&text[start..], results) {
-            results.set_problem(format!("the XML is not valid: {error}"));
+        let mut rest = &*text;
+        while let Some(start) = document_start(rest) {
+            if bytes.len() > MAX_FILE {
+                results.set_problem(format!("the XML has more than {} MiB", MAX_FILE >> 20));
+                break;
+            }
+            match read_xml(&rest[start..], results) {
+                Ok(len) => rest = &rest[start + len..],
+                Err(error) => {
+                    results.set_problem(format!("the XML is not valid: {error}"));
+                    break;
+                }
+            }
         }
-        true
+        rest.len() < text.len()
     }
+}
+
+/// Where a document begins. Other text may come before it. What may be the beginning of one at the end of `text` is a
+/// document that was cut.
+fn document_start(text: &str) -> Option<usize> {
+    const PROLOGS: [&str; 2] = ["<?xml", "<!DOCTYPE testsuite"];
+    let is_document = |text: &str| {
+        let name = text[1..].split(|c: char| c.is_whitespace() || matches!(c, '<' | '/' | '>')).next().unwrap_or("");
+        let local = name.rsplit_once(':').map_or(name, |(_, local)| local);
+        let is_cut = name.len() + 1 == text.len() && "testsuites".starts_with(local);
+        is_cut
+            || matches!(local, "testsuites" | "testsuite")
+            || PROLOGS.iter().any(|prolog| text.starts_with(prolog) || prolog.starts_with(text))
+    };
+    text.match_indices('<').map(|(at, _)| at).find(|at| is_document(&text[*at..]))
 }
 
 /// A suite that is open.
@@ -49,35 +69,47 @@ struct Suite {
     failed_before: u64,
 }
 
-/// The value of an attribute.
-fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = tag.try_get_attribute(name).ok()??;
-    let value = attribute.normalized_value(XmlVersion::Implicit1_0);
-    Some(value.map_or_else(|_| attribute.value.to_string(), |value| value.into_owned()))
+/// The attributes of an element.
+struct Attributes(Vec<(String, String)>);
+
+impl Attributes {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
 }
 
-fn read_xml(text: &str, results: &mut TestResults) -> Result<(), String> {
+/// Reads the document at the start of `text`, and returns its length.
+fn read_xml(text: &str, results: &mut TestResults) -> Result<usize, String> {
     let mut xml = XmlReader::from_str(text);
     xml.config_mut().expand_empty_elements = true;
     let mut depth = 0;
     let mut suites: Vec<Suite> = Vec::new();
-    let mut case: Option<TestCase> = None;
+    let mut cases: Vec<TestCase> = Vec::new();
     let mut is_output = false;
     loop {
+        let is_first = xml.buffer_position() == 0;
         let text = match xml.read_event().map_err(|error| error.to_string())? {
             Event::Start(tag) => {
                 depth += 1;
                 if depth > MAX_DEPTH {
                     return Err(format!("more than {MAX_DEPTH} elements are nested"));
                 }
-                let name = tag.name();
+                let name = tag.local_name();
+                let attributes = || attributes(&tag).map(Attributes);
                 is_output = matches!(name.as_ref(), "failure" | "error" | "skipped" | "system-out" | "system-err");
-                match (name.as_ref(), &mut case) {
-                    ("testsuite", _) => suites.push(open_suite(&tag, results)),
-                    ("testcase", _) => case = Some(open_case(&tag, &suites)),
-                    ("failure" | "error" | "skipped", Some(case)) => {
-                        let message = attribute(&tag, "message").unwrap_or_default();
-                        case.outcome = match (name.as_ref(), &case.outcome, attribute(&tag, "type").as_deref()) {
+                match name.as_ref() {
+                    "testsuites" | "testsuite" => suites.push(open_suite(&tag, &attributes()?, results)),
+                    "testcase" => cases.push(open_case(&attributes()?, &suites)),
+                    "failure" | "error" | "skipped" => {
+                        let attributes = attributes()?;
+                        let message = attributes.get("message").unwrap_or_default().to_owned();
+                        let Some(case) = cases.last_mut() else {
+                            if name.as_ref() != "skipped" {
+                                add_suite(suites.last(), message, results);
+                            }
+                            continue;
+                        };
+                        case.outcome = match (name.as_ref(), &case.outcome, attributes.get("type")) {
                             (_, TestOutcome::Failed(_), _) | ("skipped" | "failure", TestOutcome::Todo(_), _) => {
                                 continue;
                             }
@@ -93,33 +125,36 @@ fn read_xml(text: &str, results: &mut TestResults) -> Result<(), String> {
             Event::End(tag) => {
                 depth -= 1; // the reader compares the names
                 is_output = false;
-                match tag.name().as_ref() {
-                    "testcase" => drop(case.take().map(|case| results.add(case))),
-                    "testsuite" => drop(suites.pop().map(|suite| close_suite(&suite, results))),
+                match tag.local_name().as_ref() {
+                    "testcase" => drop(cases.pop().map(|case| results.add(case))),
+                    "testsuites" | "testsuite" => drop(suites.pop().map(|suite| close_suite(&suite, results))),
                     _ => {}
+                }
+                if depth == 0 {
+                    return usize::try_from(xml.buffer_position()).map_err(|error| error.to_string());
                 }
                 continue;
             }
             Event::Text(text) => text.xml10_content(),
             Event::CData(text) => text.xml10_content(),
-            Event::GeneralRef(name) => match name.resolve_char_ref() {
-                Ok(Some(c)) => c.to_string().into(),
-                _ => resolve_predefined_entity(&name).unwrap_or_default().into(), // a file can define no others
-            },
+            Event::GeneralRef(reference) => resolve(&reference)?.into(),
+            Event::DocType(_) => return Err(HAS_DTD.to_owned()),
+            Event::Decl(_) if !is_first => return Err("another document begins in it".to_owned()),
             Event::Eof if depth > 0 => return Err("it ends within an element".to_owned()),
-            Event::Eof => return Ok(()),
+            Event::Eof => return Err("it has no element".to_owned()),
             _ => continue,
         };
-        if let Some(case) = case.as_mut().filter(|_| is_output) {
+        if let Some(case) = cases.last_mut().filter(|_| is_output) {
             append(&mut case.output, &text);
         }
     }
 }
 
-fn open_suite(tag: &BytesStart<'_>, results: &TestResults) -> Suite {
-    let claims = |name: &str| attribute(tag, name).is_some_and(|count| count.parse() != Ok(0));
+fn open_suite(tag: &BytesStart<'_>, attributes: &Attributes, results: &TestResults) -> Suite {
+    let claims = |name: &str| attributes.get(name).is_some_and(|count| count.parse() != Ok(0));
+    let is_root = tag.local_name().as_ref() == "testsuites";
     Suite {
-        name: short(&attribute(tag, "name").unwrap_or_default()),
+        name: short(attributes.get("name").filter(|_| !is_root).unwrap_or_default()),
         claimed: claims("failures") || claims("errors"),
         failed_before: results.failed,
     }
@@ -128,19 +163,25 @@ fn open_suite(tag: &BytesStart<'_>, results: &TestResults) -> Suite {
 /// A suite whose set-up failed may have no test that failed.
 fn close_suite(suite: &Suite, results: &mut TestResults) {
     if suite.claimed && results.failed == suite.failed_before {
-        let outcome = TestOutcome::Failed("the suite has failures without a test".to_owned());
-        results.add(TestCase::new("", &suite.name, outcome));
+        add_suite(Some(suite), "the suite has failures without a test".to_owned(), results);
     }
 }
 
-fn open_case(tag: &BytesStart<'_>, suites: &[Suite]) -> TestCase {
-    let names = || suites.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>().join(" > "); // short names
-    let suite = attribute(tag, "classname").filter(|name| !name.is_empty()).unwrap_or_else(names);
+/// Adds a suite that failed.
+fn add_suite(suite: Option<&Suite>, why: String, results: &mut TestResults) {
+    let name = suite.map(|suite| &*suite.name).filter(|name| !name.is_empty()).unwrap_or("all suites");
+    results.add(TestCase::new("", name, TestOutcome::Failed(why)));
+}
+
+fn open_case(attributes: &Attributes, suites: &[Suite]) -> TestCase {
+    let names = suites.iter().map(|suite| &*suite.name).filter(|name| !name.is_empty()); // short names
+    let suite = attributes.get("classname").filter(|name| !name.is_empty()).map(str::to_owned);
+    let suite = suite.unwrap_or_else(|| names.collect::<Vec<_>>().join(" > "));
     // GoogleTest and CTest have an attribute for tests that were not run.
-    let outcome = match attribute(tag, "status").as_deref() {
+    let outcome = match attributes.get("status") {
         Some("notrun" | "disabled") => TestOutcome::Skipped(String::new()),
         _ => TestOutcome::Passed,
     };
-    let time = attribute(tag, "time").and_then(|time| time.replace(',', "").parse().ok()).and_then(seconds);
-    TestCase { time, ..TestCase::new(&suite, &attribute(tag, "name").unwrap_or_default(), outcome) }
+    let time = attributes.get("time").and_then(|time| time.replace(',', "").parse().ok()).and_then(seconds);
+    TestCase { time, ..TestCase::new(&suite, attributes.get("name").unwrap_or_default(), outcome) }
 }

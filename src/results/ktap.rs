@@ -3,20 +3,20 @@
 //! The results of a suite's tests come before the suite's own result, with more indentation. The suite's own result
 //! counts only if it has no tests, or if it is a failure that none of its tests explains.
 
+use std::collections::BTreeSet;
+
 use super::ktap_line::{Line, begun_test, parse, split_result, yaml_duration};
 use super::parser::Reader;
-use super::{TestCase, TestOutcome, TestResults, append, append_line};
+use super::{MAX_RUNNING, NO_RESULT, TestCase, TestOutcome, TestResults, append, append_line};
 
 /// Levels that are distinguished. Deeper lines are output.
 const MAX_LEVELS: usize = 16;
-/// Tests without a result that become a case each. Further ones are only counted.
-const MAX_MISSING: u64 = 100;
-const NO_RESULT: &str = "it has no result";
 
 /// Reads KTAP, or TAP.
 #[derive(Debug)]
 pub(super) struct Ktap {
-    /// TAP has a plan in each level, and a result may have no number. Diagnostics follow a failed result.
+    /// TAP has one plan in each level, and its results are in order, but may have no number. Diagnostics follow a failed
+    /// result. In KTAP, a series of tests may follow another one, and tests that run in parallel end in any order.
     tap: bool,
     levels: Vec<Level>,
     after: After,
@@ -39,7 +39,9 @@ enum After {
 struct Level {
     indent: usize,
     plan: Option<u64>,
-    seen: u64,                // results
+    plan_is_last: bool,       // in TAP
+    seen: u64,                // tests with a result
+    ahead: BTreeSet<u64>,     // those of them that come after one without a result
     name: Option<String>,     // of the suite, from its header
     next: Option<String>,     // of the test that runs
     no_tests: Option<String>, // why the plan is 1..0
@@ -55,9 +57,18 @@ impl Level {
         self.plan.is_some_and(|plan| self.seen >= plan)
     }
 
-    /// Whether another series of tests may follow.
-    fn has_ended(&self) -> bool {
-        self.is_complete() && self.seen > 0
+    /// The first test without a result.
+    fn due(&self) -> u64 {
+        self.seen - self.ahead.len() as u64 + 1
+    }
+
+    /// Counts the result of a test. Returns `false` if it cannot have one.
+    fn count(&mut self, number: u64) -> bool {
+        let due = self.due();
+        let counts = number == due || number > due && self.ahead.len() < MAX_RUNNING && self.ahead.insert(number);
+        self.seen += u64::from(counts);
+        while self.ahead.remove(&self.due()) {}
+        counts
     }
 }
 
@@ -88,11 +99,11 @@ impl Ktap {
     /// Ends the innermost level, although the level around it has no result for it. If there is none around it,
     /// one with the indentation `indent` begins.
     fn end_without_result(&mut self, indent: usize, results: &mut TestResults) {
-        let parent = self.levels.len().checked_sub(2).map(|at| (self.levels[at].indent, self.levels[at].seen + 1));
+        let parent = self.levels.len().checked_sub(2).map(|at| (self.levels[at].indent, self.levels[at].due()));
         let (indent, number) = parent.unwrap_or((indent, 1));
         let name = self.levels.last().and_then(|level| level.name.clone());
         let name = name.unwrap_or_else(|| format!("test {number}"));
-        self.end_test(indent, false, TestCase::new("", &name, TestOutcome::Failed(NO_RESULT.to_owned())), results);
+        self.end_test(indent, None, TestCase::new("", &name, TestOutcome::Failed(NO_RESULT.to_owned())), results);
     }
 
     /// The innermost level continues with another series of tests.
@@ -107,47 +118,53 @@ impl Ktap {
     /// Compares a level that has ended with its plan. `why` may explain missing results. Returns output that belongs
     /// to none of its tests.
     fn settle(&self, level: Level, why: &str, results: &mut TestResults) -> String {
-        let Level { plan, seen, mut next, mut output, no_tests, .. } = level;
-        let Some(plan) = plan else {
-            if self.tap && seen > 0 {
-                results.set_problem("there is no plan, such as 1..4");
-            }
-            return output;
-        };
-        if seen > plan {
-            results.set_problem(format!("the plan is 1..{plan}, but there are {seen} results"));
+        let due = level.due();
+        let Level { plan, seen, ahead, mut next, mut output, no_tests, .. } = level;
+        if plan.is_none() && self.tap && seen > 0 {
+            results.set_problem("there is no plan, such as 1..4");
+        }
+        let Some(plan) = plan.or(ahead.last().copied()) else { return output };
+        let expected = plan.min(due - 1) + ahead.range(..=plan).count() as u64;
+        if seen > expected {
+            results.set_problem(format!("the plan is 1..{plan}, but there are more results"));
         }
         let outcome = TestOutcome::Failed(if why.is_empty() { NO_RESULT } else { why }.to_owned());
-        let listed = plan.min(seen.saturating_add(MAX_MISSING));
-        for number in seen + 1..=listed {
-            let name = next.take().unwrap_or_else(|| format!("test {number} of {plan}"));
-            let output = std::mem::take(&mut output);
-            results.add(TestCase { output, ..TestCase::new("", &name, outcome.clone()) });
-        }
-        results.count(&outcome, plan.saturating_sub(listed.max(seen)));
+        let missing = (due..=plan).filter(|number| !ahead.contains(number));
+        let names = missing.map(|number| next.take().unwrap_or_else(|| format!("test {number} of {plan}")));
+        results.add_missing(plan - expected, names, &outcome, &mut output);
         if let Some(why) = no_tests.filter(|_| plan == 0) {
             results.add(TestCase::new("", "all tests", TestOutcome::Skipped(why)));
         }
         output
     }
 
-    /// Adds a result with this indentation. A level that is indented further is that of its tests. `is_first` means
-    /// that the result has the number 1.
-    fn end_test(&mut self, indent: usize, is_first: bool, mut case: TestCase, results: &mut TestResults) {
+    /// Adds a result with this indentation. A level that is indented further is that of its tests. Without a `number`,
+    /// it is the next result.
+    fn end_test(&mut self, indent: usize, number: Option<u64>, mut case: TestCase, results: &mut TestResults) {
         while let [.., parent, _] = &self.levels[..]
             && parent.indent > indent
         {
             self.end_without_result(indent, results);
         }
         let tests = self.levels.pop_if(|level| level.indent > indent);
-        if self.level(indent, results).has_ended() && is_first {
+        let tap = self.tap;
+        let level = self.level(indent, results);
+        // KUnit prints no plan for the suites of a module.
+        if !tap && number == Some(1) && level.seen > 0 && (level.plan.is_none() || level.is_complete()) {
             self.restart(results);
         }
         let level = self.level(indent, results);
-        level.seen += 1;
+        let due = level.due();
+        let number = number.unwrap_or(due);
+        if !level.count(number) || tap && number != due {
+            results.set_problem(format!("there is result {number} instead of {due}"));
+        }
+        if level.plan_is_last {
+            results.set_problem("the plan is neither before the results nor behind them");
+        }
         level.next = None;
         if case.name.is_empty() {
-            case.name = format!("test {}", level.seen);
+            case.name = format!("test {number}");
         }
         case.output = std::mem::take(&mut level.output);
         let failed = matches!(case.outcome, TestOutcome::Failed(_));
@@ -232,10 +249,15 @@ impl Reader for Ktap {
                 }
             }
             Line::Plan(count, why) => {
-                if self.enter(indent, results).has_ended() {
+                if self.enter(indent, results).is_complete() && !self.tap {
                     self.restart(results);
                 }
+                let tap = self.tap;
                 let level = self.level(indent, results);
+                level.plan_is_last = tap && level.seen > 0;
+                if level.plan.is_some() {
+                    results.set_problem("there is more than one plan");
+                }
                 level.plan = level.plan.max(Some(count));
                 level.no_tests = why.map(str::to_owned);
             }
@@ -244,7 +266,7 @@ impl Reader for Ktap {
                 let is_new = level.plan.is_none() && level.seen == 0;
                 *(if is_new { &mut level.name } else { &mut level.next }) = Some(name.to_owned());
             }
-            Line::Result(line) => self.end_test(indent, line.number == Some(1), line.case(), results),
+            Line::Result(line) => self.end_test(indent, line.number, line.case(), results),
             Line::BailOut(why) => {
                 results.set_problem(format!("Bail out! {why}").trim_end());
                 return self.extend_next(line, text);

@@ -20,6 +20,7 @@ mod ktap;
 mod ktap_line;
 mod libtest;
 mod parser;
+pub(crate) mod xml;
 
 pub use parser::ResultParser;
 
@@ -41,7 +42,11 @@ const MAX_RUNNING: usize = 10_000;
 /// Failed cases that a message names.
 const MAX_NAMED: usize = 5;
 
+/// Tests without a result that become a case each. Further ones are only counted.
+const MAX_MISSING: usize = 100;
+
 const NOT_ENDED: &str = "it did not end";
+const NO_RESULT: &str = "it has no result";
 
 /// A format of test results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +200,22 @@ impl TestResults {
         kept
     }
 
+    /// Adds `count` tests that have no result; the first of them has the output.
+    fn add_missing(
+        &mut self,
+        count: u64,
+        names: impl Iterator<Item = String>,
+        outcome: &TestOutcome,
+        output: &mut String,
+    ) {
+        let before = self.total();
+        for name in names.take(MAX_MISSING) {
+            let output = std::mem::take(output);
+            self.add(TestCase { output, ..TestCase::new("", &name, outcome.clone()) });
+        }
+        self.count(outcome, count.saturating_sub(self.total() - before));
+    }
+
     /// Appends a line to the output of the last case, if there is room.
     fn extend_last(&mut self, line: &str) {
         if let Some(case) = self.cases.last_mut().filter(|_| self.bytes + line.len() < MAX_BYTES) {
@@ -286,7 +307,7 @@ fn json_object(line: &str) -> Option<serde_json::Map<String, Value>> {
 }
 
 /// A duration, unless the number of seconds is out of range.
-fn seconds(number: f64) -> Option<Duration> {
+pub(crate) fn seconds(number: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(number).ok()
 }
 

@@ -176,6 +176,19 @@ fn results_of_ktap_and_tap_are_counted_once() {
         ("1..3\nok 1\nBail out! no disk\n", "PFF!"),
         ("1..0 # SKIP no device\n", "S"),
         ("1..0\n", ""),
+        ("1..0 # SKIP no device\n1..1\nok 1\n", "SP"),
+        // Suites of a kernel module have no plan.
+        ("1..1\nok 1 a\nok 1 b\nok 1 c\n", "PPP"),
+        // Tests that run in parallel (kselftest --netns).
+        ("1..3\nok 2 b\nok 3 c\nok 1 a\n", "PPP"),
+        ("1..3\nok 1\nok 3\n", "PPF"),
+        ("ok 1\nok 3\n", "PPF"),
+        ("1..2\nok 1\nok 3\n", "PPF!"),
+        ("1..2\nok 1\nok 1\n", "PPF!"),
+        ("1..2\nok 2\nok 2\n", "PPF!"),
+        ("1..1\n1..1\nok 1\n", "P!"),
+        ("1..2\nok 1\n1..1\nok 2\n", "PP!"),
+        ("KTAP version 1\n1..1\n  1..2\n  ok 1\n  ok 1\nok 1 a\n", "PPF!"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 x\nnot ok 1 y\n", "PF"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nok 1 y # SKIP\n", "P"),
         ("KTAP version 1\n1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nok 1 y\n", "PF"),
@@ -193,7 +206,31 @@ fn results_of_ktap_and_tap_are_counted_once() {
     }
     assert_eq!(outcomes(Format::Tap, "TAP version 13\n1..2\nok\nnot ok - b\n"), "PF");
     assert_eq!(outcomes(Format::Tap, "ok 1\nok 2\n"), "PP!", "a plan is mandatory");
+    let stream = "TAP version 14\n    1..1\n    ok 1\nok 1 a\n1..1\n";
+    assert_eq!(outcomes(Format::Tap, &stream.repeat(2)), "PP", "a version begins another stream");
     assert_eq!(outcomes(Format::Ktap, "1..1\nok\nok 1\nnot ok b\n"), "PF!", "a success needs a number");
+}
+
+/// The problems are those of `prove -e cat`.
+#[test]
+fn results_of_tap_are_in_order_and_have_one_plan() {
+    for (text, expected, problem) in [
+        ("1..2\nok 1 - a\nok 3 - b\n", "PPF!", "there is result 3 instead of 2"),
+        ("1..2\nok 1\nok 1\n", "PPF!", "there is result 1 instead of 2"),
+        ("1..2\nok 2\nok 2\n", "PPF!", "there is result 2 instead of 1"),
+        ("1..2\nok 2\nok 1\n", "PP!", "there is result 2 instead of 1"),
+        ("1..1\nok 0\n", "PF!", "there is result 0 instead of 1"),
+        ("ok 1\nok 1\n1..2\n", "PPF!", "there is result 1 instead of 2"),
+        ("1..1\n1..1\nok 1\n", "P!", "there is more than one plan"),
+        ("1..1\nok 1\n1..1\n", "P!", "there is more than one plan"),
+        ("1..1\nok 1\n1..1\nok 1\n", "PP!", "there is more than one plan"),
+        ("ok 1\n1..2\nok 2\n", "PP!", "the plan is neither before the results nor behind them"),
+        ("1..0 # SKIP x\n1..1\nok 1\n", "P!", "there is more than one plan"),
+        ("1..1\n    1..1\n    ok 2\nok 1\n", "PF!", "there is result 2 instead of 1"),
+    ] {
+        assert_eq!(outcomes(Format::Tap, text), expected, "{text}");
+        assert_eq!(parse(Format::Tap, text, true).problem.as_deref(), Some(problem), "{text}");
+    }
 }
 
 #[test]
@@ -262,6 +299,55 @@ fn tests_of_libtest_and_nextest_are_cases() {
     assert_eq!(results.problem.unwrap(), "a test binary did not end");
 }
 
+/// The events of a test binary of libtest, or of cargo-nextest.
+fn suite(started: u64, events: &str, end: &str) -> String {
+    let events: String = events
+        .split_whitespace()
+        .map(|event| {
+            let (event, name) = event.split_once(':').unwrap();
+            format!("{{\"type\":\"test\",\"event\":\"{event}\",\"name\":\"{name}\"}}\n")
+        })
+        .collect();
+    let start = format!("{{\"type\":\"suite\",\"event\":\"started\",\"test_count\":{started}}}\n");
+    let counts: Vec<_> = end.split(' ').collect();
+    let names = ["passed", "failed", "ignored", "measured", "filtered_out"];
+    let counts: String = names.iter().zip(counts).map(|(name, count)| format!(",\"{name}\":{count}")).collect();
+    format!("{start}{events}{{\"type\":\"suite\",\"event\":\"ok\"{counts}}}\n")
+}
+
+#[test]
+fn results_that_libtest_counts_but_does_not_print_are_failed() {
+    for (started, events, end, expected) in [
+        (2, "ok:a", "2 0 0 0 0", "PF"),
+        (2, "ok:a", "1 0 0 0 0", "PF"),
+        (1, "ok:a", "2 0 0 0 0", "PF"),
+        (1, "ok:a", "1 1 0 0 0", "PF!"),
+        (1, "ok:a", "0 1 0 0 0", "P!"),
+        (1, "ok:a", "1 0 0 1 0", "PF"),
+        (2, "ok:a", "1 0 1 0 0", "PF"),
+        (2, "started:a started:b ok:a", "2 0 0 0 0", "PF"),
+        (2, "ok:a ignored:b", "1 0 1 0 7", "PS"),
+        (2, "", "2 0 0 0 0", "FF"),
+        (0, "", "0 0 0 0 3", ""),
+        (2, "ok:p$a", "2 0 0 0 0", "PF"),
+        (1, "started:p$a started:p$b ok:p$a", "2 0 0 0 0", "PF"),
+        // cargo-nextest counts ignored tests again in each part of a suite, and has no event for each.
+        (5, "started:p$b started:p$c ok:p$a", "1 0 2 0 0", "PSS"),
+        (3, "started:p$b started:p$c ok:p$a", "2 0 2 0 0", "PFF"),
+    ] {
+        assert_eq!(outcomes(Format::Libtest, &suite(started, events, end)), expected, "{started} {events}: {end}");
+    }
+    let two = suite(1, "started:a", "1 0 0 0 0") + &suite(1, "started:a ok:a", "1 0 0 0 0");
+    let results = parse(Format::Libtest, &two, true);
+    assert_cases(&results, &[("a", Passed), ("test 2 of 2", failed("it has no result"))]);
+    // A suite that cargo-nextest has split.
+    let split = suite(5, "started:p$b ok:p$a started:p$c ignored:p$b", "1 0 1 0 0") + &suite(5, "ok:p$c", "1 0 1 0 1");
+    assert_eq!(outcomes(Format::Libtest, &split), "PSP");
+    let text = suite(u64::MAX, "ok:a", "18446744073709551615 0 18446744073709551615 0 0");
+    let results = parse(Format::Libtest, text, true);
+    assert_eq!((results.total(), results.cases.len()), (u64::MAX, 101));
+}
+
 #[test]
 fn cases_of_a_junit_file_are_cases() {
     let results = parse(Format::Junit, JUNIT, true);
@@ -279,13 +365,61 @@ fn cases_of_a_junit_file_are_cases() {
         ],
     );
     assert_eq!(results.cases[1].time, Some(Duration::from_secs(1000)));
-    assert_eq!(results.cases[1].output, "line 7 <here>\n  <raw> written  A");
+    assert_eq!(results.cases[1].output, "line 7 <here>\n  <raw> written A");
     for (text, problem) in [
+        (
+            "<testsuite><testcase name='a'>&f;</testcase></testsuite>".to_owned(),
+            "the XML is not valid: unknown entity '&f;'",
+        ),
+        (
+            "<!DOCTYPE testsuites [<!ENTITY f '<failure/>'>]><testsuites/>".to_owned(),
+            "the XML is not valid: it has a document type declaration, which kickvm does not read",
+        ),
+        ("<?xml version='1.0'?><!DOCTYPE x><testsuites/>".to_owned(), "the XML is not valid: it has a document type"),
+        ("<testsuite><testcase name='x'".to_owned() + &" a=''".repeat(99), "the XML is not valid: "),
         ("<testsuite name='x'><testcase name='a'/>".to_owned(), "the XML is not valid: it ends within an element"),
         ("<testsuite><x>".to_owned() + &"<a>".repeat(100), "the XML is not valid: more than 64 elements are nested"),
         ("<testsuite>".to_owned() + &" ".repeat(16 << 20), "the XML has more than 16 MiB"),
     ] {
-        assert_eq!(parse(Format::Junit, text, true).problem.as_deref(), Some(problem));
+        let found = parse(Format::Junit, &text, true).problem.unwrap();
+        assert!(found.starts_with(problem), "{text:.80}: {found}");
+    }
+}
+
+#[test]
+fn each_failure_in_a_junit_file_is_a_failed_test() {
+    for (text, expected) in [
+        ("<testsuites errors='1'><testsuite><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='-1'><testsuite><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='1'><testsuite failures='1'><testcase/></testsuite></testsuites>", "PF"),
+        ("<testsuites failures='1'><testsuite><testcase><failure/></testcase></testsuite></testsuites>", "F"),
+        ("<testsuite xmlns:q='urn:x'><q:testcase><q:failure/></q:testcase><testcase name='k'/></testsuite>", "FP"),
+        ("<q:testsuite xmlns:q='urn:x' failures='1'><testcase/></q:testsuite>", "PF"),
+        ("<testsuite><testcase/><error message='set-up'/></testsuite>", "PF"),
+        ("<testsuite><testcase><error/><testcase/></testcase></testsuite>", "PF"),
+        ("<testsuite><testcase>&lt;&#65;</testcase></testsuite>", "P"),
+    ] {
+        assert_eq!(outcomes(Format::Junit, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn text_around_a_junit_file_is_other_output() {
+    let file = "<?xml version='1.0'?>\n<testsuite><testcase/></testsuite>\n";
+    for (text, expected) in [
+        (format!("a < b & c <d>\n{file}kernel message < here & <there>\n"), "P"),
+        (format!("{file}<p>{file}"), "PP"),
+        (format!("{file}<testsuites><testcase><failure/></testcase></testsuites>"), "PF"),
+        (format!("{file}<testsuite><testcase><failure/></testcase>"), "PF!"),
+        (format!("<?xml version='1.0'?>\n{file}"), "!"),
+        (format!("<testsuite><testcase/>{file}"), "P!"),
+    ] {
+        assert_eq!(outcomes(Format::Junit, &text), expected, "{text}");
+    }
+    // A second file that is cut anywhere.
+    for cut in 1..file.trim_end().len() {
+        let results = parse(Format::Junit, format!("{file}{}", &file[..cut]), true);
+        assert!(results.failure().is_some(), "{}", &file[..cut]);
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const STEPS: u32 = 30;
+const STEPS: u32 = 10;
 
 /// Waits until poll(2) reports `events` or an error of `source`, at most until `deadline`. Returns whether it does.
 pub fn wait_for(source: &impl AsRawFd, events: libc::c_short, deadline: Instant) -> bool {

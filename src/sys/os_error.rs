@@ -8,6 +8,9 @@ pub fn describe(error: &io::Error) -> String {
     if let Some(end) = text.rfind(" (os error ") {
         text.truncate(end);
     }
+    if text == "failed to fill whole buffer" {
+        "it is cut off".clone_into(&mut text); // Read::read_exact
+    }
     if error.raw_os_error() == Some(libc::EMFILE) {
         text.push_str("; 'sudo prlimit --nofile=4096 --pid $$' allows this shell more");
     }
@@ -27,6 +30,7 @@ mod tests {
     fn the_error_number_is_left_out() {
         assert_eq!(describe(&io::Error::from_raw_os_error(libc::ENOENT)), "No such file or directory");
         assert_eq!(describe(&io::Error::other("odd")), "odd");
+        assert_eq!(describe(&io::Read::read_exact(&mut io::empty(), &mut [0]).unwrap_err()), "it is cut off");
     }
 
     #[test]

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn linux_is_entered_in_long_mode_with_the_zero_page_in_rsi() {
-        let entry = Entry { protocol: Protocol::BzImage, address: GuestAddress(1), boot_data: GuestAddress(2) };
+        let entry =
+            Entry { protocol: Protocol::BzImage, address: GuestAddress(1), is_linux: true, boot_data: GuestAddress(2) };
         let mut sregs = kvm_sregs::default();
         set_special(&mut sregs, entry.protocol);
         assert_eq!((general(&entry).rip, general(&entry).rsi, general(&entry).rflags), (1, 2, 2));
@@ -118,7 +119,8 @@ mod tests {
 
     #[test]
     fn pvh_is_entered_in_flat_32_bit_mode_with_the_start_info_in_rbx() {
-        let entry = Entry { protocol: Protocol::Pvh, address: GuestAddress(1), boot_data: GuestAddress(2) };
+        let entry =
+            Entry { protocol: Protocol::Pvh, address: GuestAddress(1), is_linux: true, boot_data: GuestAddress(2) };
         let mut sregs = kvm_sregs { efer: 0x500, ..Default::default() };
         set_special(&mut sregs, entry.protocol);
         assert_eq!((general(&entry).rip, general(&entry).rbx), (1, 2));

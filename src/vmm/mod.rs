@@ -131,7 +131,7 @@ impl Vmm {
         drop(terminal); // Ctrl-C is a signal again, so that it can end the wait for a slow reader
         let deadline = self.config.timeout.and_then(|after| started.checked_add(after));
         let mut drain = Drain::new(kicked, reason.is_urgent(), stop.as_fd(), deadline);
-        let reason = self.drain(reason, &mut drain);
+        let reason = self.drain(reason, &mut drain, entry.is_linux);
         notes.append(&mut drain.notes);
         notes.extend(shutdown.stuck.iter().map(|id| format!("vCPU {id} did not stop in time")));
         let console = self.console().monitor().log();
@@ -156,7 +156,7 @@ impl Vmm {
     }
 
     /// Writes the rest of the output. The embedder's hook and the console's rules may replace the reason.
-    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>) -> ExitReason {
+    fn drain(&mut self, reason: ExitReason, drain: &mut Drain<'_>, is_linux: bool) -> ExitReason {
         let reason = match self.hooks.on_exit.take() {
             Some(hook) => hook(reason, drain),
             None => reason,
@@ -171,7 +171,7 @@ impl Vmm {
             drain.notes.push("the guest's last output is lost: its reader takes nothing".into());
         }
         drain.notes.extend(drain.kernel_log.take().and_then(|log| console.add_kernel_log(&log)));
-        reason.after_console(console.monitor())
+        reason.after_console(console.monitor(), is_linux)
     }
 
     fn console(&self) -> MutexGuard<'_, ConsoleIo> {

@@ -162,8 +162,8 @@ impl ExitReason {
         }
     }
 
-    /// The reason that counts once the whole console has been examined.
-    pub(super) fn after_console(self, monitor: &ConsoleMonitor) -> Self {
+    /// The reason that counts once the whole console has been examined. `is_linux` if the guest certainly is.
+    pub(super) fn after_console(self, monitor: &ConsoleMonitor, is_linux: bool) -> Self {
         let reason = if monitor.panicked() { self.after_panic() } else { self };
         let by_guest = matches!(reason, Self::Vcpu { .. } | Self::KernelPanic | Self::Agent(_));
         let regular = matches!(reason, Self::Agent(_)) || reason.decided_by_guest();
@@ -172,9 +172,16 @@ impl ExitReason {
             // The line came before the end, although the event loop examined it later.
             (Some(Verdict::ExpectationsMet), _) if by_guest || timeout => Self::ExpectationsMet,
             (Some(Verdict::RuleViolated(why)), _) if regular || timeout => Self::RuleViolated(why.clone()),
-            _ if reason.guest_request() == Some(GuestRequest::Reset) && monitor.reset_is_fault() => {
-                let why = "the guest reset, although no program had requested it (--fail-on reset)";
-                Self::RuleViolated(format!("{why}; '--fail-on -reset' accepts that"))
+            _ if reason.guest_request() == Some(GuestRequest::Reset)
+                && (is_linux || monitor.has_kernel_messages())
+                && monitor.reset_is_fault() =>
+            {
+                let why = if monitor.has_kernel_messages() {
+                    "although no program had requested it"
+                } else {
+                    "and its console does not show whether a program had requested it"
+                };
+                Self::RuleViolated(format!("the guest reset, {why} (--fail-on reset); '--fail-on -reset' accepts that"))
             }
             (None, Some(missing)) if regular => {
                 Self::RuleViolated(format!("{reason}, but no console line had matched --expect '{missing}'"))
@@ -324,7 +331,7 @@ mod tests {
     #[test]
     fn a_reset_after_a_panic_is_the_panic() {
         let panicked = monitor(Rules::default(), "Kernel panic - not syncing: x\n");
-        let code = |reason: ExitReason| reason.after_console(&panicked).code();
+        let code = |reason: ExitReason| reason.after_console(&panicked, false).code();
         assert_eq!(code(guest(GuestRequest::Reset)), 120);
         assert_eq!(code(vcpu(VcpuExit::TripleFault { rip: None })), 120);
         assert_eq!(code(ExitReason::Timeout(Duration::ZERO)), 120);
@@ -332,13 +339,29 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_of_linux_is_a_failure_unless_the_console_shows_that_it_was_requested() {
+        let after = |console: &str, is_linux| {
+            let rules = Rules { fail_on: FaultClasses::DEFAULT, ..Rules::default() };
+            guest(GuestRequest::Reset).after_console(&monitor(rules, console), is_linux).code()
+        };
+        let banner = "[    0.000000] Linux version 6\n";
+        let orderly = "[    1.000000] reboot: Restarting system\n";
+        let cases = [("", 123, 0), (banner, 123, 123), (orderly, 0, 0), ("[    1.000000] sysrq: Resetting\n", 123, 0)];
+        for (console, linux, other) in cases {
+            assert_eq!((after(console, true), after(console, false)), (linux, other), "{console}");
+        }
+        let accepting = monitor(Rules { fail_on: FaultClasses::NONE, ..Rules::default() }, "");
+        assert_eq!(guest(GuestRequest::Reset).after_console(&accepting, true).code(), 0);
+    }
+
+    #[test]
     fn a_fault_decides_unless_the_kernel_panicked() {
         let rules = Rules { fail_on: FaultClasses::OOPS, ..Rules::default() };
         let oops = monitor(rules, "[ 1.0] Oops: 0002 [#1]\n");
-        assert_eq!(command(0).after_console(&oops).code(), 123);
-        assert_eq!(guest(GuestRequest::PowerOff).after_console(&oops).code(), 123);
-        assert_eq!(guest(GuestRequest::Panic).after_console(&oops).code(), 120);
-        assert_eq!(ExitReason::Signal(15).after_console(&oops), ExitReason::Signal(15));
+        assert_eq!(command(0).after_console(&oops, false).code(), 123);
+        assert_eq!(guest(GuestRequest::PowerOff).after_console(&oops, false).code(), 123);
+        assert_eq!(guest(GuestRequest::Panic).after_console(&oops, false).code(), 120);
+        assert_eq!(ExitReason::Signal(15).after_console(&oops, false), ExitReason::Signal(15));
     }
 
     #[test]
@@ -369,11 +392,11 @@ mod tests {
     fn a_guest_that_ends_before_the_expected_line_violates_the_rule() {
         let expect = || Rules { expect: vec!["never".into()], ..Rules::default() };
         let unmet = monitor(expect(), "something else\n");
-        let reason = guest(GuestRequest::PowerOff).after_console(&unmet);
+        let reason = guest(GuestRequest::PowerOff).after_console(&unmet, false);
         let why = "the guest powered off, but no console line had matched --expect 'never'";
         assert_eq!(reason, ExitReason::RuleViolated(why.to_owned()));
-        assert_eq!(ExitReason::UserQuit.after_console(&unmet), ExitReason::UserQuit);
+        assert_eq!(ExitReason::UserQuit.after_console(&unmet, false), ExitReason::UserQuit);
         let met = monitor(expect(), "now or never");
-        assert_eq!(guest(GuestRequest::Exit(5)).after_console(&met), ExitReason::ExpectationsMet);
+        assert_eq!(guest(GuestRequest::Exit(5)).after_console(&met, false), ExitReason::ExpectationsMet);
     }
 }

@@ -14,12 +14,18 @@ pub fn elf(code: &[u8]) -> Vec<u8> {
 
 /// The same with a note segment that names `entry` as the PVH entry point.
 pub fn pvh(code: &[u8], entry: u32) -> Vec<u8> {
+    with_note(code, 18, b"Xen\0", entry) // XEN_ELFNOTE_PHYS32_ENTRY
+}
+
+/// The same with a note of this type, name and description.
+pub fn with_note(code: &[u8], kind: u32, name: &[u8], description: u32) -> Vec<u8> {
     let mut note = Vec::new();
-    for word in [4, 4, 18] {
-        note.extend(u32::to_le_bytes(word)); // name size, description size, XEN_ELFNOTE_PHYS32_ENTRY
+    for word in [u32::try_from(name.len()).unwrap(), 4, kind] {
+        note.extend(word.to_le_bytes());
     }
-    note.extend(b"Xen\0");
-    note.extend(entry.to_le_bytes());
+    note.extend(name);
+    note.resize(note.len().next_multiple_of(4), 0);
+    note.extend(description.to_le_bytes());
     elf_with(code, &note)
 }
 

@@ -140,7 +140,8 @@ fn a_guest_that_powers_off_without_reporting_a_status_is_a_failure() {
     for guest in [&POWER_OFF, &NO_HEADER, &HEADER_OUTSIDE_RAM] {
         exec(guest, &[]).assert(122, "", &["kickvm: the guest powered off before reporting the command's exit status"]);
     }
-    exec(&EXIT_PORT, &[]).assert(3, "", &[]);
+    let why = "kickvm: the guest ended with status 3 before reporting the command's exit status";
+    exec(&EXIT_PORT, &[]).assert(122, "", &[why]);
 }
 
 #[test]

@@ -277,6 +277,17 @@ fn a_ci_service_shows_errors_and_takes_no_commands_from_the_guest() {
     let summary = fs::read_to_string(summary).unwrap();
     assert!(summary.starts_with("before\n### kickvm\n") && summary.contains("#PF: supervisor read"), "{summary}");
 
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut github = run(&code, &["--fail-on", "oops"]);
+    github.command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &fifo);
+    let output = github.command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(123) && stderr.contains("(GITHUB_STEP_SUMMARY): no process reads"),
+        "{stderr}"
+    );
+
     // What the service could take for a command is not followed by the end of the fence.
     let end = code.len() - 4;
     code.splice(end..end, "::error::x".bytes().flat_map(|byte| [0xb0, byte, 0xee]));

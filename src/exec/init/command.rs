@@ -1,6 +1,6 @@
 //! Starting the command, and sending it signals.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,10 +13,11 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 
 use super::SESSION;
-use super::user::User;
+use super::user::{User, text_of};
 use crate::exec::job::{INIT_PATH, Job, LIBRARIES_PATH, LINKER_PATH};
 use crate::sys::winsize::WinSize;
 
@@ -38,7 +39,7 @@ pub struct Running {
     pub stderr: Option<File>,
 }
 
-/// Starts the command of `job`, as `user` or else as root.
+/// Starts the command of `job`, as `user`, or else as the caller or root.
 ///
 /// # Errors
 ///
@@ -46,12 +47,17 @@ pub struct Running {
 /// error here: the new process fails to execute it, and exits with 126 or 127.
 pub fn start(job: &Job, user: Option<&User>) -> io::Result<Running> {
     let mut command = session_command();
-    command.env_clear().envs(DEFAULT_ENV).arg(user.map_or(String::new(), User::ids));
-    command.envs(user.iter().flat_map(|user| user.env()));
-    for variable in &job.env {
-        let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
-        command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    command.env_clear().envs(DEFAULT_ENV);
+    let mut ids = user.map_or(String::new(), User::ids);
+    if let Some(caller) = &job.caller {
+        command.envs(caller.env.iter().map(split));
+        umask(Mode::from_bits_truncate(caller.umask));
+        let is_root = caller.ids.first() == Some(&0); // as init
+        if user.is_none() && !is_root {
+            ids = text_of(&caller.ids);
+        }
     }
+    command.arg(ids).envs(user.iter().flat_map(|user| user.env())).envs(job.env.iter().map(split));
     set_open_files(job.open_files);
     let pty = job.terminal.map(open_terminal).transpose()?;
     let stream = || pty.as_ref().map_or(Ok(Stdio::piped()), |pty| pty.slave.try_clone().map(Stdio::from));
@@ -67,6 +73,12 @@ pub fn start(job: &Job, user: Option<&User>) -> io::Result<Running> {
         stdout: end(child.stdout.take().map(OwnedFd::from))?,
         stderr: child.stderr.take().map(|pipe| non_blocking(pipe.into())).transpose()?,
     })
+}
+
+/// Splits NAME=VALUE.
+fn split(variable: &OsString) -> (&OsStr, &OsStr) {
+    let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
 /// Sets the limit of open files, also for this process. It cannot be higher than that of the kernel.

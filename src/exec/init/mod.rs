@@ -79,14 +79,16 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     modules::load_packed()?;
     let warnings = sparse::complete_all();
     shares::mount_all(&job.mounts)?;
-    for warning in warnings.into_iter().chain(system::set_up()) {
+    for warning in warnings.into_iter().chain(system::set_up(job.caller.is_some())) {
         channel.send(&Message::Warning(warning));
     }
     modules::load(&job.modules)?;
     if let Some((driver, option)) = job.drivers.iter().find(|(driver, _)| !driver_path(driver).exists()) {
         let symbol = symbol(driver).unwrap_or(driver);
-        let warning =
-            format!("{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver})");
+        let warning = format!(
+            "{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver}); to load a module, \
+             give --kernel the directory with boot/ and lib/modules"
+        );
         channel.send(&Message::Warning(warning));
     }
     if let Some(cwd) = &job.cwd {

@@ -41,12 +41,14 @@ pub fn load(names: &[OsString]) -> Result<(), String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(cannot("read the kernel release"))?;
     let path = Path::new("/lib/modules").join(release.trim());
     let directory = ModuleDirectory::open(&path);
-    let directory = directory.map_err(cannot(format_args!("load modules: '{}' in the guest", path.display())))?;
+    let first = names[0].display();
+    let what = format_args!("load --module '{first}', which the host does not have: '{}' in the guest", path.display());
+    let directory = directory.map_err(cannot(what))?;
     let mut modules = Vec::new();
     for name in names {
         let name = name.to_string_lossy();
         if !directory.add(&name, &mut modules)? && directory.has_builtin(&name) != Some(true) {
-            return Err(format!("no module '{name}' in '{}' of the guest", path.display()));
+            return Err(format!("no --module '{name}' on the host, and none in '{}' of the guest", path.display()));
         }
     }
     modules.iter().try_for_each(|Module { name, content }| insert(name, content))

@@ -57,8 +57,9 @@ pub fn mount_essential() -> Result<(), String> {
     Ok(())
 }
 
-/// Sets up the rest. Returns a warning for each part that failed.
-pub fn set_up() -> Vec<String> {
+/// Sets up the rest. Returns a warning for each part that failed. `is_host`: the root is that of the host, whose services
+/// do not run here.
+pub fn set_up(is_host: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |action: &str, result: nix::Result<()>| match result {
         // The kernel was built without it.
@@ -70,7 +71,7 @@ pub fn set_up() -> Vec<String> {
     warn("mount /dev/shm", mount_at("tmpfs", "/dev/shm", Some("mode=1777")));
     for (path, options) in [("/tmp", "mode=1777"), ("/run", "mode=755")] {
         // A mount would hide the files of the root file system.
-        if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        if is_host && path == "/run" || !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
             warn("mount a tmpfs", mount_at("tmpfs", path, Some(options)));
         }
     }

@@ -36,7 +36,7 @@ impl User {
 
     fn parse(text: &str, passwd: &str, group: &str) -> Result<Self, String> {
         let (name, own_group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-        let number: Option<u32> = name.parse().ok();
+        let number: Option<u32> = name.parse().ok().filter(|uid| *uid != u32::MAX); // means "no change" to setuid(2)
         let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
         let entry = entries.find_map(|fields| match fields[..] {
             [entry, _, uid, gid, _, home, shell] => {
@@ -80,9 +80,13 @@ impl User {
 
     /// The IDs as text, for [`become_ids`].
     pub fn ids(&self) -> String {
-        let ids = [self.uid].into_iter().chain(self.groups.iter().copied());
-        ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+        text_of(&[&[self.uid], &self.groups[..]].concat())
     }
+}
+
+/// A user and its groups as text, for [`become_ids`].
+pub fn text_of(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Gives up root for the user and the groups in `ids`. An empty text changes nothing.

@@ -73,17 +73,26 @@ fn reboot_of_a_stock_kernel_by_triple_fault_is_121() {
 /// Nothing announces it, as nothing announces the reset of a panic that the console does not show.
 #[track_caller]
 fn resets(guest: Guest, code: i32, stderr: &[&str]) {
-    guest.append("loglevel=7").job("echo b >/proc/sysrq-trigger").run().assert(code, stderr);
+    guest.job("echo b >/proc/sysrq-trigger").run().assert(code, stderr);
 }
 
 #[test]
 fn a_reset_by_sysrq_is_123() {
     let why = "kickvm: the guest reset, although no program had requested it (--fail-on reset); \
                '--fail-on -reset' accepts that";
-    resets(linux!(Stock), 123, &[why]);
+    resets(linux!(Stock).append("loglevel=7"), 123, &[why]);
+}
+
+/// The kernel prints no message of its level, and an orderly end would be one of the highest.
+#[test]
+fn a_reset_that_a_quiet_console_does_not_explain_is_123() {
+    let why = "kickvm: the guest reset, and its console does not show whether a program had requested it \
+               (--fail-on reset); '--fail-on -reset' accepts that";
+    resets(linux!(BzImage).append("quiet loglevel=1"), 123, &[why]);
+    resets(linux!(Elf).append("quiet loglevel=1"), 123, &[why]);
 }
 
 #[test]
 fn a_reset_by_sysrq_that_is_accepted_is_0() {
-    resets(linux!(Stock).options(&["--fail-on", "-reset"]), 0, &[]);
+    resets(linux!(Stock).append("loglevel=7").options(&["--fail-on", "-reset"]), 0, &[]);
 }

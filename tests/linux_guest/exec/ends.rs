@@ -18,6 +18,7 @@ on_kernel!(
     not_executable,
     leftover_processes_end_with_the_command,
     no_directory,
+    the_exit_port_is_no_status,
     programs_that_cannot_run,
     a_script_without_an_interpreter
 );
@@ -55,6 +56,14 @@ fn killed_by_a_real_time_signal(exec: Exec) {
 
 fn killed_by_a_signal(exec: Exec) {
     exec.sh("kill -9 $$").assert(137, "", "");
+}
+
+/// The exit port is for guests of `kickvm run`.
+fn the_exit_port_is_no_status(exec: Exec) {
+    let script = r"busybox printf '\000' | busybox dd of=/dev/port bs=1 seek=244 2>/dev/null; exit 4"; // port 0xf4
+    let ended = exec.sh(script);
+    let why = "kickvm: the guest ended with status 0 before reporting the command's exit status";
+    assert_eq!((ended.status.code(), ended.stderr.lines().next()), (Some(122), Some(why)), "{}", ended.stderr);
 }
 
 fn not_found(exec: Exec) {

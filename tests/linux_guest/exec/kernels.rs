@@ -64,7 +64,7 @@ fn a_missing_driver_is_named(exec: Exec) {
 /// Neither modules nor a configuration are beside the kernel: only the guest can find out.
 fn a_driver_that_the_guest_lacks_is_a_warning(exec: Exec) {
     let warning = "kickvm: warning: --disk has no effect yet: the kernel has no driver virtio_mmio (CONFIG_VIRTIO_MMIO, module \
-                   virtio_mmio)\n";
+                   virtio_mmio); to load a module, give --kernel the directory with boot/ and lib/modules\n";
     let disk = exec.scratch.file("disk", &[0; 4096]);
     exec.options(&["--disk".as_ref(), disk.as_os_str()]).sh("exit 3").assert(3, "", warning);
 }

@@ -28,6 +28,7 @@ macro_rules! on_kernel {
     };
 }
 
+mod caller;
 mod ends;
 mod environment;
 mod files;
@@ -36,6 +37,7 @@ mod matrix;
 mod reports;
 mod results;
 pub mod run;
+mod runners;
 mod shares;
 mod signals;
 mod streams;

@@ -1,0 +1,3 @@
+module example.com/in-a-guest
+
+go 1.18
