@@ -12,6 +12,8 @@ mod cpio;
 mod guest;
 #[path = "disk/host.rs"]
 mod host;
+#[path = "disk/side.rs"]
+mod side;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

@@ -1,6 +1,7 @@
 //! Mounting the host's directories: as they are, or below an overlay in memory, which takes the guest's changes.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +14,9 @@ use crate::exec::shares::{Mount, ShareMode};
 
 /// A tmpfs takes half of the memory by default. The largest part of this one is the guest's own choice.
 const TMPFS_OPTIONS: &str = "size=90%,nr_inodes=0";
+
+/// How far Linux reads ahead: the largest request of virtio-fs.
+const READ_AHEAD_KIB: &str = "1024";
 
 /// Mounts the shares in order. The one at `/` becomes the root, and those after it are mounted in it.
 ///
@@ -45,7 +49,15 @@ pub fn mount_all(mounts: &[Mount]) -> Result<(), String> {
 
 fn mount_share(tag: &str, path: &Path, flags: MsFlags) -> nix::Result<()> {
     create(path)?;
-    mount(Some(tag), path, Some("virtiofs"), flags, None::<&str>)
+    mount(Some(tag), path, Some("virtiofs"), flags, None::<&str>)?;
+    // Linux reads ahead 128 KiB by default, in requests of that size. Without sysfs it continues to do so.
+    let _ = fs::create_dir_all("/sys").and_then(|()| {
+        let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>); // fails if it is mounted
+        let device = fs::metadata(path)?.dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB)
+    });
+    Ok(())
 }
 
 /// Mounts an overlay at `path`: a tmpfs over `above`, if given, over the share.

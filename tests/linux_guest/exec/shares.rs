@@ -67,10 +67,11 @@ fn a_writable_share(exec: Exec) {
         mv from-host renamed && echo more >>renamed
         for n in $(seq 64); do yes $n | head -n 1000 >parallel-$n & done; wait
         rm -r dir
-        stat -c '%s %a %u' large";
+        stat -c '%s %a %u' large
+        grep -lx 1024 /sys/class/bdi/*/read_ahead_kb | wc -l";
     let ended = share(with_modules(exec), &shared, ":/mnt,rw").sh(script);
     let owner = fs::metadata(&shared).unwrap().uid();
-    ended.assert(0, &format!("host\nno canary\n50\n8388608 644 {owner}\n"), "");
+    ended.assert(0, &format!("host\nno canary\n50\n8388608 644 {owner}\n1\n"), "");
     assert_eq!(fs::read(shared.join("renamed")).unwrap(), b"host\nmore\n");
     assert_eq!(fs::read(shared.join(OsStr::from_bytes(b"n\xffme"))).unwrap(), b"odd\n");
     assert!(fs::read(shared.join("large")).unwrap().iter().all(|byte| *byte == b'x'));
