@@ -1,6 +1,6 @@
 //! The CI templates in `examples/ci`, this repository's own workflows and its action are valid: the files pass their
-//! own schemas and linters, and kickvm parses the commands. A JUnit file that kickvm writes passes the schema of such
-//! files.
+//! own schemas and linters, and kickvm parses the commands. The JUnit files that kickvm writes pass the schema of
+//! such files.
 #![cfg(feature = "vmm")]
 
 #[path = "common/can_run.rs"]
@@ -54,10 +54,16 @@ fn yaml(path: &str) -> Value {
 fn the_templates_pass_their_linters() {
     const LINTER_MISSING: i32 = 125;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check-ci");
-    let junit = std::env::temp_dir().join(format!("kickvm-{}.xml", std::process::id()));
-    fs::write(&junit, junit_report()).unwrap();
-    let output = Command::new(script).arg(&junit).output().unwrap();
-    fs::remove_file(junit).unwrap();
+    let report = junit_report();
+    // As `kickvm report merge` and a run of several combinations write it.
+    let merged = report::merge_texts([("a", Ok(&*report)), ("b <&>", Err("it was not run"))].into_iter());
+    let file = |name: &str| std::env::temp_dir().join(format!("kickvm-{}-{name}.xml", std::process::id()));
+    let files = [("single", report), ("merged", merged)].map(|(name, xml)| {
+        fs::write(file(name), xml).unwrap();
+        file(name)
+    });
+    let output = Command::new(script).args(&files).output().unwrap();
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
     let messages = String::from_utf8_lossy(&output.stderr);
     let possible = if output.status.code() == Some(LINTER_MISSING) { Err(messages.trim().to_owned()) } else { Ok(()) };
     if can_run(this_test!(), possible) {

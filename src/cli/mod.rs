@@ -100,7 +100,7 @@ pub enum Report {
 /// The options of `kickvm report merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// JUnit files, of kickvm or of other programs
+    /// JUnit files or pipes, of kickvm or of other programs; none twice
     #[arg(value_name = "FILE", required = true)]
     pub inputs: Vec<PathBuf>,
     /// File to write, instead of standard output; replaced atomically

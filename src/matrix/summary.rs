@@ -184,7 +184,10 @@ mod tests {
         assert_eq!(table[0], "2 runs: 1 passed, 0 failed, 1 not run");
         assert_eq!(table[1..], ["a    0  power-off        1.50 s", "b  not run"]);
         let junit = junit(&labels, std::slice::from_ref(&run), Some(143));
-        assert!(junit.contains(r#"tests="2" failures="0" errors="1""#) && junit.contains("it was not run"), "{junit}");
+        assert!(
+            junit.contains(r#"tests="2" failures="0" errors="1" time="0.000">"#) && junit.contains("it was not run"),
+            "{junit}"
+        );
         let json: Value = serde_json::from_str(&json(&labels, &[run], Some(143))).unwrap();
         assert_eq!((&json["exit_code"], &json["runs"][1]["run"]["outcome"]), (&143.into(), &"not-run".into()));
     }

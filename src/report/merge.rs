@@ -3,26 +3,28 @@
 //! The files may come from hostile guests. So each is read by a parser without DTDs and entities, and written anew:
 //! names are checked, text is escaped, and what JUnit does not have is left out.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
 
 use super::file::ReportFile;
 use super::junit::escape;
 use crate::boot::ByteSize;
-use crate::boot::input_file::InputFile;
+use crate::results::seconds;
+use crate::results::xml::{HAS_DTD, MAX_DEPTH, attributes, resolve};
+use crate::sys::os_error;
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 32 << 20;
 /// The largest result.
 const MAX_MERGED: u64 = 128 << 20;
-/// The limits of one element: how deep it is, and how many attributes it has.
-const MAX_DEPTH: usize = 64;
-const MAX_ATTRIBUTES: usize = 64;
 /// The time for writing the result.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
@@ -36,8 +38,16 @@ const COUNTED: [&str; 4] = ["testcase", "failure", "error", "skipped"];
 ///
 /// # Errors
 ///
-/// `output` cannot be used.
+/// `output` cannot be used, or two inputs are the same file.
 pub fn merge(inputs: &[PathBuf], output: Option<&Path>) -> Result<(bool, Option<String>), String> {
+    let mut files = BTreeMap::new();
+    for input in inputs {
+        if let Ok(metadata) = fs::metadata(input)
+            && let Some(other) = files.insert((metadata.dev(), metadata.ino()), input)
+        {
+            return Err(format!("the inputs '{}' and '{}' are the same file", other.display(), input.display()));
+        }
+    }
     let taken: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
     let mut unfinished = Merged::default();
     unfinished.push_error("kickvm report merge", "kickvm has not ended yet, or was killed");
@@ -70,42 +80,37 @@ pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a
     merged.into_xml()
 }
 
+/// Reads a file, or a FIFO to its end.
 fn read(path: &Path) -> Result<String, String> {
-    InputFile::open(path, "JUnit file").and_then(|input| input.text(MAX_FILE)).map_err(|error| error.to_string())
+    let cannot =
+        |action, error| format!("cannot {action} JUnit file '{}': {}", path.display(), os_error::describe(&error));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| cannot("open", error))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", error))?;
+    if bytes.is_empty() {
+        return Err(unusable(path, "it is empty"));
+    }
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(unusable(path, &format!("it is larger than {}", ByteSize(MAX_FILE))));
+    }
+    String::from_utf8(bytes).map_err(|_| unusable(path, "it is not UTF-8"))
 }
 
 fn unusable(path: &Path, why: &str) -> String {
     format!("cannot use JUnit file '{}': {why}", path.display())
 }
 
-/// The counts and the duration that the start tag of a suite states.
+/// The counts and the duration of a suite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Totals {
     counts: [u64; 4],
-    seconds: f64,
+    time: Duration,
 }
 
 impl Totals {
     fn add(&mut self, other: Self) {
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count = count.saturating_add(more));
-        self.seconds += other.seconds;
-    }
-
-    fn max(self, other: Self) -> Self {
-        let counts = std::array::from_fn(|at| self.counts[at].max(other.counts[at]));
-        Self { counts, seconds: self.seconds.max(other.seconds) }
-    }
-
-    /// Adds the attribute of a suite, if it is a total.
-    fn add_attribute(&mut self, name: &str, value: &str) {
-        match COUNTS.iter().position(|known| *known == name) {
-            Some(at) => self.counts[at] = self.counts[at].saturating_add(value.trim().parse().unwrap_or(0)),
-            None if name == "time" => {
-                let seconds = value.trim().parse::<f64>().ok();
-                self.seconds += seconds.filter(|it| it.is_finite() && *it >= 0.0).unwrap_or(0.0);
-            }
-            None => {}
-        }
+        self.time = self.time.saturating_add(other.time);
     }
 }
 
@@ -118,9 +123,9 @@ struct Merged {
 
 impl Merged {
     fn into_xml(self) -> String {
-        let Self { suites, totals: Totals { counts: [tests, failures, errors, skipped], seconds } } = self;
-        let totals = format!(r#"tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}""#);
-        let start = format!("<testsuites {totals} time=\"{seconds:.3}\">");
+        let Self { suites, totals: Totals { counts: [tests, failures, errors, _], time } } = self;
+        let totals = format!(r#"tests="{tests}" failures="{failures}" errors="{errors}""#); // the schema has no others
+        let start = format!("<testsuites {totals} time=\"{:.3}\">", time.as_secs_f64());
         format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{start}\n{suites}</testsuites>\n")
     }
 
@@ -131,7 +136,7 @@ impl Merged {
         let case = format!(r#"<testcase name="{name}" classname="kickvm.report" time="0">"#);
         let error = format!(r#"<error message="{why}" type="merge"/>"#);
         self.suites += &format!("{suite}{case}{error}</testcase></testsuite>\n");
-        self.totals.add(Totals { counts: [1, 0, 1, 0], seconds: 0.0 });
+        self.totals.add(Totals { counts: [1, 0, 1, 0], time: Duration::ZERO });
     }
 
     /// Appends the suites of a file. After an error there are none of them.
@@ -147,7 +152,7 @@ impl Merged {
 fn copy_suites(text: &str, suites: &mut String) -> Result<Totals, String> {
     let mut xml = Reader::from_str(text.trim_start_matches('\u{feff}'));
     xml.config_mut().expand_empty_elements = true;
-    let mut copier = Copier { suites, open: Vec::new(), ended: false, totals: Default::default() };
+    let mut copier = Copier { suites, open: Vec::new(), cases: 0, ended: None };
     loop {
         let event = xml.read_event().map_err(|error| not_xml(xml.error_position(), &error))?;
         let at = xml.buffer_position();
@@ -160,16 +165,14 @@ fn copy_suites(text: &str, suites: &mut String) -> Result<Totals, String> {
             Event::Text(text) => copier.text(&text.xml10_content(), at)?,
             Event::CData(text) => copier.text(&text.xml10_content(), at)?,
             Event::GeneralRef(reference) => {
-                let name = reference.xml10_content();
-                let character = reference.resolve_char_ref().map_err(|error| not_xml(at, &error))?;
-                let text = character.map(String::from).or_else(|| resolve_predefined_entity(&name).map(String::from));
-                copier.text(&text.ok_or_else(|| not_xml(at, &format!("unknown entity '&{name};'")))?, at)?;
+                copier.text(&resolve(&reference).map_err(|why| not_xml(at, &why))?, at)?;
             }
-            Event::DocType(_) => return Err("it has a document type declaration, which kickvm does not read".into()),
+            Event::DocType(_) => return Err(HAS_DTD.to_owned()),
             Event::Eof if !copier.open.is_empty() => return Err(not_xml(at, &"the file ends in an element")),
-            Event::Eof if !copier.ended => return Err("it has no element".into()),
-            Event::Eof if copier.totals[0].counts[0] == 0 => return Err("it has no test case".into()),
-            Event::Eof => return Ok(copier.totals.into_iter().fold(Totals::default(), Totals::max)),
+            Event::Eof => {
+                let totals = copier.ended.ok_or("it has no element")?;
+                return if copier.cases > 0 { Ok(totals) } else { Err("it has no test case".into()) };
+            }
             _ => {} // comments, processing instructions, the declaration
         }
         if copier.suites.len() as u64 > MAX_MERGED {
@@ -185,57 +188,85 @@ fn not_xml(at: u64, why: &dyn Display) -> String {
 /// Copies the suites of one file.
 struct Copier<'a> {
     suites: &'a mut String,
-    open: Vec<String>, // the names of the elements that have not ended
-    ended: bool,       // the root has ended
-    /// The totals of the test cases, of the root, and of the suites in the root. The largest are those of the file, as
-    /// it may lack each of them.
-    totals: [Totals; 3],
+    open: Vec<Element>, // those that have not ended
+    cases: u64,
+    ended: Option<Totals>, // of the root
+}
+
+/// An element that has not ended.
+struct Element {
+    name: String,
+    attributes_end: usize, // in the copy
+    /// What the tag states as far as it is a number, and what the content has. The larger count is that of the element,
+    /// as a file may lack each of them.
+    stated: [u64; 4],
+    time: Option<Duration>,
+    content: Totals,
+}
+
+impl Element {
+    fn is_suite(&self) -> bool {
+        matches!(self.name.as_str(), "testsuites" | "testsuite")
+    }
 }
 
 impl Copier<'_> {
     /// Whether the innermost open element is copied: all but a root that has suites.
     fn copies(&self) -> bool {
-        self.open.len() > usize::from(self.open.first().is_some_and(|root| root == "testsuites"))
-    }
-
-    fn is_suite(&self, name: &str) -> bool {
-        matches!((self.open.len(), name), (0, "testsuites" | "testsuite") | (1, "testsuite"))
+        self.open.len() > usize::from(self.open.first().is_some_and(|root| root.name == "testsuites"))
     }
 
     /// Whether `element` is in the root, but no suite.
     fn omits(&self, element: &BytesStart<'_>) -> bool {
-        self.open.len() == 1 && !self.copies() && !self.is_suite(element.local_name().as_ref())
+        self.open.len() == 1 && !self.copies() && element.local_name().as_ref() != "testsuite"
     }
 
-    fn start(&mut self, element: &BytesStart<'_>, at: u64) -> Result<(), String> {
-        let name = element.local_name().as_ref().to_owned();
-        let is_suite = self.is_suite(&name);
-        if self.open.is_empty() && (!is_suite || self.ended) {
-            return Err(format!("its root is '{name}' instead of 'testsuites' or 'testsuite'"));
+    fn start(&mut self, tag: &BytesStart<'_>, at: u64) -> Result<(), String> {
+        let name = name(tag.local_name().as_ref()).map_err(|why| not_xml(at, &why))?.to_owned();
+        let mut element = Element { name, attributes_end: 0, stated: [0; 4], time: None, content: Totals::default() };
+        if self.open.is_empty() && (!element.is_suite() || self.ended.is_some()) {
+            return Err(format!("its root is '{}' instead of 'testsuites' or 'testsuite'", element.name));
         }
-        let counts = name == COUNTED[0] || self.open.last().is_some_and(|parent| parent == COUNTED[0]);
-        if let Some(count) = COUNTED.iter().position(|known| counts && *known == name) {
-            self.totals[0].counts[count] += 1;
+        let counts = |parent: &Element| parent.is_suite() || parent.name == COUNTED[0];
+        if self.open.last().is_some_and(counts)
+            && let Some(count) = COUNTED.iter().position(|known| *known == element.name)
+        {
+            element.content.counts[count] = 1;
+            self.cases += u64::from(count == 0);
         }
-        self.open.push(name);
+        let attributes = element.read(tag).map_err(|why| not_xml(at, &why))?;
+        self.open.push(element);
         if self.open.len() > MAX_DEPTH {
             return Err(format!("its elements are nested more than {MAX_DEPTH} deep at byte {at}"));
         }
-        let totals = is_suite.then(|| &mut self.totals[self.open.len()]);
-        let tag = start_tag(element, totals).map_err(|why| not_xml(at, &why))?;
-        if self.copies() {
-            *self.suites += &tag;
+        if self.copies()
+            && let Some(element) = self.open.last_mut()
+        {
+            let _ = write!(self.suites, "<{}{attributes}", element.name); // writing to a string cannot fail
+            element.attributes_end = self.suites.len();
+            self.suites.push('>');
         }
         Ok(())
     }
 
     fn end(&mut self) {
         let copied = self.copies();
-        let Some(name) = self.open.pop() else { return }; // the parser compares the names
-        self.ended = self.open.is_empty();
+        let Some(element) = self.open.pop() else { return }; // the parser compares the names
+        let counts = std::array::from_fn(|at| element.stated[at].max(element.content.counts[at]));
+        let time = element.time.unwrap_or(element.content.time);
         if copied {
-            *self.suites += &format!("</{name}>");
+            *self.suites += &format!("</{}>", element.name);
             *self.suites += if self.copies() { "" } else { "\n" };
+        }
+        if copied && element.is_suite() {
+            let counts: String =
+                COUNTS.iter().zip(counts).map(|(name, count)| format!(r#" {name}="{count}""#)).collect();
+            let time = format!(r#"{counts} time="{:.3}""#, time.as_secs_f64());
+            self.suites.insert_str(element.attributes_end, &time);
+        }
+        match self.open.last_mut() {
+            Some(parent) => parent.content.add(Totals { counts, time }),
+            None => self.ended = Some(Totals { counts, time }),
         }
     }
 
@@ -249,27 +280,27 @@ impl Copier<'_> {
     }
 }
 
-/// The start tag of a copy of `element`, without namespaces. Adds the totals of its attributes to `totals`.
-fn start_tag(element: &BytesStart<'_>, mut totals: Option<&mut Totals>) -> Result<String, String> {
-    let mut tag = format!("<{}", name(element.local_name().as_ref())?);
-    for (at, attribute) in element.attributes().enumerate() {
-        if at == MAX_ATTRIBUTES {
-            return Err(format!("more than {MAX_ATTRIBUTES} attributes"));
+impl Element {
+    /// Reads the attributes of `tag`. Returns a copy of those that do not depend on the content.
+    fn read(&mut self, tag: &BytesStart<'_>) -> Result<String, String> {
+        let mut copy = String::new();
+        for (key, value) in attributes(tag)? {
+            let key = name(&key)?;
+            if key == "time" && (self.is_suite() || self.name == COUNTED[0]) {
+                self.time = value.replace(',', "").trim().parse().ok().and_then(seconds);
+            }
+            match COUNTS.iter().position(|known| *known == key).filter(|_| self.is_suite()) {
+                Some(count) => self.stated[count] = value.trim().parse().unwrap_or(0),
+                None if self.is_suite() && key == "time" => {}
+                // Readers replace other line feeds and tabs in an attribute by blanks.
+                None => {
+                    let value = escape(&value).replace('\n', "&#10;").replace('\t', "&#9;");
+                    let _ = write!(copy, r#" {key}="{value}""#); // writing to a string cannot fail
+                }
+            }
         }
-        let attribute = attribute.map_err(|error| error.to_string())?;
-        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| error.to_string())?;
-        if attribute.key.prefix().is_some() || attribute.key.as_namespace_binding().is_some() {
-            continue; // such as the location of a schema
-        }
-        let name = name(attribute.key.as_ref())?;
-        if let Some(totals) = &mut totals {
-            totals.add_attribute(name, &value);
-        }
-        // Readers replace other line feeds and tabs in an attribute by blanks.
-        let value = escape(&value).replace('\n', "&#10;").replace('\t', "&#9;");
-        let _ = write!(tag, r#" {name}="{value}""#); // writing to a string cannot fail
+        Ok(copy)
     }
-    Ok(tag + ">")
 }
 
 /// Checks a name. Those of JUnit are ASCII.
@@ -291,9 +322,10 @@ mod tests {
         xml
     }
 
-    fn totals(xml: &str) -> [u64; 4] {
+    fn totals(xml: &str) -> [u64; 3] {
         let document = roxmltree::Document::parse(xml).unwrap();
-        COUNTS.map(|name| document.root_element().attribute(name).unwrap().parse().unwrap())
+        assert_eq!(document.root_element().attribute("skipped"), None, "the schema has no such attribute");
+        ["tests", "failures", "errors"].map(|name| document.root_element().attribute(name).unwrap().parse().unwrap())
     }
 
     #[test]
@@ -306,11 +338,11 @@ mod tests {
         let second = "<testsuite xmlns:xsi='urn:x' xsi:y='z' time='0.25'><!-- c --><testcase><skipped/></testcase>
             <testsuite><testcase><error/></testcase></testsuite></testsuite><?pi?>\n";
         let expected = r#"<?xml version="1.0" encoding="UTF-8"?>
-<testsuites tests="4" failures="1" errors="1" skipped="1" time="1.750">
-<testsuite name="a" tests="2" failures="1" time="1.5"><testcase name="&lt;A&#10;"></testcase>
+<testsuites tests="4" failures="1" errors="1" time="1.750">
+<testsuite name="a" tests="2" failures="1" errors="0" skipped="0" time="1.500"><testcase name="&lt;A&#10;"></testcase>
                 <testcase><failure message="&quot;">1 &amp; &lt;2&gt;</failure></testcase></testsuite>
-<testsuite time="0.25"><testcase><skipped></skipped></testcase>
-            <testsuite><testcase><error></error></testcase></testsuite></testsuite>
+<testsuite tests="2" failures="0" errors="1" skipped="1" time="0.250"><testcase><skipped></skipped></testcase>
+            <testsuite tests="1" failures="0" errors="1" skipped="0" time="0.000"><testcase><error></error></testcase></testsuite></testsuite>
 </testsuites>
 "#;
         assert_eq!(merged(&[first, second]), expected);
@@ -320,19 +352,34 @@ mod tests {
     #[test]
     fn the_largest_count_of_cases_suites_and_root_counts() {
         for (file, expected) in [
-            ("<testsuite tests='0' failures='0'><testcase><failure/></testcase></testsuite>", [1, 1, 0, 0]),
-            ("<testsuite tests='5' failures='2' errors='-1'><testcase/></testsuite>", [5, 2, 0, 0]),
-            ("<testsuites errors='3'><testsuite><testcase/></testsuite></testsuites>", [1, 0, 3, 0]),
+            ("<testsuite tests='0' failures='0'><testcase><failure/></testcase></testsuite>", [1, 1, 0]),
+            ("<testsuite tests='5' failures='2' errors='-1'><testcase/></testsuite>", [5, 2, 0]),
+            ("<testsuite><testcase/><error/></testsuite>", [1, 0, 1]),
+            ("<testsuites tests='x'><testsuite tests='3'/><testsuite><testcase/></testsuite></testsuites>", [4, 0, 0]),
+            ("<testsuites errors='3'><testsuite><testcase/></testsuite></testsuites>", [1, 0, 3]),
             (
                 "<testsuites><testsuite failures='1'><testcase/></testsuite><testsuite failures='1'/></testsuites>",
-                [1, 2, 0, 0],
+                [1, 2, 0],
             ),
-            ("<testsuite tests='18446744073709551615' time='NaN'><testcase/></testsuite>", [u64::MAX, 0, 0, 0]),
+            ("<testsuite tests='18446744073709551615' time='NaN'><testcase/></testsuite>", [u64::MAX, 0, 0]),
         ] {
             assert_eq!(totals(&merged(&[file])), expected, "{file}");
         }
         let most = "<testsuite tests='18446744073709551615'><testcase/></testsuite>";
         assert_eq!(totals(&merged(&[most, most]))[0], u64::MAX);
+    }
+
+    #[test]
+    fn a_count_that_is_no_number_is_computed() {
+        let file = "<testsuite tests='-5' failures='x' errors='' skipped='1.5' time='NaN'>
+            <testcase time='1,000.5'><failure/></testcase><testcase time='2'/></testsuite>";
+        let counts = r#"<testsuite tests="2" failures="1" errors="0" skipped="0" time="1002.500">"#;
+        let xml = merged(&[file]);
+        assert!(xml.contains(counts) && xml.contains(r#"<testcase time="1,000.5">"#), "{xml}");
+        let time = |time: &str| merged(&[&format!("<testsuite time='{time}'><testcase/></testsuite>")]);
+        for invalid in ["-1", "inf", "1e999", "1e300"] {
+            assert!(time(invalid).contains(r#"skipped="0" time="0.000">"#), "{invalid}");
+        }
     }
 
     #[test]
