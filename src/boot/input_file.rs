@@ -1,7 +1,7 @@
 //! A host file that is loaded into guest memory. Nothing is assumed about its content.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -72,7 +72,8 @@ impl InputFile {
     fn buffered(&self, source: impl Read) -> Result<io::Result<Self>, Error> {
         let memory = memfd_create("kickvm", MFdFlags::MFD_CLOEXEC).map_err(|error| self.unreadable(error.into()))?;
         let mut file = File::from(memory);
-        match io::copy(&mut source.take(MAX_BUFFERED + 1), &mut file) {
+        let copied = io::copy(&mut source.take(MAX_BUFFERED + 1), &mut file);
+        match copied.and_then(|len| file.rewind().map(|()| len)) {
             Ok(len) if len > MAX_BUFFERED => {
                 Err(self.unusable(format!("its content is larger than {}", ByteSize(MAX_BUFFERED))))
             }
@@ -162,4 +163,21 @@ pub(crate) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_content_of_a_pipe_is_read_from_its_start() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"text").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", reader.as_raw_fd());
+        let file = InputFile::open(path.as_ref(), "file").unwrap();
+        assert_eq!((file.len, file.text(10).unwrap()), (4, "text".to_owned()));
+    }
 }
