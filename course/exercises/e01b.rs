@@ -1,7 +1,7 @@
 //! Exercise 01b: answer an `in` instruction.
 //!
-//! The guest reads one byte from port 0x60 and writes it to port 0x3f8. The data of `VcpuExit::IoIn` is a part of the run
-//! page: KVM takes the answer from there when the vCPU runs again.
+//! The guest reads one byte from port 0x60 and writes it to port 0x3f8. The data of `VcpuExit::IoIn` is a part of the
+//! run page: KVM takes the answer from there when the vCPU runs again.
 
 use kvm_ioctls::VcpuExit;
 

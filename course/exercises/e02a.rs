@@ -1,7 +1,7 @@
 //! Exercise 02a: walk the page tables, as the processor does.
 //!
-//! Chapter 2 has tables of three levels, because each entry of the third maps 2 MiB. An entry without LARGE_PAGE names a
-//! page table, the fourth level, whose entries map 4 KiB each.
+//! Chapter 2 has tables of three levels, because each entry of the third maps 2 MiB. An entry without LARGE_PAGE names
+//! a page table, the fourth level, whose entries map 4 KiB each.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -1,7 +1,7 @@
 //! Exercise 02b: name the contradiction for which KVM_SET_SREGS fails with EINVAL.
 //!
-//! The kernel's answer is one number for all causes. These are the rules (Linux, `kvm_is_valid_sregs`): with EFER.LME and
-//! CR0.PG, both CR4.PAE and EFER.LMA must be set. Otherwise, both EFER.LMA and CS.L must be clear.
+//! The kernel's answer is one number for all causes. These are the rules (Linux, `kvm_is_valid_sregs`): with EFER.LME
+//! and CR0.PG, both CR4.PAE and EFER.LMA must be set. Otherwise, both EFER.LMA and CS.L must be clear.
 
 use kvm_bindings::kvm_sregs;
 

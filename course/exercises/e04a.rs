@@ -1,7 +1,7 @@
 //! Exercise 04a: the divisor latch.
 //!
-//! Before a driver sends, it sets the baud rate: with bit 7 of the line control register (offset 3) set, offsets 0 and 1
-//! are the low and the high byte of a divisor. A port that ignores the bit sends the divisor as the first byte.
+//! Before a driver sends, it sets the baud rate: with bit 7 of the line control register (offset 3) set, offsets 0 and
+//! 1 are the low and the high byte of a divisor. A port that ignores the bit sends the divisor as the first byte.
 
 /// The registers of a serial port, by their offset.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Exercise 05c: an edge-triggered byte stream.
 //!
-//! epoll reports an edge-triggered descriptor when more bytes arrive, and not because some are left. A reader that does not
-//! read until the source is empty leaves bytes behind, and may wait forever.
+//! epoll reports an edge-triggered descriptor when more bytes arrive, and not because some are left. A reader that does
+//! not read until the source is empty leaves bytes behind, and may wait forever.
 
 use std::io::{ErrorKind, Read, Result};
 

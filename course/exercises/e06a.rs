@@ -1,7 +1,7 @@
 //! Exercise 06a: a stale descriptor in the event loop.
 //!
-//! One wait returned events of the descriptors 5 and 6. The handler of 5 closes 6, and a new file gets its number. The event
-//! of the old 6 must not reach the new one.
+//! One wait returned events of the descriptors 5 and 6. The handler of 5 closes 6, and a new file gets its number. The
+//! event of the old 6 must not reach the new one.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! Exercise 06b: a descriptor that was closed without `remove`.
 //!
-//! The kernel then deletes the registration, unless a duplicate of the descriptor exists. The table of the loop still has an
-//! entry. The number is soon used again, and the new owner must be able to register it.
+//! The kernel then deletes the registration, unless a duplicate of the descriptor exists. The table of the loop still
+//! has an entry. The number is soon used again, and the new owner must be able to register it.
 
 use std::collections::HashMap;
 use std::io;

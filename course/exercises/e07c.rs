@@ -1,7 +1,7 @@
 //! Exercise 07c: the first reason counts.
 //!
-//! A guest powers off; its other vCPU is stopped for this and ends with an error; at the same time the timeout expires. There
-//! are three reasons, and the first is why the run ended. A thread may also panic while it holds the lock.
+//! A guest powers off; its other vCPU is stopped for this and ends with an error; at the same time the timeout expires.
+//! There are three reasons, and the first is why the run ended. A thread may also panic while it holds the lock.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,7 +1,7 @@
 //! Exercise 08b: a memory map with a hole.
 //!
-//! From 3 GiB to 4 GiB, a PC has devices and no RAM. If the guest has more than 3 GiB, the rest of its RAM begins at 4 GiB.
-//! The part from 640 KiB to 1 MiB is not RAM for the kernel, either.
+//! From 3 GiB to 4 GiB, a PC has devices and no RAM. If the guest has more than 3 GiB, the rest of its RAM begins at 4
+//! GiB. The part from 640 KiB to 1 MiB is not RAM for the kernel, either.
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

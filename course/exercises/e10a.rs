@@ -1,7 +1,7 @@
 //! Exercise 10a: a virtqueue with a loop.
 //!
-//! A driver writes the descriptor table, and a hostile one lets a descriptor point back to an earlier one. The device must not
-//! follow this chain forever, and must not panic for a descriptor that is not in the table.
+//! A driver writes the descriptor table, and a hostile one lets a descriptor point back to an earlier one. The device
+//! must not follow this chain forever, and must not panic for a descriptor that is not in the table.
 
 /// A descriptor: whether there is a next one, and its number.
 #[derive(Clone, Copy, Debug)]

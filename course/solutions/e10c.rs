@@ -8,8 +8,8 @@ pub struct Buffer<'a> {
     pub writable: bool,
 }
 
-/// Executes one request: fills the writable buffers by `random`, in order, but takes 64 bytes at most from it, so that a
-/// hostile guest cannot keep the device busy. Returns the number of bytes written, which the used ring reports.
+/// Executes one request: fills the writable buffers by `random`, in order, but takes 64 bytes at most from it, so that
+/// a hostile guest cannot keep the device busy. Returns the number of bytes written, which the used ring reports.
 pub fn execute(buffers: &mut [Buffer], mut random: impl FnMut(&mut [u8])) -> u32 {
     let mut written = 0;
     for buffer in buffers.iter_mut().filter(|buffer| buffer.writable) {
