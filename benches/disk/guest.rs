@@ -1,10 +1,10 @@
-//! In the guest: reads the disk in three ways, each when it is told to.
+//! In the guest: reads the disk in three ways, each on request.
 
 use super::Result;
+use super::side::say_and_wait;
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::slice;
@@ -46,14 +46,6 @@ pub fn main() -> Result<()> {
             say_and_wait(&format!("done {took} {}", self::interrupts()? - interrupts))?;
         }
     }
-    Ok(())
-}
-
-/// Gives the host time to look at its counters.
-fn say_and_wait(line: &str) -> Result<()> {
-    println!("{line}");
-    io::stdout().flush()?;
-    io::stdin().lock().read_line(&mut String::new())?;
     Ok(())
 }
 

@@ -1,10 +1,10 @@
-//! Guests that do something when the benchmark tells them to, each VMM on a processor of its own.
+//! Guests that do something when the benchmark requests it, each VMM on a processor of its own.
 
 use super::Result;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 
@@ -90,4 +90,12 @@ impl Guest {
     pub fn go_on(&mut self) -> Result<()> {
         Ok(self.stdin.write_all(b"\n")?)
     }
+}
+
+/// In the guest: prints a line, and waits until the benchmark requests the next step.
+pub fn say_and_wait(line: &str) -> Result<()> {
+    println!("{line}");
+    io::stdout().flush()?;
+    io::stdin().lock().read_line(&mut String::new())?;
+    Ok(())
 }

@@ -1,8 +1,9 @@
-//! In the guest: uses the share in several ways, each when it is told to.
+//! In the guest: uses the share in several ways, each on request.
 
 use super::Result;
+use super::side::say_and_wait;
 use std::fs::{self, File};
-use std::io::{self, BufRead, Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
@@ -28,14 +29,6 @@ pub fn main() -> Result<()> {
             say_and_wait(&format!("done {} {found}", start.elapsed().as_nanos()))?;
         }
     }
-    Ok(())
-}
-
-/// Gives the host time to let another guest run.
-fn say_and_wait(line: &str) -> Result<()> {
-    println!("{line}");
-    io::stdout().flush()?;
-    io::stdin().lock().read_line(&mut String::new())?;
     Ok(())
 }
 
