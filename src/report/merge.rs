@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,9 +16,9 @@ use quick_xml::events::{BytesStart, Event};
 use super::file::ReportFile;
 use super::junit::escape;
 use crate::boot::ByteSize;
+use crate::boot::input_file::InputFile;
 use crate::results::seconds;
 use crate::results::xml::{HAS_DTD, MAX_DEPTH, attributes, resolve};
-use crate::sys::os_error;
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 32 << 20;
@@ -80,20 +79,8 @@ pub fn merge_texts<'a>(texts: impl Iterator<Item = (&'a str, Result<&'a str, &'a
     merged.into_xml()
 }
 
-/// Reads a file, or a FIFO to its end.
 fn read(path: &Path) -> Result<String, String> {
-    let cannot =
-        |action, error| format!("cannot {action} JUnit file '{}': {}", path.display(), os_error::describe(&error));
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| cannot("open", error))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", error))?;
-    if bytes.is_empty() {
-        return Err(unusable(path, "it is empty"));
-    }
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(unusable(path, &format!("it is larger than {}", ByteSize(MAX_FILE))));
-    }
-    String::from_utf8(bytes).map_err(|_| unusable(path, "it is not UTF-8"))
+    InputFile::open(path, "JUnit file").and_then(|input| input.text(MAX_FILE)).map_err(|error| error.to_string())
 }
 
 fn unusable(path: &Path, why: &str) -> String {
