@@ -146,6 +146,11 @@ impl Fault {
             |expression: &str, line: Option<&Value>| matches(expression, line.and_then(Value::as_str).unwrap_or(""));
         for fault in &found {
             assert_eq!(fault["classes"], json!(self.classes), "{fault:#}");
+            // The title names a function of the report.
+            if let Some(function) = fault["function"].as_str() {
+                assert!(fault["title"].as_str().is_some_and(|title| title.contains(function)), "{fault:#}");
+                assert!(fault["report"].to_string().contains(&format!("{function}+")), "{fault:#}");
+            }
             let mut lines = fault["report"].as_array().expect("it has lines").clone();
             lines.retain(|line| !line.as_str().is_some_and(|line| line.starts_with("clocksource: "))); // a slow machine
             assert!(is(&first, lines.first()) && is(&last, lines.last()), "{fault:#}");
@@ -210,6 +215,7 @@ fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
         Fault {
             cause: "until seen 'soft lockup'; do sleep 1; done",
             classes: &["lockup"],
+            // The function at RIP: the one that loops, or one that has interrupted it.
             title: r"BUG: soft lockup in \w+",
             report: ["watchdog: BUG: soft lockup - CPU#1 stuck for ", TRACE],
         },
@@ -234,6 +240,12 @@ fn a_cpu_that_is_stuck_has_its_title_and_ends_the_run() {
     let (ended, report) = run(linux!(Debug).cpus(2).append("loglevel=8").options(&options).job(&job));
     ended.assert_code(123);
     LOCKUPS.iter().for_each(|fault| fault.is_among(faults(&report), &ended.stdout));
+    // Whatever has interrupted the loop, it is in the trace.
+    for title in ["BUG: soft lockup", "INFO: rcu detected stall"] {
+        let is_it = |fault: &&Value| fault["title"].as_str().is_some_and(|it| it.starts_with(title));
+        let fault = faults(&report).iter().find(is_it).expect("it is among them");
+        assert!(fault["report"].to_string().contains("lkdtm_SOFTLOCKUP+"), "{fault:#}");
+    }
     let why = "kickvm: the guest kernel reported a fault (--fail-on lockup): watchdog: Watchdog detected hard LOCKUP \
                on cpu 0 (in lkdtm_HARDLOCKUP)";
     assert_eq!(lines(&ended.stderr)[0], why, "{}", ended.stderr);
