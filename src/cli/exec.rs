@@ -23,9 +23,9 @@ use crate::vmm::{ConsoleConfig, DEFAULT_CMDLINE, VMMConfig};
 The guest's first process is kickvm itself. It mounts the usual file systems, runs the command, and powers off. Standard
 input, output and error belong to the command. If input and output are a terminal, the command gets a terminal.
 
-Without --root, --initramfs and --copy, the guest has the host's root, as with --root /. In it, the command runs as you: with
-your user and groups, your environment, umask and current directory. With another root it runs as root. With --copy alone,
-the guest has only the files of --copy and the libraries that they need.
+Without --root, --initramfs and --copy, the guest has the host's root, as with --root /. In it, the command runs as you:
+with your user and groups, your environment, umask and current directory. With another root it runs as root. With --copy
+alone, the guest has only the files of --copy and the libraries that they need.
 
 SIZE is a number with K, M, G or T; a plain number is MiB. DURATION is a number with ms, s, m or h.
 
@@ -48,8 +48,8 @@ pub struct Exec {
     machine: Machine,
     /// Directory or tar archive that becomes the guest's root, by default /; the guest's changes are lost
     ///
-    /// The guest uses a directory without a copy. This needs virtio-fs and overlayfs in its kernel; if they are missing,
-    /// the directory is copied.
+    /// The guest uses a directory without a copy. This needs virtio-fs and overlayfs in its kernel; if they are
+    /// missing, the directory is copied.
     ///
     /// copy: the directory is copied into the guest's memory. A tar archive always is. It may be the output of docker
     /// export, and may be compressed by gzip, xz, zstd or lz4.
@@ -57,8 +57,8 @@ pub struct Exec {
     root: Option<Root>,
     /// Directory that the guest uses without a copy; repeatable. GUEST defaults to the path on the host
     ///
-    /// rw: the guest's changes are the host's, the default for the current directory and those below it. ro: the guest can
-    /// only read. overlay: its changes are in memory and are lost.
+    /// rw: the guest's changes are the host's, the default for the current directory and those below it. ro: the guest
+    /// can only read. overlay: its changes are in memory and are lost.
     #[arg(long, value_name = "HOST[:GUEST][,rw|ro|overlay]", value_parser = values::os(share::parse))]
     share: Vec<SharedDirectory>,
     /// File or directory to copy over the root; repeatable. GUESTPATH defaults to the path on the host
@@ -67,11 +67,12 @@ pub struct Exec {
     /// Owner of the copied files of --root and --copy in the guest, instead of that on the host: root, or UID[:GID]
     #[arg(long, value_name = "OWNER", value_parser = values::owner)]
     chown: Option<(u32, u32)>,
-    /// Directory in the guest in which the command starts. The default is the current directory in the host's root, else /
+    /// Directory in the guest in which the command starts. The default is the current directory in the host's root,
+    /// else /
     #[arg(long, alias = "cwd", short = 'C', value_name = "DIR")]
     workdir: Option<OsString>,
-    /// User that the command runs as: NAME of the guest's /etc/passwd or UID, with :GROUP for another group. The default
-    /// is you in the host's root, else root
+    /// User that the command runs as: NAME of the guest's /etc/passwd or UID, with :GROUP for another group. The
+    /// default is you in the host's root, else root
     #[arg(long, short, value_name = "NAME|UID[:GROUP]", value_parser = NonEmptyStringValueParser::new())]
     user: Option<String>,
     /// Variable of the command's environment; repeatable. VALUE defaults to that in kickvm's environment

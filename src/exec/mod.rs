@@ -21,8 +21,8 @@
 //! let (results, results_file, reserve_codes) = (None, None, false);
 //! let shares = Vec::new();
 //! let config =
-//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, caller, workdir, env, modules, kill_after, reserve_codes, results,
-//!                  results_file };
+//!     ExecConfig { vmm, command, root, shares, overlays, owner, user, caller, workdir, env, modules, kill_after,
+//!                  reserve_codes, results, results_file };
 //! assert_eq!(config.overlays[0].guest.file_name(), Some("busybox".as_ref())); // now call `exec::run(config)`
 //! ```
 
@@ -188,8 +188,8 @@ fn find_modules(vmm: &VMMConfig, root: Option<&Root>, names: &[OsString]) -> Res
     }
 }
 
-/// Reads the modules of `kernel` that the devices of `vmm` and `names` need. Those in `names` that the host does not have
-/// stay there; init searches for them in the guest's root.
+/// Reads the modules of `kernel` that the devices of `vmm` and `names` need. Those in `names` that the host does not
+/// have stay there; init searches for them in the guest's root.
 fn pack_modules(kernel: &KernelModules, vmm: &VMMConfig, names: &mut Vec<OsString>) -> Result<Vec<NewFile>, Error> {
     let needed = needed_by_devices(vmm);
     let fail = |why: String| boot::Error::InitramfsSource(why.into());

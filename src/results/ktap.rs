@@ -15,8 +15,9 @@ const MAX_LEVELS: usize = 16;
 /// Reads KTAP, or TAP.
 #[derive(Debug)]
 pub(super) struct Ktap {
-    /// TAP has one plan in each level, and its results are in order, but may have no number. Diagnostics follow a failed
-    /// result. In KTAP, a series of tests may follow another one, and tests that run in parallel end in any order.
+    /// TAP has one plan in each level, and its results are in order, but may have no number. Diagnostics follow a
+    /// failed result. In KTAP, a series of tests may follow another one, and tests that run in parallel end in any
+    /// order.
     tap: bool,
     levels: Vec<Level>,
     after: After,

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use super::async_io::{close_all_but, syscall};
+use super::limited_wait::receive;
 use super::mapping::Mapping;
 
 const PAGE: usize = 4 << 10;
@@ -69,7 +70,7 @@ impl SharedProcess {
     /// Waits until the process has ended, at most until `deadline`. Returns whether it has.
     pub fn wait(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        self.ended.recv_timeout(left) == Err(RecvTimeoutError::Disconnected)
+        receive(&self.ended, left) == Err(RecvTimeoutError::Disconnected)
     }
 }
 

@@ -137,9 +137,9 @@ impl VirtioDevices {
         Ok(virtio)
     }
 
-    /// Stops the disks and shares, whether they answer or not: requests that do not end in time are abandoned. Returns a
-    /// note for each with such requests, and logs how many frames the network interfaces have dropped. To be called on
-    /// the event loop's thread after its end, when no vCPU runs any more.
+    /// Stops the disks and shares, whether they answer or not: requests that do not end in time are abandoned. Returns
+    /// a note for each with such requests, and logs how many frames the network interfaces have dropped. To be called
+    /// on the event loop's thread after its end, when no vCPU runs any more.
     pub fn stop(&mut self) -> Vec<String> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let mut notes = Vec::new();

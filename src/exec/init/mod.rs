@@ -86,8 +86,8 @@ fn prepare(job: &Job, channel: &mut GuestChannel) -> Result<Running, String> {
     if let Some((driver, option)) = job.drivers.iter().find(|(driver, _)| !driver_path(driver).exists()) {
         let symbol = symbol(driver).unwrap_or(driver);
         let warning = format!(
-            "{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver}); to load a module, \
-             give --kernel the directory with boot/ and lib/modules"
+            "{option} has no effect yet: the kernel has no driver {driver} ({symbol}, module {driver}); to load a \
+             module, give --kernel the directory with boot/ and lib/modules"
         );
         channel.send(&Message::Warning(warning));
     }

@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use super::cannot;
+use super::system::mount_at;
 use crate::exec::job::SHARES_PATH;
 use crate::exec::shares::{Mount, ShareMode};
 
@@ -31,8 +32,8 @@ pub fn mount_all(mounts: &[Mount]) -> Result<(), String> {
         let why = |error| match error {
             // There is no such file system, or no such device.
             Errno::ENODEV | Errno::EINVAL => format!(
-                "the guest's kernel has no CONFIG_VIRTIO_FS, CONFIG_VIRTIO_MMIO or CONFIG_OVERLAY_FS, or they are modules \
-                 that the host does not have beside the kernel{}",
+                "the guest's kernel has no CONFIG_VIRTIO_FS, CONFIG_VIRTIO_MMIO or CONFIG_OVERLAY_FS, or they are \
+                 modules that the host does not have beside the kernel{}",
                 if is_root { "; --root DIR,copy needs none of them" } else { "" }
             ),
             error => cannot::<Errno>("mount it")(error),
@@ -51,10 +52,9 @@ fn mount_share(tag: &str, path: &Path, flags: MsFlags) -> nix::Result<()> {
     create(path)?;
     mount(Some(tag), path, Some("virtiofs"), flags, None::<&str>)?;
     // Linux reads ahead 128 KiB by default, in requests of that size. Without sysfs it continues to do so.
-    let _ = fs::create_dir_all("/sys").and_then(|()| {
-        let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>); // fails if it is mounted
-        let device = fs::metadata(path)?.dev();
-        let (major, minor) = (libc::major(device), libc::minor(device));
+    let _ = mount_at("sysfs", "/sys", None);
+    let _ = fs::metadata(path).and_then(|metadata| {
+        let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
         fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB)
     });
     Ok(())

@@ -57,8 +57,8 @@ pub fn mount_essential() -> Result<(), String> {
     Ok(())
 }
 
-/// Sets up the rest. Returns a warning for each part that failed. `is_host`: the root is that of the host, whose services
-/// do not run here.
+/// Sets up the rest. Returns a warning for each part that failed. `is_host`: the root is that of the host, whose
+/// services do not run here.
 pub fn set_up(is_host: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |action: &str, result: nix::Result<()>| match result {
@@ -116,7 +116,8 @@ fn add_names() -> io::Result<()> {
 }
 
 /// Mounts a file system of type `kind`, unless one is mounted there.
-fn mount_at(kind: &str, path: &str, options: Option<&str>) -> nix::Result<()> {
+/// Mounts a file system of this kind at `path`, unless that has been done.
+pub fn mount_at(kind: &str, path: &str, options: Option<&str>) -> nix::Result<()> {
     let _ = fs::create_dir_all(path); // if this fails, so does the mount
     match mount(Some(kind), path, Some(kind), MsFlags::empty(), options) {
         Err(Errno::EBUSY) => Ok(()),

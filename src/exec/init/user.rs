@@ -36,7 +36,8 @@ impl User {
 
     fn parse(text: &str, passwd: &str, group: &str) -> Result<Self, String> {
         let (name, own_group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-        let number: Option<u32> = name.parse().ok().filter(|uid| *uid != u32::MAX); // means "no change" to setuid(2)
+        // The largest number is no user (setresuid(2)).
+        let number: Option<u32> = name.parse().ok().filter(|uid| *uid != u32::MAX);
         let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
         let entry = entries.find_map(|fields| match fields[..] {
             [entry, _, uid, gid, _, home, shell] => {

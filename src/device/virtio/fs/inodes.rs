@@ -1,5 +1,5 @@
-//! The inodes that the guest uses. Each is an `O_PATH` descriptor, so its inode number cannot be reused. Beyond a limit,
-//! those that the guest only remembers are closed, and opened again by their last name when the guest uses them.
+//! The inodes that the guest uses. Each is an `O_PATH` descriptor, so its inode number cannot be reused. Beyond a
+//! limit, those that the guest only remembers are closed, and opened again by their last name when the guest uses them.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};

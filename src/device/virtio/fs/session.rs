@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
             return Err(Errno::INVAL);
         }
         match self.open_link(&inode.fd, flags) {
-            // An overlay reads in this way whoever the owner is, which only root may on the host.
+            // An overlay reads the files of all owners in this way, which only root may on the host.
             Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => self.open_link(&inode.fd, flags - OFlags::NOATIME),
             opened => opened,
         }
