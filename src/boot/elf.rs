@@ -19,11 +19,9 @@ const NT_GNU_ABI_TAG: u32 = 1;
 pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     let headers = ElfHeaders::read(&file.file).map_err(|error| file.unreadable(error))?;
     let ElfHeaders { entry, segments } = headers.map_err(|why| file.unusable(why))?;
-    let mut end = 0;
     let mut notes = Notes::default();
     for segment in &segments {
         match segment.p_type {
-            PT_LOAD if segment.p_memsz > 0 || segment.p_filesz > 0 => end = end.max(segment_end(&file, segment)?),
             PT_NOTE => notes.read(&file, segment)?,
             PT_INTERP | PT_TLS => notes.is_program = true,
             _ => {}
@@ -32,6 +30,11 @@ pub(super) fn inspect(file: InputFile) -> Result<Kernel, Error> {
     let Notes { pvh, is_linux, is_program } = notes;
     if is_program {
         return Err(file.unusable("it is a program for Linux, not a kernel"));
+    }
+    let mut end = 0;
+    let is_loaded = |segment: &&Elf64_Phdr| segment.p_type == PT_LOAD && (segment.p_memsz > 0 || segment.p_filesz > 0);
+    for segment in segments.iter().filter(is_loaded) {
+        end = end.max(segment_end(&file, segment)?);
     }
     let (protocol, entry) = pvh.map_or((Protocol::Elf, entry), |entry| (Protocol::Pvh, entry.into()));
     if end == 0 {
